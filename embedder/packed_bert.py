@@ -1,0 +1,150 @@
+"""BERT without padding: the tokens of many texts are the rows of one matrix.
+
+    runs of equally long texts ─▶ embeddings (T, d) ─▶ layers ─▶ pooled texts (n, d)
+
+Everything but attention works on single tokens, so it runs as matrix products over all T rows. On processors with
+oneDNN the weights are laid out for it once ("prepacked") and GELU is part of the product. Within a run the rows are
+ordered by position, then text: then each head of each text is one plain matrix (a view), and attention needs neither
+mask nor copy.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .pooling import Pooling, pool
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+"""`model_type` of the architectures that are BERT with, at most, other position numbers."""
+
+GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+"""`hidden_act` to torch's name of the approximation."""
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def can_pack(config: Any) -> bool:
+    """Whether a model with this config is exactly what `PackedBert` computes."""
+    is_absolute = getattr(config, "position_embedding_type", None) in (None, "absolute")
+    is_encoder = not getattr(config, "is_decoder", False)
+    return config.model_type in FAMILIES and config.hidden_act in GELUS and is_absolute and is_encoder
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch's private operators for prepacked oneDNN weights are there, take this dtype and are right."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, bias = torch.ones(3, 32, dtype=dtype), torch.eye(32, dtype=dtype), torch.ones(32, dtype=dtype)
+    try:
+        found = _linear(weight, bias, "none", is_onednn=True)(x)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(found, F.gelu(x + bias), rtol=0.01)
+
+
+class PackedBert:
+    """A BERT-family encoder over runs of equally long texts.
+
+    Shapes: n texts of l tokens in a run, T tokens in all runs, d = width, A heads.
+        runs     (l, n) int64 each: column = text
+        returns  (sum of n, d) float32, pooled, not normalised, in the order of the columns
+    """
+
+    def __init__(self, model: nn.Module, pooling: Pooling, dtype: torch.dtype, is_onednn: bool) -> None:
+        bert: Any = model  # transformers' modules are untyped
+        config, embeddings = bert.config, bert.embeddings
+        self.pooling, self.dtype, self.eps = pooling, dtype, config.layer_norm_eps
+        self.words = embeddings.word_embeddings.weight.detach()
+        types = embeddings.token_type_embeddings.weight[0]  # a text on its own is all of type 0
+        self.positions = (embeddings.position_embeddings.weight + types).detach()
+        self.pad_id: int | None = None if config.model_type == "bert" else config.pad_token_id
+        self.norm = _norm(embeddings.LayerNorm, torch.float32)
+        self.layers = [Layer(layer, config, dtype, is_onednn) for layer in bert.encoder.layer]
+
+    @torch.inference_mode()
+    def __call__(self, runs: Sequence[Tensor]) -> Tensor:
+        x = torch.cat([self._embed(run) for run in runs])  # (T, d)
+        x = F.layer_norm(x, x.shape[1:], *self.norm, self.eps).to(self.dtype)
+        shapes = [run.shape for run in runs]
+        for layer in self.layers:
+            x = layer(x, shapes)
+        sizes = [length * count for length, count in shapes]
+        return torch.cat([pool(rows.view(*shape, -1), self.pooling) for rows, shape in zip(x.split(sizes), shapes)])
+
+    def _embed(self, run: Tensor) -> Tensor:
+        if self.pad_id is None:
+            positions = self.positions[: len(run), None]  # (l, 1, d)
+        else:  # RoBERTa numbers from pad_id + 1 and skips padding, which a text may name
+            is_token = run != self.pad_id
+            positions = F.embedding(is_token.cumsum(0) * is_token + self.pad_id, self.positions)
+        return F.embedding(run, self.words).add_(positions).flatten(0, 1)
+
+
+class Layer:
+    """One transformer layer over packed rows, (T, d) ─▶ (T, d)."""
+
+    def __init__(self, layer: Any, config: Any, dtype: torch.dtype, is_onednn: bool) -> None:
+        def linear(weight: Tensor, bias: Tensor, gelu: str | None = None) -> Linear:
+            return _linear(weight.detach().to(dtype), bias.detach().to(dtype), gelu, is_onednn)
+
+        self.heads: int = config.num_attention_heads
+        attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
+        scale = math.log2(math.e) / math.sqrt(config.hidden_size // self.heads)  # see attend
+        parts = [(attention.query, scale), (attention.key, 1), (attention.value, 1)]
+        weights = [(part.weight * factor).unflatten(0, (self.heads, -1)) for part, factor in parts]  # each (A, d/A, d)
+        biases = [(part.bias * factor).unflatten(0, (self.heads, -1)) for part, factor in parts]
+        self.qkv = linear(torch.stack(weights, 1).flatten(0, 2), torch.stack(biases, 1).flatten())
+        self.out = linear(out.dense.weight, out.dense.bias)
+        self.up = linear(up.dense.weight, up.dense.bias, GELUS[config.hidden_act])
+        self.down = linear(down.dense.weight, down.dense.bias)
+        self.norms = _norm(out.LayerNorm, dtype), _norm(down.LayerNorm, dtype)
+        self.eps: float = config.layer_norm_eps
+
+    def __call__(self, x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        qkv, mixed, start = self.qkv(x), torch.empty_like(x), 0  # (T, 3d), (T, d)
+        for length, count in shapes:
+            rows = slice(start, start := start + length * count)
+            heads = qkv[rows].view(length, count * self.heads, 3, -1)
+            attend(heads, out=mixed[rows].view(length, count * self.heads, -1))
+        x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
+        return F.layer_norm(self.down(self.up(x)).add_(x), x.shape[1:], *self.norms[1], self.eps)
+
+
+def attend(heads: Tensor, out: Tensor) -> None:
+    """Attention of each head on its own.
+
+    softmax(s) is 2^t / sum 2^t with t = s·log2(e), which the query weights hold already. The usual subtraction of the
+    largest score only keeps the powers in range; they nearly always are, so it is done (by torch) when they are not.
+
+    Shapes: l tokens, m = heads of all texts, h = width of a head.
+        heads  (l, m, 3, h)  query, key, value
+        out    (l, m, h)     is written
+    """
+    q, k, v = heads.permute(2, 1, 0, 3)  # each (m, l, h), a view
+    powers = torch.bmm(q, k.mT).exp2_()  # (m, l, l)
+    total = powers.sum(-1, keepdim=True)  # (m, l, 1)
+    low, high = total.aminmax()
+    if low > 1e-34 and high < 1e34:  # then powers @ v stays below 3e38 too
+        torch.div(torch.bmm(powers, v).transpose(0, 1), total.transpose(0, 1), out=out)
+    else:
+        out.copy_(F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0].transpose(0, 1))
+
+
+def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+
+
+def _linear(weight: Tensor, bias: Tensor, gelu: str | None, is_onednn: bool) -> Linear:
+    """A linear layer, followed by GELU when `gelu` names its approximation."""
+    if is_onednn:
+        ops = torch.ops.mkldnn  # private: what torch.compile emits for frozen weights
+        packed = ops._reorder_linear_weight(weight, 512)
+        activation = ("none", [], "") if gelu is None else ("gelu", [], gelu)
+        return lambda x: ops._linear_pointwise(x, packed, bias, *activation)
+    if gelu is None:
+        return lambda x: F.linear(x, weight, bias)
+    return lambda x: F.gelu(F.linear(x, weight, bias), approximate=gelu)

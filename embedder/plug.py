@@ -1,0 +1,201 @@
+"""The plug: turn a user's history vectors and the task at hand into soft prompt vectors for a frozen LLM.
+
+    task vector ──▶ query ──┐
+    history vectors ────────┴─▶ weights ─▶ sum of projected vectors ─▶ scaled to the LLM ─┐
+    instruction vectors (trained, the same for everybody) ────────────────────────────────┴─▶ soft prompt
+
+After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equations 3 to 5). What differs from
+the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
+mean), they count how many items stand behind a vector, the scale is the LLM's own measured embedding norm, and a
+learned default answers users without a history.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embedder.errors import InputMissing, PplugError
+
+FloatArray = NDArray[np.float32]
+
+WEIGHTS_FILE = "plug.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class PlugConfig:
+    """What a plug is made for; saved beside its weights."""
+
+    kinds: tuple[str, ...]
+    """Kinds of tasks it answers."""
+    encoder_sha256: str
+    """Fingerprint of the encoder of the history vectors."""
+    llm_sha256: str
+    """Fingerprint of the LLM it was trained through."""
+    encoder_width: int
+    llm_width: int
+    embedding_norm: float
+    """Mean L2 norm of the LLM's token embeddings; the persona starts at this length."""
+    placement: str = "after"
+    """Where the soft prompt stands: "before" the task's input (the paper) or "after" it."""
+    instruction_count: int = 4
+    """Trained vectors that are the same for everybody."""
+    temperature: float = 0.06
+    """Start value. BGE and MiniLM cosines spread over about 0.5, so that weights differ by up to e^8."""
+    dropout: float = 0.1
+    """Share of the projector's hidden units dropped in training."""
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise PplugError("a plug needs at least one kind of task: pass --kind")
+        if self.embedding_norm <= 0 or self.temperature <= 0:
+            raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
+
+
+class HistoryWeights(nn.Module):
+    """Weigh a user's vectors by how near they are to the task at hand.
+
+    Shapes: B users, H vectors, D = vector width.
+        task     (B, D)     encoded task input
+        vectors  (B, H, D)  history vectors; padding may hold any finite number
+        counts   (B, H)     items behind each vector; 0 marks padding; at least one above 0 per user
+        returns  (B, H)     weights that sum to one over H
+    """
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        nn.init.eye_(self.query.weight)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor) -> Tensor:
+        scores = torch.einsum("bd,bhd->bh", self.query(task), vectors) / self.log_temperature.exp()  # (B, H)
+        return (scores + counts.log()).softmax(-1)  # log 0 = -inf: padding weighs nothing
+
+
+class PersonaPlug(nn.Module):
+    """Soft prompt vectors for each user, and which of the user's vectors they came from.
+
+    Shapes: B users, H vectors, D = encoder width, E = LLM width, I = instruction vectors.
+        task     (B, D)          encoded task input
+        vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
+        counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
+        returns  (B, I + 1, E)   soft prompt, float32
+                 (B, H)          weights over `vectors`; they sum to one, or to zero without a history
+    """
+
+    def __init__(self, config: PlugConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, llm_width = config.encoder_width, config.llm_width
+        self.weights = HistoryWeights(width, config.temperature)
+        self.project = nn.Sequential(
+            nn.Linear(width, llm_width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(llm_width, llm_width)
+        )
+        self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
+        self.gain = nn.Parameter(torch.tensor(config.embedding_norm))
+        directions = F.normalize(torch.randn(config.instruction_count, llm_width), dim=-1)
+        self.instruction = nn.Parameter(directions * config.embedding_norm)
+
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        # One more slot holds the learned default; it counts only for users without a history.
+        default = self.default.expand(len(task), 1, -1)
+        vectors = torch.cat([vectors, default], dim=1)  # (B, H + 1, D)
+        is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
+        weights = self.weights(task, vectors, torch.cat([counts, is_new], dim=1))  # (B, H + 1)
+        persona = torch.einsum("bh,bhe->be", weights, self.project(vectors))  # (B, E)
+        persona = F.normalize(persona, dim=-1) * self.gain
+        instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
+        return torch.cat([instruction, persona[:, None]], dim=1), weights[:, :-1]
+
+    def require(self, encoder_sha256: str, llm_sha256: str) -> None:
+        """Refuse models other than those the plug was trained with.
+
+        Raises:
+            PplugError: naming both fingerprints and what to do.
+        """
+        for name, ours, theirs in (
+            ("encoder", self.config.encoder_sha256, encoder_sha256),
+            ("LLM", self.config.llm_sha256, llm_sha256),
+        ):
+            if ours != theirs:
+                raise PplugError(
+                    f"this plug was trained with {name} {ours[:8]}, not {theirs[:8]}: name that {name}, "
+                    "or train a new plug with `pplug train`"
+                )
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write plug.safetensors, config.json and a model card."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf8")
+        (folder / "README.md").write_text(model_card(self.config), encoding="utf8")
+        save_file(
+            {name: value.detach().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Load a saved plug, ready to answer (dropout off).
+
+        Raises:
+            InputMissing: if the folder holds no plug.
+        """
+        folder = Path(folder)
+        if not (folder / WEIGHTS_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
+            raise InputMissing(f"{folder} holds no plug: run `pplug train --plug {folder}`")
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
+        plug = cls(PlugConfig(**settings | {"kinds": tuple(settings["kinds"])}))
+        plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return plug.eval()
+
+
+def pad_histories(histories: Sequence[tuple[FloatArray, FloatArray]], width: int) -> tuple[Tensor, Tensor]:
+    """Stack histories of different lengths.
+
+    Args:
+        histories: for each of B users the vectors (n, D) and the counts (n,); n may be 0.
+        width: D, known even if every history is empty.
+
+    Returns:
+        Vectors (B, H, D) and counts (B, H), float32, H the longest n; 0 in both marks padding.
+    """
+    longest = max((len(vectors) for vectors, _ in histories), default=0)
+    padded, sizes = torch.zeros(len(histories), longest, width), torch.zeros(len(histories), longest)
+    for row, (vectors, counts) in enumerate(histories):
+        padded[row, : len(vectors)] = torch.from_numpy(vectors)
+        sizes[row, : len(counts)] = torch.from_numpy(counts)
+    return padded, sizes
+
+
+def model_card(config: PlugConfig) -> str:
+    """A README for the plug's folder."""
+    return f"""---
+library_name: pplug
+license: apache-2.0
+---
+# A persona plug for {", ".join(config.kinds)}
+
+Turns a user's history vectors into {config.instruction_count + 1} soft prompt vectors for a frozen LLM
+(PPlug, arXiv 2409.11901). It holds nothing of any one user, but its weights were fitted to the histories of
+many: see `training.json` beside this file for whose.
+
+| | |
+|---|---|
+| encoder | width {config.encoder_width}, sha256 `{config.encoder_sha256}` |
+| LLM | width {config.llm_width}, sha256 `{config.llm_sha256}` |
+| soft prompt | {config.placement} the task's input |
+
+    from embedder import PersonaPlug
+    plug = PersonaPlug.from_pretrained("this folder")
+"""

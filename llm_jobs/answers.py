@@ -1,0 +1,81 @@
+"""Answer tasks for their users: history vectors and the task's own vector through a plug into the frozen LLM.
+
+PersonalTask ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ Answered   (text, score, what the plug looked at)
+└──────▶ Refusal    (reason)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from embedder.plug import PersonaPlug, pad_histories
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
+
+FloatArray = NDArray[np.float32]
+
+PLUG_BATCH = 128
+"""Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalTask:
+    """A task with what its plug needs to know of the user."""
+
+    prompt: str
+    task: FloatArray
+    """(D,) encoded task input."""
+    vectors: FloatArray
+    """(n, D) history vectors; n is 0 for a user without a history."""
+    counts: FloatArray
+    """(n,) items behind each vector."""
+    choices: tuple[str, ...] | None
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the LLM said, and how much the plug looked at each of the user's vectors."""
+
+    answer: Answer
+    weights: FloatArray
+    """(n,) they sum to one, or to zero for a user without a history."""
+
+
+def answer_tasks(llm: FrozenLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+    """Answer every task or say why not, in the order of `tasks`.
+
+    Raises:
+        PplugError: if the plug was not trained through `llm`.
+    """
+    requests, weights = personal_requests(plug, tasks)
+    answers = llm.answer(requests, Placement(plug.config.placement))
+    return [
+        answer if isinstance(answer, Refusal) else Answered(answer, weight)
+        for answer, weight in zip(answers, weights, strict=True)
+    ]
+
+
+@torch.no_grad()
+def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple[list[Request], list[FloatArray]]:
+    """Each task as a request with its user's soft prompt, and the weights over that user's vectors."""
+    plug.eval()
+    requests: list[Request] = []
+    weights: list[FloatArray] = []
+    for start in range(0, len(tasks), PLUG_BATCH):
+        batch = tasks[start : start + PLUG_BATCH]
+        queries = torch.from_numpy(np.stack([task.task for task in batch]))
+        padded = pad_histories([(task.vectors, task.counts) for task in batch], plug.config.encoder_width)
+        soft, weighed = plug(queries, *padded)
+        for row, task in enumerate(batch):
+            requests.append(Request(task.prompt, soft[row], task.choices, task.max_new_tokens))
+            weights.append(weighed[row, : len(task.vectors)].numpy())
+    return requests, weights
+
+
+def plain_requests(tasks: Sequence[PersonalTask]) -> list[Request]:
+    """The same tasks with no plug at all."""
+    return [Request(task.prompt, None, task.choices, task.max_new_tokens) for task in tasks]

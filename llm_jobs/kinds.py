@@ -1,0 +1,190 @@
+"""A kind of task is data: one small TOML file that says how its texts are worded, answered and measured.
+
+    kinds/LaMP_4.toml, [kinds.NAME] of pplug.toml ─▶ load_kinds ─▶ Kind
+
+Wordings of the built-in kinds are those of the LaMP benchmark, https://github.com/LaMP-Benchmark/LaMP.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from embedder.errors import UsageError
+
+FOLDER = Path(__file__).parent / "kinds"
+
+
+class Metric(StrEnum):
+    """How answers of a kind are measured."""
+
+    ACCURACY = "accuracy"
+    """Accuracy, and F1 over the fixed labels."""
+    RATING = "rating"
+    """MAE and RMSE of a number."""
+    ROUGE = "rouge"
+    """ROUGE-1 and ROUGE-L."""
+
+
+def _template(*names: str, needs: str = "") -> AfterValidator:
+    """A wording whose only placeholders are `names`; `needs` must be one of them."""
+
+    def check(text: str) -> str:
+        found = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+        if found - set(names):
+            raise ValueError(f"may hold {{{'}, {'.join(names)}}} only; write other braces twice")
+        if needs and needs not in found:
+            raise ValueError(f"must hold {{{needs}}}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _pattern(text: str) -> str:
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from error
+    if groups != 1:
+        raise ValueError("must have one group")
+    return text
+
+
+def _labels(choices: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
+        raise ValueError("must be different texts, none empty")
+    return choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of task. Wordings are filled with `str.format`, braces in a user's text mean nothing."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1)]
+    metric: Metric
+    item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
+    """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
+    item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
+    """The same for an item without output."""
+    query_marker: str = ""
+    """A task's query is what follows the first marker in its input; all of it if the marker is empty."""
+    query_text: Annotated[str, _template("query", needs="query")] = "{query}"
+    """What the encoder reads of a task."""
+    prompt: Annotated[str, _template("text", "choices", needs="text")] | None = None
+    """The prompt of a task made from a history item; None if items of this kind are no targets."""
+    target: Annotated[str, _template("output", needs="output")] = "{output}"
+    """The answer to that prompt."""
+    retrieved_item: Annotated[str, _template("text", "output")] = '"{text}" '
+    """One history item in the prompt of the retrieval baseline."""
+    retrieved_prompt: Annotated[str, _template("items", "input", needs="items")] = "{items}. {input}"
+    """That prompt, or, with `retrieved_after`, what stands in it in place of that word."""
+    retrieved_after: str = ""
+    """The items are written after the first occurrence of this word; empty: around the whole input."""
+    choices: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_labels)] | None = None
+    """Closed answers; None for free text. A task may bring its own."""
+    choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Finds the list of choices, separated by commas, in a task's input."""
+    max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
+    lamp_prompt: str = ""
+    """How the input of a LaMP question of this kind begins."""
+    lamp_text: str = "text"
+    """The field of a LaMP profile item that becomes `text`."""
+    lamp_output: str | None = None
+    """The field that becomes `output`; None: items have none."""
+
+    def encoder_text(self, text: str, output: str | None) -> str:
+        """What the encoder reads of a history item."""
+        if output is None:
+            return self.item_text_without_output.format(text=text)
+        return self.item_text.format(text=text, output=output)
+
+    def query(self, task_input: str) -> str | None:
+        """The part of a task's input that is not instruction; None if the marker or all after it is missing."""
+        _, marker, rest = task_input.partition(self.query_marker) if self.query_marker else ("", "", task_input)
+        return rest.strip() or None if marker or not self.query_marker else None
+
+    def query_encoder_text(self, task_input: str) -> str:
+        """What the encoder reads of a task; of one without the marker, all of its input."""
+        return self.query_text.format(query=self.query(task_input) or task_input)
+
+    def training_prompt(self, text: str, choices: Sequence[str] | None = None) -> str:
+        """The prompt of a history item as a task.
+
+        Args:
+            text: the item's text.
+            choices: the choices of the tasks to come; the kind's own unless given.
+        """
+        assert self.prompt is not None, f"items of kind {self.name} are no targets"
+        return self.prompt.format(text=text, choices=", ".join(choices or self.choices or ()))
+
+    def with_retrieved(self, items: Sequence[tuple[str, str | None]], task_input: str) -> str:
+        """The prompt of the retrieval baseline.
+
+        Args:
+            items: text and output of the user's items, best first.
+            task_input: the task's own prompt.
+        """
+        texts = [self.retrieved_item.format(text=text, output=output or "") for text, output in items]
+        if not texts:
+            return task_input
+        if not self.retrieved_after:
+            return self.retrieved_prompt.format(items=", and ".join(texts), input=task_input)
+        head, word, tail = task_input.partition(self.retrieved_after)
+        return head + self.retrieved_prompt.format(items=", and ".join(texts), input=word) + tail if word else head
+
+    def choices_in(self, task_input: str) -> tuple[str, ...] | None:
+        """The choices that the input itself names, else the kind's own."""
+        found = re.search(self.choices_pattern, task_input) if self.choices_pattern else None
+        named = tuple(label.strip() for label in found[1].split(",") if label.strip()) if found else ()
+        return tuple(dict.fromkeys(named)) or self.choices
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of what changes the texts that the encoder reads."""
+        names = ("item_text", "item_text_without_output", "query_marker", "query_text")
+        return hashlib.sha256(json.dumps([asdict(self)[name] for name in names]).encode()).hexdigest()
+
+
+_KIND = TypeAdapter(Kind)
+
+
+def _kind(name: str, table: object, source: str) -> Kind:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{source}: {table!r} is not a table: write [kinds.{name}]")
+    try:
+        return _KIND.validate_python({**table, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        seen = "" if first["type"] == "missing" else f" = {first['input']!r}"
+        told = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{source}: {where}{seen}: {told}: correct it in this file") from error
+
+
+def load_kinds(extra: Mapping[str, Any] | None = None) -> dict[str, Kind]:
+    """The built-in kinds and those of `pplug.toml`.
+
+    Args:
+        extra: the `[kinds]` table of `pplug.toml`, already parsed. Under a built-in name, what it leaves out stays.
+
+    Raises:
+        UsageError: naming file, field and value.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for path in sorted(FOLDER.glob("*.toml")):
+        tables[path.stem] = tomllib.loads(path.read_text(encoding="utf8"))
+    kinds = {name: _kind(name, table, f"{FOLDER / name}.toml") for name, table in tables.items()}
+    for name, table in (extra or {}).items():
+        merged = {**tables.get(name, {}), **table} if isinstance(table, Mapping) else table
+        kinds[name] = _kind(name, merged, f"pplug.toml [kinds.{name}]")
+    return kinds

@@ -1,0 +1,156 @@
+"""Cut a prompt into the token ids that stand before and after a user's soft prompt.
+
+    header │ input │ footer      header and footer come from the LLM's chat template, the input is the task's prompt
+    before ▲                     Placement.BEFORE: header ▲ input footer   (the paper)
+           before ▲              Placement.AFTER:  header input ▲ footer   (equal prompts share all that is before ▲)
+
+Header, input and footer are tokenised one by one, so training and answering see the same tokens for either placement.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from embedder.errors import PplugError
+
+PROBE = "PPLUGPROBE"
+# Templates of the Llama 3 family write today's date unless they are given one; a fixed one keeps nights comparable.
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+class Placement(StrEnum):
+    """Where the soft prompt stands: before the task's input (the paper) or after it."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """Token ids of a prompt, without the soft prompt between them."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    is_shortened: bool = False
+    """The input lost tokens in its middle to fit the LLM's context."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One thing to be answered."""
+
+    prompt: str
+    persona: Tensor | None = None
+    """Soft prompt (S, E) in float32, E = the LLM's width."""
+    choices: tuple[str, ...] | None = None
+    """The only answers allowed; None for free text."""
+    max_new_tokens: int = 32
+    """Most tokens of a free answer, the end token included."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the LLM made of a request."""
+
+    text: str
+    score: float
+    """Mean log-probability of the answer's tokens, the end token included when there is one."""
+    finish_reason: Literal["eos", "length", "choice"]
+    prompt_tokens: int
+    """Tokens the answer was conditioned on, soft prompt included."""
+    output_tokens: int
+    """Tokens `score` is the mean of."""
+    is_shortened: bool = False
+
+
+Reason = Literal["non_finite_logits", "prompt_too_long", "empty_choice", "empty_prompt", "model_error", "no_plug"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request has no answer."""
+
+    reason: Reason
+    detail: str
+
+
+class PromptRefused(PplugError):
+    """A request that cannot be put to the LLM."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.refusal = Refusal(reason, detail)
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How one LLM wants its prompts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """A fast tokenizer of transformers."""
+    header: tuple[int, ...]
+    footer: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, *, is_encoder_decoder: bool) -> "PromptFormat":
+        """Read header and footer off the chat template, or off the tokenizer's special tokens if it has no template.
+
+        Raises:
+            PplugError: if the template does not hold the user's text exactly once.
+        """
+        if tokenizer.chat_template:
+            messages = [{"role": "user", "content": PROBE}]
+            chat = str(
+                tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+                )
+            )
+            if chat.count(PROBE) != 1:
+                raise PplugError(f"the chat template writes the prompt {chat.count(PROBE)} times, not once")
+            header, footer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in chat.split(PROBE))
+            return cls(tokenizer, tuple(header), tuple(footer))
+        plain: list[int] = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+        full: list[int] = tokenizer(PROBE)["input_ids"]
+        starts = [at for at in range(len(full)) if full[at : at + len(plain)] == plain]
+        start = starts[0] if starts else 0
+        footer = full[start + len(plain) :] if is_encoder_decoder else []  # a causal LLM must not see an end token
+        return cls(tokenizer, tuple(full[:start]), tuple(footer))
+
+    def token_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of plain text; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def parts(self, prompt: str, placement: Placement, room: int) -> PromptParts:
+        """Cut a prompt around the place of the soft prompt.
+
+        Args:
+            prompt: the task's input.
+            placement: where the soft prompt goes.
+            room: tokens that header, input and footer may take together. A longer input loses its middle: what
+                is asked stands at either end of it.
+
+        Raises:
+            PromptRefused: empty_prompt, or prompt_too_long if not even one token of the input fits.
+        """
+        if not prompt.strip():
+            raise PromptRefused("empty_prompt", "the task's input is empty")
+        ids = self.token_ids(prompt)
+        room -= len(self.header) + len(self.footer)
+        if room < 1:
+            raise PromptRefused("prompt_too_long", f"{len(ids)} tokens of input, but the context has room for {room}")
+        shortened = shorten_middle(ids, room)
+        is_shortened = len(shortened) < len(ids)
+        if placement is Placement.BEFORE:
+            return PromptParts(self.header, shortened + self.footer, is_shortened)
+        return PromptParts(self.header + shortened, self.footer, is_shortened)
+
+
+def shorten_middle(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """The first and the last of `ids`, `length` in all; everything if it fits."""
+    if len(ids) <= length:
+        return ids
+    tail = length // 2
+    return ids[: length - tail] + ids[len(ids) - tail :]

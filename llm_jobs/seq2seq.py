@@ -1,0 +1,107 @@
+"""A frozen sequence-to-sequence LLM, run by `transformers`: the prompt with the soft prompt goes to the encoder.
+
+Shapes: B rows, S soft prompt vectors, P prompt tokens with soft prompt, E width, A answer tokens, C choices.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from .decoding import NON_FINITE, Decoded, Ids, greedy
+from .prompts import PromptParts, Refusal
+
+
+class Seq2SeqLM:
+    """Encoder and decoder of one model; does for them what CausalLM does, without keeping anything between calls."""
+
+    def __init__(self, model: PreTrainedModel, end_ids: Sequence[int]) -> None:
+        self._model: Any = model
+        self._device, self._dtype = model.device, model.dtype
+        self._end_ids = torch.tensor(end_ids, device=self._device)
+        self._start: int = self._model.generation_config.decoder_start_token_id
+        self.kernel = "transformers"
+
+    def answer_log_probs(self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids]) -> Tensor:
+        """Mean log-probability (B,) of each answer's tokens, differentiable with respect to `soft` (B, S, E)."""
+        states, mask = self._encode(parts, soft)
+        return self._log_probs(states, mask, answers)
+
+    @torch.no_grad()
+    def generate(self, parts: Sequence[PromptParts], soft: Tensor, limits: Sequence[int]) -> list[Decoded | Refusal]:
+        """Greedy answers of at most limits[row] tokens."""
+        states, mask = self._encode(parts, soft)
+        steps = _DecoderSteps(self._model, states, mask)
+        first = steps.next(torch.full((len(parts),), self._start, device=self._device))
+        return greedy(first, steps, limits, self._end_ids)
+
+    @torch.no_grad()
+    def choose(
+        self, parts: Sequence[PromptParts], soft: Tensor, choices: Sequence[tuple[Ids, ...]]
+    ) -> list[Tensor | Refusal]:
+        """Mean log-probability of every choice of every row (C,); the prompt is encoded once for all its choices."""
+        states, mask = self._encode(parts, soft)
+        found: list[Tensor | Refusal] = []
+        for row, ids in enumerate(choices):
+            # The decoder's relative positions count slots, so a tree of choices does not fit: one row per choice.
+            one = states[row : row + 1].expand(len(ids), -1, -1), mask[row : row + 1].expand(len(ids), -1)
+            scores = self._log_probs(*one, ids).cpu()
+            found.append(scores if bool(scores.isfinite().all()) else NON_FINITE)
+        return found
+
+    def _encode(self, parts: Sequence[PromptParts], soft: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states (B, P, E) and their mask (B, P); a row's padding is at its end."""
+        embed: Any = self._model.get_input_embeddings()
+        rows = [
+            torch.cat([embed(self._ids(part.before)), vectors, embed(self._ids(part.after))])
+            for part, vectors in zip(parts, soft.to(self._device, self._dtype), strict=True)
+        ]
+        embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        mask = (torch.arange(embeds.shape[1], device=self._device) < lengths[:, None]).long()
+        return self._model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state, mask
+
+    def _log_probs(self, states: Tensor, mask: Tensor, answers: Sequence[Ids]) -> Tensor:
+        inputs = [self._ids((self._start, *answer[:-1])) for answer in answers]
+        logits = self._model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            decoder_input_ids=torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True),
+            use_cache=False,
+        ).logits.float()  # (B, A, V)
+        rows = [F.cross_entropy(row[: len(ids)], self._ids(ids)) for row, ids in zip(logits, answers, strict=True)]
+        return -torch.stack(rows)
+
+    def _ids(self, ids: Ids) -> Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self._device)
+
+
+class _DecoderSteps:
+    """Decoding steps over the decoder's own cache."""
+
+    def __init__(self, model: PreTrainedModel, states: Tensor, mask: Tensor) -> None:
+        self._model: Any = model
+        self._states, self._mask = states, mask
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def next(self, tokens: Tensor) -> Tensor:
+        return (
+            self._model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+                attention_mask=self._mask,
+                decoder_input_ids=tokens[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+            .logits[:, -1]
+            .float()
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        self._states, self._mask = self._states[rows], self._mask[rows]
+        self._cache.batch_select_indices(rows)

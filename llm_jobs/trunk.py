@@ -1,0 +1,111 @@
+"""The layers of a causal LLM between token embeddings and logits, run by `transformers`' own model classes.
+
+Shapes: B rows, Q new tokens per row, E width, V vocabulary, K slots (cached and new).
+    embeds     (B, Q, E)
+    positions  (B, Q)
+    mask       (B or 1, Q, K)   true where a new token may look; a row may be padding, but must look somewhere
+    returns    (B, Q, E)        hidden states after the last norm
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from embedder.errors import PplugError
+
+from .kv_cache import KVCache, Prefix
+
+
+class Trunk(Protocol):
+    """What the engine needs of a causal LLM."""
+
+    kernel: str
+    """Which code runs."""
+    width: int
+    """E"""
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def empty_prefix(self) -> Prefix: ...
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, *, keep: bool) -> Tensor:
+        """Hidden states; with `keep` keys and values are written to the cache's next slots, else left to autograd."""
+        ...
+
+
+class TransformersTrunk:
+    """Any decoder of `transformers` that takes embeddings, positions and a mask of its own."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        untyped: Any = model
+        self._decoder, self._head = untyped.get_decoder(), untyped.get_output_embeddings()
+        self._embedding = untyped.get_input_embeddings()
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.kernel = "transformers"
+        self.width = int(self._embedding.embedding_dim)
+        self._empty = _empty_prefix(model)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self._embedding(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._head(hidden).float()
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    def empty_prefix(self) -> Prefix:
+        return self._empty
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, *, keep: bool) -> Tensor:
+        # The lowest finite number, not -inf: a row of padding then gives some number instead of NaN.
+        blocked = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device)
+        blocked.masked_fill_(~mask, torch.finfo(embeds.dtype).min)
+        layers: Any = [_SlotLayer(store, cache.used, keep=keep) for store in cache.store]
+        return self._decoder(
+            inputs_embeds=embeds,
+            attention_mask=blocked[:, None],
+            position_ids=positions,
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        ).last_hidden_state
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer of a KVCache, as `transformers` wants to see it."""
+
+    def __init__(self, store: Tensor, used: int, *, keep: bool) -> None:
+        super().__init__()
+        self._store, self._used, self._keep = store, used, keep
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        if not self._keep:
+            past = self._store[..., : self._used, :]
+            return torch.cat([past[0], key_states], dim=2), torch.cat([past[1], value_states], dim=2)
+        end = self._used + key_states.shape[2]
+        self._store[0, :, :, self._used : end] = key_states
+        self._store[1, :, :, self._used : end] = value_states
+        return self._store[0, :, :, :end], self._store[1, :, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self._used
+
+
+def _empty_prefix(model: PreTrainedModel) -> Prefix:
+    """The KV of no tokens; its shape is seen on one token, as configurations name it in many ways.
+
+    Raises:
+        PplugError: if the model keeps something else than keys and values of one shape in every layer.
+    """
+    with torch.no_grad():
+        decoder: Any = model.get_decoder()
+        cache: Any = decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device)).past_key_values
+    shapes = {(tuple(layer.keys.shape), tuple(layer.values.shape)) for layer in cache.layers}
+    if len(shapes) != 1 or len(set(next(iter(shapes)))) != 1:
+        raise PplugError(f"{type(model).__name__} keeps no plain keys and values per token: {sorted(shapes)}")
+    _, heads, _, width = cache.layers[0].keys.shape
+    return Prefix(torch.zeros(len(cache.layers), 2, heads, 0, width, dtype=model.dtype, device=model.device))

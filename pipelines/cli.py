@@ -1,0 +1,320 @@
+"""The command `pplug`: each command parses, calls one function and prints.
+
+Rows go to stdout, everything else to stderr. Options come from flag > PPLUG_* > pplug.toml > default. Torch and Beam
+are imported by the commands that need them, so `pplug --help` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedder.errors import PplugError, UsageError
+from pipelines import options as opt
+from pipelines.boundary import option_names, run_app
+from pipelines.console import message, print_rows, progress_bars, rows_of
+from pipelines.settings import read_settings
+
+if TYPE_CHECKING:
+    from llm_jobs.kinds import Kind
+
+
+Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
+app.add_typer(ingest, name="ingest")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context, config: opt.ConfigFile = None, debug: opt.Debug = False, version: opt.Version = False
+) -> None:
+    """Nightly batch jobs that give every user a personal answer from one frozen language model.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 too many rows rejected; 4 an input is missing; 130 interrupted.
+
+    Example: pplug demo
+    """
+    settings = read_settings(config, option_names(ctx.command))
+    ctx.default_map = dict(settings.defaults)
+    ctx.obj.kinds = settings.kinds
+    if ctx.invoked_subcommand is None:
+        sys.stderr.write(ctx.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where sample, tables and plug go.")] = Path("demo"),
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Run the whole job on a generated sample.
+
+    Example: pplug demo /tmp/pplug-demo
+    """
+    from pipelines.demo import plan_demo, run_demo
+
+    if dry_run:
+        return print_rows([asdict(plan_demo())], as_json=as_json)
+    with progress_bars() as progress:
+        rows = run_demo(folder, progress)
+    print_rows(rows, as_json=as_json)
+
+
+@ingest.command("lamp")
+@opt.grouped
+def ingest_lamp(
+    ctx: typer.Context,
+    questions: Annotated[Path, typer.Argument(help="LaMP's file of questions with their profiles.")],
+    ds: opt.Night,
+    outputs: opt.Outputs = None,
+    *,
+    common: opt.Writing,
+) -> None:
+    """Ingest a file of the LaMP benchmark.
+
+    Each question is a user, and its profile is that user's history.
+
+    Example: pplug ingest lamp dev_questions.json --outputs dev_outputs.json --ds 2026-11-01
+    """
+    from pipelines.ingest import ingest_lamp
+
+    common.show_counts(ingest_lamp(common.new_tables, questions, outputs, ds, kinds_of(ctx), dry_run=common.dry_run))
+
+
+@ingest.command("histories")
+@opt.grouped
+def ingest_histories(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, common: opt.Writing) -> None:
+    """Ingest what users wrote or did.
+
+    The same file twice changes nothing; bad rows go to `rejects`.
+
+    Example: pplug ingest histories histories.jsonl --ds 2026-11-01
+    """
+    from pipelines.ingest import ingest_histories
+
+    common.show_counts(ingest_histories(common.new_tables, files, ds, kinds_of(ctx), dry_run=common.dry_run))
+
+
+@ingest.command("tasks")
+@opt.grouped
+def ingest_tasks(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, common: opt.Writing) -> None:
+    """Queue tasks for a night.
+
+    Example: pplug ingest tasks tasks.jsonl --ds 2026-11-01
+    """
+    from pipelines.ingest import ingest_tasks
+
+    common.show_counts(ingest_tasks(common.new_tables, files, ds, kinds_of(ctx), dry_run=common.dry_run))
+
+
+@app.command()
+@opt.grouped
+def train(
+    ctx: typer.Context,
+    plug: opt.NewPlug,
+    kind: opt.KindName = None,
+    until: opt.Until = None,
+    tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
+    epochs: opt.Epochs = 8,
+    *,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Train a plug through the frozen LLM.
+
+    One plug is for one kind of task. A run that was killed goes on where it was.
+
+    Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
+    """
+    from llm_jobs.training import TrainConfig
+    from pipelines.models import GenerateConfig
+    from pipelines.train import plan_train, train_job
+
+    config = GenerateConfig(**vars(models))
+    what = (common.tables, plug, kind, until, tasks, config, TrainConfig(epochs=epochs), kinds_of(ctx))
+    if common.dry_run:
+        return common.show([asdict(plan_train(*what))])
+    with progress_bars() as progress:
+        result = train_job(*what, progress=progress)
+    common.show([asdict(loss) for loss in result.losses])
+    message(f"{result.example_count} examples; {result.skipped_leak_count} items skipped: theirs is a task's text")
+
+
+@app.command()
+@opt.grouped
+def encode(
+    ctx: typer.Context,
+    ds: opt.Night,
+    max_vectors: opt.MaxVectors = 64,
+    force: opt.Force = False,
+    *,
+    models: opt.EncoderNames,
+    common: opt.Writing,
+) -> None:
+    """Encode all histories into persona vectors.
+
+    Every user's full history, as of the night; vectors of earlier nights are used again.
+
+    Example: pplug encode --ds 2026-11-01
+    """
+    from pipelines.encode import EncodeConfig, encode_night, plan_encode
+
+    what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), kinds_of(ctx))
+    if common.dry_run:
+        return common.show([asdict(plan_encode(*what))])
+    with progress_bars() as progress:
+        record = encode_night(*what, force=force, progress=progress)
+    common.show_counts(record, "config", "versions", "error")
+
+
+@app.command()
+@opt.grouped
+def generate(
+    ctx: typer.Context,
+    ds: opt.Night,
+    plug: opt.Plugs,
+    engine: opt.Engine = "transformers",
+    force: opt.Force = False,
+    *,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Answer the night's tasks, each for its own user.
+
+    A task that no plug covers goes to `rejects`.
+
+    Example: pplug generate --ds 2026-11-01 --plug plugs/news
+    """
+    from pipelines.generate import generate_night, plan_generate
+    from pipelines.models import GenerateConfig
+
+    what = (common.tables, ds, plug, GenerateConfig(**vars(models)), kinds_of(ctx))
+    if common.dry_run:
+        return common.show([asdict(plan_generate(*what))])
+    with progress_bars() as progress:
+        record = generate_night(*what, force=force, progress=progress)
+    common.show_counts(record, "config", "versions", "error")
+
+
+@app.command()
+@opt.grouped
+def evaluate(
+    ctx: typer.Context,
+    ds: opt.Night,
+    controls: opt.Controls = False,
+    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Measure the night's outputs with LaMP's metrics.
+
+    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug.
+
+    Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
+    """
+    from pipelines.evaluate import evaluate_night, plan_evaluate
+    from pipelines.models import GenerateConfig
+
+    what = (common.tables, ds, kinds_of(ctx))
+    plugs, config = control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
+    if common.dry_run:
+        return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
+    with progress_bars() as progress:
+        found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
+    common.show(rows_of(found), "run_id", "ds")
+
+
+@app.command()
+@opt.grouped
+def query(
+    name: Annotated[str, typer.Argument(help="A file of sql/; for a wrong name the error lists them.")],
+    param: opt.Params = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    common: opt.Common,
+) -> None:
+    """Run one of the queries that come with pplug.
+
+    Example: pplug query task_coverage -p ds=2026-11-01
+    """
+    from pipelines.queries import run_query
+    from pipelines.views import connect
+
+    with connect(common.tables) as db:
+        common.show(rows_of(run_query(db, name, dict(map(opt.key_and_value, param)))))
+
+
+@app.command()
+@opt.grouped
+def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, common: opt.Common) -> None:
+    """Run any DuckDB query that only reads.
+
+    Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
+    """
+    from pipelines.queries import lock_down, run_sql
+    from pipelines.views import connect
+
+    with connect(common.tables) as db:
+        lock_down(db, [common.warehouse])
+        common.show(rows_of(run_sql(db, statement)))
+
+
+@app.command()
+@opt.grouped
+def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
+    """Look for rows that break what the tables promise.
+
+    None means pass; any means exit code 1.
+
+    Example: pplug check --ds 2026-11-01
+    """
+    from pipelines.queries import run_checks
+    from pipelines.views import connect
+
+    with connect(common.tables) as db:
+        found = run_checks(db, ds)
+    failed = {name: rows for name, rows in found.items() if rows.num_rows}
+    if failed:
+        common.show({"check": name, "row": row} for name, rows in failed.items() for row in rows_of(rows))
+        raise PplugError(f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}: read sql/checks/*.sql")
+    message(f"all {len(found)} checks passed")
+
+
+@app.command()
+@opt.grouped
+def runs(common: opt.Common) -> None:
+    """List all runs, the newest first.
+
+    Example: pplug runs
+    """
+    from pipelines.queries import run_sql
+    from pipelines.views import connect
+
+    with connect(common.tables) as db:
+        common.show(rows_of(run_sql(db, "from runs order by started_at desc, run_id")), "config", "versions")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    return run_app(app, args)
+
+
+def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
+    """The built-in kinds of tasks and those of pplug.toml."""
+    from llm_jobs.kinds import load_kinds
+
+    return load_kinds(ctx.obj.kinds)
+
+
+def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
+    """The plugs to answer the control arms with."""
+    if is_wanted != bool(plugs):
+        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
+    return plugs

@@ -1,0 +1,135 @@
+"""Compare a night's outputs with the references, and with what the same model says for another user, or for nobody.
+
+    outputs ⋈ tasks ──────────────────────────────▶ arm own
+    tasks ⋈ another user's persona, five draws ───▶ arm other      the mean of five
+    tasks, no history ────────────────────────────▶ arm default
+    tasks, no plug ───────────────────────────────▶ arm none
+
+The control arms are answered here and written nowhere but as numbers in `evaluations`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embedder.errors import InputMissing
+from llm_jobs.kinds import Kind
+from llm_jobs.metrics import Scored, evaluate_answers
+from pipelines.controls import control_answers
+from pipelines.models import GenerateConfig, load_models, load_plugs
+from pipelines.queue import newest_personas, personal_tasks, queued_tasks
+from pipelines.runs import Progress, no_progress, recorded_run
+from pipelines.tables import file_schema
+from pipelines.views import connect, run_sql
+from pipelines.warehouse import Warehouse
+
+JOB = "evaluate"
+
+FIRST_USER, LAST_USER = "", "\U0010ffff"
+"""Every user id lies between these two."""
+
+Arms = dict[str, list[Scored]]
+
+
+def evaluate_night(
+    warehouse: Warehouse,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    *,
+    plugs: Sequence[Path] = (),
+    config: GenerateConfig | None = None,
+    progress: Progress = no_progress,
+) -> pa.Table:
+    """Score the night's outputs per kind, with LaMP's metrics, and append the numbers to `evaluations`.
+
+    Args:
+        warehouse: read; `evaluations` and `runs` are appended to.
+        ds: night of the tasks.
+        kinds: how each kind is scored.
+        plugs: plugs to answer the control arms with; none leaves the controls out.
+        config: models of the control arms; needed with `plugs`.
+        progress: told of the control tasks done.
+
+    Returns:
+        The new rows of `evaluations`.
+
+    Raises:
+        InputMissing: if no task of the night has a reference, or none was answered.
+    """
+    config = config or GenerateConfig()
+    with recorded_run(warehouse, JOB, ds, asdict(config) | {"plugs": [str(folder) for folder in plugs]}) as record:
+        arms = own_answers(warehouse, ds)
+        if plugs:
+            for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, progress).items():
+                arms[kind] |= controls
+        labels = label_lists(warehouse, ds, kinds)
+        rows = [
+            row | {"kind": kind, "run_id": record.run_id}
+            for kind, by_arm in arms.items()
+            for row in arm_rows(kinds[kind], by_arm, labels[kind])
+        ]
+        table = pa.Table.from_pylist(rows, schema=file_schema("evaluations"))
+        warehouse.append("evaluations", ds, record.run_id, table)
+        record.rows_in = record.rows_out = sum(len(by_arm["own"]) for by_arm in arms.values())
+    return table
+
+
+def own_answers(warehouse: Warehouse, ds: date) -> dict[str, Arms]:
+    """What was written to `outputs`, by kind; a task without an answer counts as wrong."""
+    with connect(warehouse) as db:
+        rows = run_sql(db, "jobs/scored_tasks", {"ds": ds}).to_pylist()
+    if not rows:
+        raise InputMissing(f"no task of {ds} has a reference: run `pplug ingest tasks FILE --ds {ds}`")
+    if all(row["output"] is None for row in rows):
+        raise InputMissing(f"no task of {ds} is answered: run `pplug generate --ds {ds} --plug DIR`")
+    arms: dict[str, Arms] = {}
+    for row in rows:
+        scored = Scored(row["user_id"], row["output"] or "", row["reference"])
+        arms.setdefault(row["kind"], {"own": []})["own"].append(scored)
+    return arms
+
+
+def controls_of(
+    warehouse: Warehouse,
+    ds: date,
+    plugs: Sequence[Path],
+    config: GenerateConfig,
+    kinds: Mapping[str, Kind],
+    progress: Progress,
+) -> dict[str, Arms]:
+    """The control arms of every kind that a plug answers."""
+    models = load_models(config)
+    loaded = load_plugs(plugs, models)
+    with connect(warehouse) as db:
+        persona_ds = newest_personas(db, ds, models.encoder.sha256)
+        params = {"ds": ds, "persona_ds": persona_ds, "first_user": FIRST_USER, "last_user": LAST_USER}
+        queue = queued_tasks(run_sql(db, "jobs/tasks_of_users", params), models.encoder.width)
+    arms: dict[str, Arms] = {}
+    for kind, plug in loaded.items():
+        tasks = [task for task in queue if task.kind == kind and task.reference is not None]
+        personal = personal_tasks(tasks, kinds, models.encoder)
+        for arm, scored in control_answers(tasks, personal, plug, models.llm, progress):
+            arms.setdefault(kind, {}).setdefault(arm, []).append(scored)
+    return arms
+
+
+def label_lists(warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind]) -> dict[str, Sequence[str] | None]:
+    """The fixed label list of each closed kind: the choices its tasks carry, else those of the kind."""
+    with connect(warehouse) as db:
+        rows = run_sql(db, "jobs/scored_tasks", {"ds": ds}).to_pylist()
+    carried = {row["kind"]: row["choices"] for row in rows if row["choices"]}
+    return {row["kind"]: carried.get(row["kind"], kinds[row["kind"]].choices) for row in rows}
+
+
+def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Rows of `evaluations` of one kind, apart from kind and run."""
+    task_count = len(arms["own"])
+    return [
+        {"arm": arm, **found._asdict(), "task_count": task_count}
+        for arm, answers in arms.items()
+        for found in evaluate_answers(kind.metric, answers, labels)
+    ]

@@ -1,0 +1,257 @@
+"""Job 2: answer a night's tasks with a frozen LLM that carries each user's persona.
+
+    tasks ──────────▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
+    persona_vectors ──┘                                   └─▶ rejects   (reason)
+
+A shard is a range of users with at most `shard_tasks` tasks, answered together in batches of like lengths. Every task
+read is in `outputs` or in `rejects`, exactly once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics.metric import Metrics
+
+from embedder.errors import InputMissing
+from llm_jobs.answers import Answered, answer_tasks
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Refusal
+from pipelines.jobs import Night, publish_shards, run_shards
+from pipelines.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
+from pipelines.queue import QueuedTask, newest_personas, personal_tasks, queued_tasks, top_items
+from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
+from pipelines.shards import Receipt, Shard, ShardFolder, canonical_sha256, cut_shards
+from pipelines.tables import file_schema
+from pipelines.views import connect, run_sql
+from pipelines.warehouse import Warehouse
+
+JOB = "generate"
+
+
+class Queued(NamedTuple):
+    """A shard's tasks."""
+
+    shard: Shard
+    tasks: list[QueuedTask]
+
+
+class Answers(NamedTuple):
+    """A shard's tasks, each with its answer or the reason why there is none."""
+
+    shard: Shard
+    results: list[tuple[QueuedTask, Answered | Refusal]]
+
+
+def answer_queue(
+    tasks: Sequence[QueuedTask], plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind], models: Models
+) -> list[tuple[QueuedTask, Answered | Refusal]]:
+    """Answer every task with the plug of its kind, or say why not."""
+    results: list[tuple[QueuedTask, Answered | Refusal]] = [
+        (task, Refusal("no_plug", f"no plug answers kind {task.kind!r}: train one and pass it with --plug"))
+        for task in tasks
+        if task.kind not in plugs or task.kind not in kinds
+    ]
+    for kind in sorted(plugs.keys() & kinds.keys()):
+        own = [task for task in tasks if task.kind == kind]
+        personal = personal_tasks(own, kinds, models.encoder)
+        results += zip(own, answer_tasks(models.llm, plugs[kind].plug, personal), strict=True)
+    return results
+
+
+def shard_tables(answers: Answers, night: Night, constants: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """The shard's rows of each table."""
+    outputs, rejects = list[dict[str, Any]](), list[dict[str, Any]]()
+    for task, result in answers.results:
+        if isinstance(result, Refusal):
+            rejects.append(reject_row(task, result) | {"run_id": night.run_id})
+        else:
+            outputs.append(output_row(task, result, **constants) | {"run_id": night.run_id})
+    return {
+        name: pa.Table.from_pylist(rows, schema=file_schema(name))
+        for name, rows in (("outputs", outputs), ("rejects", rejects))
+    }
+
+
+def output_row(
+    task: QueuedTask, answered: Answered, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
+) -> dict[str, Any]:
+    """One row of `outputs`, apart from the run."""
+    answer, has_history = answered.answer, len(task.vectors) > 0
+    return {
+        "task_id": task.task_id,
+        "user_id": task.user_id,
+        "kind": task.kind,
+        "output": answer.text,
+        "score": answer.score,
+        "finish_reason": answer.finish_reason,
+        "persona_source": "history" if has_history else "default",
+        "persona_ds": persona_ds if has_history else None,
+        "top_items": top_items(task, answered.weights),
+        "prompt_tokens": answer.prompt_tokens,
+        "output_tokens": answer.output_tokens,
+        "is_shortened": answer.is_shortened,
+        "plug_sha256": plugs[task.kind],
+        **sha256s,
+    }
+
+
+def reject_row(task: QueuedTask, refusal: Refusal) -> dict[str, Any]:
+    """One row of `rejects`, apart from the run."""
+    return {
+        "job": JOB,
+        "row_id": task.task_id,
+        "user_id": task.user_id,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "source": "tasks",
+    }
+
+
+class ReadQueue(beam.DoFn):
+    """Shard in, its tasks joined with their users' personas out."""
+
+    def __init__(self, night: Night, persona_ds: date, width: int) -> None:
+        self._night, self._persona_ds, self._width = night, persona_ds, width
+
+    def process(self, shard: Shard) -> Iterator[Queued]:
+        params = {
+            "ds": self._night.ds,
+            "persona_ds": self._persona_ds,
+            "first_user": shard.first_user,
+            "last_user": shard.last_user,
+        }
+        with connect(Warehouse(self._night.root), self._night.versions) as db:
+            yield Queued(shard, queued_tasks(run_sql(db, "jobs/tasks_of_users", params), self._width))
+
+
+class AnswerTasks(beam.DoFn):
+    """A shard's tasks in, the same tasks with their answers out."""
+
+    def __init__(self, night: Night, config: GenerateConfig, folders: Sequence[Path]) -> None:
+        self._night, self._config, self._folders = night, config, folders
+        self._answered = Metrics.counter(JOB, "tasks")
+
+    def setup(self) -> None:
+        self._models = load_models(self._config)
+        self._plugs = load_plugs(self._folders, self._models)
+
+    def process(self, queued: Queued) -> Iterator[Answers]:
+        results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
+        self._answered.inc(len(results))
+        yield Answers(queued.shard, results)
+
+
+class WriteAnswers(beam.DoFn):
+    """A shard's answers in, its finished files on disk; only the shard's number goes on."""
+
+    def __init__(self, night: Night, constants: Mapping[str, Any]) -> None:
+        self._night, self._constants = night, constants
+
+    def process(self, answers: Answers) -> Iterator[int]:
+        tables = shard_tables(answers, self._night, self._constants)
+        kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
+        tokens = sum(tables["outputs"]["prompt_tokens"].to_pylist()) + sum(
+            tables["outputs"]["output_tokens"].to_pylist()
+        )
+        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens)
+        self._night.folder.write(answers.shard, tables, receipt)
+        yield answers.shard.index
+
+
+class GenerateNight(beam.PTransform):
+    """Shards in, their finished files on disk."""
+
+    def __init__(
+        self, night: Night, config: GenerateConfig, folders: Sequence[Path], width: int, constants: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self._night, self._config, self._folders = night, config, folders
+        self._width, self._constants = width, constants
+
+    def expand(self, shards: beam.PCollection[Shard]) -> Any:
+        return (
+            shards
+            | "Join" >> beam.ParDo(ReadQueue(self._night, self._constants["persona_ds"], self._width))
+            | "Answer" >> beam.ParDo(AnswerTasks(self._night, self._config, self._folders))
+            | "Write" >> beam.ParDo(WriteAnswers(self._night, self._constants))
+        )
+
+
+def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, shard_tasks: int) -> list[Shard]:
+    """The users with tasks of the night, cut into shards.
+
+    Raises:
+        InputMissing: if nothing is queued for that night.
+    """
+    with connect(warehouse, versions) as db:
+        counts = run_sql(db, "jobs/task_counts", {"ds": ds})
+    if not counts.num_rows:
+        raise InputMissing(f"no tasks for {ds} in {warehouse.root}: run `pplug ingest tasks FILE --ds {ds}`")
+    return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
+
+
+def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
+    """Everything besides the tasks and the personas that an answer depends on."""
+    return {
+        "encoder_sha256": models.encoder.sha256,
+        "llm_sha256": models.llm.sha256,
+        "llm_kernel": models.llm.kernel,
+        "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
+        "kinds": {
+            name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
+        },
+    }
+
+
+def generate_night(
+    warehouse: Warehouse,
+    ds: date,
+    plugs: Sequence[Path],
+    config: GenerateConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> RunRecord:
+    """Write the night's `outputs`.
+
+    Args:
+        warehouse: read and written.
+        ds: the tasks of this night are answered.
+        plugs: folders of plugs, one for each kind of task.
+        config: which models answer.
+        kinds: how a task of each kind is read.
+        force: answer every task anew instead of taking over finished shards of a killed run.
+        progress: told of the tasks done.
+
+    Raises:
+        InputMissing: if the night has no tasks, or no night up to it has personas.
+        PplugError: if plug, encoder and LLM do not belong together.
+    """
+    with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
+        versions = warehouse.versions()
+        shards = task_shards(warehouse, versions, ds, config.shard_tasks)
+        models = load_models(config)
+        loaded = load_plugs(plugs, models)
+        with connect(warehouse, versions) as db:
+            persona_ds = newest_personas(db, ds, models.encoder.sha256)
+        settings = answer_settings(models, kinds, loaded)
+        record.config = asdict(config) | settings
+        folder = ShardFolder.of(
+            warehouse, JOB, settings | {"ds": ds, "versions": versions, "shard": config.shard_tasks}
+        )
+        night = Night(warehouse.root, ds, record.run_id, versions, kinds, folder)
+        if force:
+            folder.remove()
+        sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(settings)}
+        constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
+        run_shards(
+            shards, GenerateNight(night, config, plugs, models.encoder.width, constants), folder, "tasks", progress
+        )
+        publish_shards(warehouse, night, JOB, ("outputs",), shards, record)
+    return record

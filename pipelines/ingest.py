@@ -1,0 +1,242 @@
+"""Bring files of users' histories and tasks into the warehouse; what cannot be taken goes to `rejects`.
+
+    file ─▶ records ─▶ parse ─▶ staged rows ─▶ one row per key ─▶ what differs from the table ─▶ one merge
+                         └─────────┴──────────▶ rejects (reason)
+
+Every row read is counted once, as taken or as refused. Rows wait on disk, so that memory stays bounded.
+"""
+
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_jobs.kinds import Kind
+from pipelines.intake import Intake
+from pipelines.lamp import read_golds, read_lamp
+from pipelines.records import records, require_files
+from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
+from pipelines.tables import KEYS, TABLES, file_schema
+from pipelines.views import connect, selected
+from pipelines.warehouse import Warehouse, retried
+
+BATCH_ROWS: Final = 5_000
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What became of the rows of a file."""
+
+    rows_in: int = 0
+    """= rows_out + rows_rejected"""
+    rows_out: int = 0
+    """Rows taken; the same row twice in a file counts twice here and once below."""
+    rows_rejected: int = 0
+    unchanged: int = 0
+    """Keys whose row was there already, or whose deletion found none."""
+    changed: int = 0
+    """Keys that are new or have a new row."""
+    deleted: int = 0
+
+    def __add__(self, other: "IngestResult") -> "IngestResult":
+        return IngestResult(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+def settle(intake: Intake, name: str) -> Path:
+    """The staged rows of a table, one per key; a key with different rows is refused with all of them."""
+    keys = ", ".join(key for key in KEYS[name] if key != "ds")
+    columns = ", ".join([*file_schema(name).names, "deleted"])
+    text = "text" if name == "histories" else "input"
+    settled = intake.folder / f"{name}.settled.parquet"
+    intake.tables[name].close()
+    with duckdb.connect(config={"temp_directory": str(intake.folder / "duckdb"), "memory_limit": "1GB"}) as db:
+        db.read_parquet(str(intake.tables[name].path)).create_view("staged")
+        db.execute(f"create temp table different as select distinct {columns} from staged")
+        db.execute(f"create temp table conflicting as select {keys} from different group by all having count(*) > 1")
+        db.sql(f"select * from different anti join conflicting using ({keys})").write_parquet(str(settled))
+        refused = f"select row_id, {text}, user_id from staged semi join conflicting using ({keys}) order by row_id"
+        rows = db.execute(refused)
+        while found := rows.fetchmany(BATCH_ROWS):
+            for row_id, detail, user_id in found:
+                intake.refuse(row_id, Refusal("conflicting_key", shown(detail or "deleted"), user_id))
+    return settled
+
+
+def changes_query(name: str) -> str:
+    """The rows of `settled` that differ from the table, as `Warehouse.upsert` takes them. Params: $ds."""
+    keys = [key for key in KEYS[name] if key != "ds"]
+    columns = file_schema(name).names
+    same_key = " and ".join(f"there.{key} = {'$ds' if key == 'ds' else f'settled.{key}'}" for key in KEYS[name])
+    other = " or ".join(f"there.{column} is distinct from settled.{column}" for column in columns if column not in keys)
+    return f"""
+        select {", ".join(f"settled.{column}" for column in columns)}, $ds::date as ds, settled.deleted
+        from settled left join {name} as there on {same_key}
+        where case when settled.deleted then there.{keys[0]} is not null else there.{keys[0]} is null or {other} end
+        order by settled.user_id"""
+
+
+def upsert(warehouse: Warehouse, name: str, ds: date, run_id: str, settled: Path, *, dry_run: bool) -> tuple[int, int]:
+    """Apply what differs from the table: how many keys changed, how many were deleted."""
+    if not dry_run:
+        warehouse.create(name)
+    version = warehouse.version(name)
+    fields = [pa.field(field.name, field.type) for field in TABLES[name]]
+    schema = pa.schema([*fields, pa.field("deleted", pa.bool_())])
+    with connect(warehouse, {} if version is None else {name: version}) as db:
+        db.read_parquet(str(settled)).project(f"{selected(file_schema(name))}, deleted").create_view("settled")
+        db.execute(f"create temp table changes as {changes_query(name)}", {"ds": ds})
+        counts = db.sql("select count(*) filter (not deleted), count(*) filter (deleted) from changes").fetchall()
+        changed, deleted = counts[0]
+        if version is not None and changed + deleted and not dry_run:
+            batches = db.sql("from changes").to_arrow_reader(BATCH_ROWS)
+            reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
+            warehouse.upsert(name, run_id, reader, version)
+    return changed, deleted
+
+
+def ingest_source(
+    warehouse: Warehouse,
+    job: str,
+    source: Path,
+    ds: date,
+    run_id: str,
+    names: Sequence[str],
+    fill: Callable[[Intake], None],
+    *,
+    dry_run: bool,
+) -> IngestResult:
+    """Stage what `fill` reads, settle it, and write it."""
+    with contextlib.ExitStack() as stack:
+        place = tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id)
+        folder = Path(stack.enter_context(place))
+        intake = stack.enter_context(Intake.opened(folder, job, source, run_id, names))
+        fill(intake)
+        rows_in = intake.rejects.count + sum(staged.count for staged in intake.tables.values())
+        unchanged = changed = deleted = 0
+        for name in names:
+            settled = settle(intake, name)
+            new, gone = retried(partial(upsert, warehouse, name, ds, run_id, settled, dry_run=dry_run))
+            unchanged += pq.read_metadata(settled).num_rows - new - gone
+            changed += new
+            deleted += gone
+        intake.rejects.close()
+        rejected = intake.rejects.count
+        if not dry_run:
+            files = [intake.rejects.path] if rejected else []
+            warehouse.replace_rejects(job, ds, run_id, files, intake.source)
+    return IngestResult(rows_in, rows_in - rejected, rejected, unchanged, changed, deleted)
+
+
+def ingest_histories(
+    warehouse: Warehouse,
+    files: Sequence[Path],
+    ds: date,
+    kinds: Container[str],
+    *,
+    run_id: str | None = None,
+    dry_run: bool = False,
+) -> IngestResult:
+    """Upsert items of users' histories by (user_id, kind, item_id); an unchanged item keeps its night.
+
+    Args:
+        warehouse: written unless `dry_run`.
+        files: JSONL or Parquet, taken one after the other; of a key that is in two files the later one wins.
+        ds: the night of ingestion.
+        kinds: names of the kinds there are.
+        run_id: written to the commits and to `rejects`; made up unless given.
+        dry_run: count only.
+
+    Raises:
+        InputMissing: if a file is not there; then nothing is written.
+    """
+    return _ingest_files(warehouse, "ingest_histories", files, ds, partial(parse_history, kinds=kinds), run_id, dry_run)
+
+
+def ingest_tasks(
+    warehouse: Warehouse,
+    files: Sequence[Path],
+    ds: date,
+    kinds: Container[str],
+    *,
+    run_id: str | None = None,
+    dry_run: bool = False,
+) -> IngestResult:
+    """Upsert queued tasks of a night by task_id; the same id in another night is another task.
+
+    Arguments and errors are those of `ingest_histories`.
+    """
+    return _ingest_files(warehouse, "ingest_tasks", files, ds, partial(parse_task, kinds=kinds), run_id, dry_run)
+
+
+def ingest_lamp(
+    warehouse: Warehouse,
+    questions: Path,
+    outputs: Path | None,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    *,
+    kind: str | None = None,
+    undated: date | None = None,
+    run_id: str | None = None,
+    dry_run: bool = False,
+) -> IngestResult:
+    """Upsert LaMP questions as tasks of a night, and their profiles as histories.
+
+    Args:
+        warehouse: written unless `dry_run`.
+        questions: LaMP's questions file. A question counts as one row, each item of its profile as one more.
+        outputs: LaMP's outputs file; without it tasks have no reference.
+        ds: the night.
+        kinds: the kinds there are.
+        kind: name of the questions' kind, found out unless given.
+        undated: day of profile items without a date; they are refused unless given.
+        run_id: written to the commits and to `rejects`; made up unless given.
+        dry_run: count only.
+
+    Raises:
+        InputMissing: if a file is not there.
+        PplugError: if the outputs file is not of LaMP's shape.
+        UsageError: if the kind cannot be found out.
+    """
+    require_files([questions] if outputs is None else [questions, outputs])
+    golds = read_golds(outputs)
+
+    def fill(intake: Intake) -> None:
+        for name, row_id, row in read_lamp(questions, golds, ds, kinds, kind, undated):
+            intake.take(name, row_id, row)
+
+    run = run_id or uuid.uuid4().hex
+    return ingest_source(warehouse, "ingest_lamp", questions, ds, run, ("histories", "tasks"), fill, dry_run=dry_run)
+
+
+def _ingest_files(
+    warehouse: Warehouse,
+    job: str,
+    files: Sequence[Path],
+    ds: date,
+    parse: Callable[[object], Row | Refusal],
+    run_id: str | None,
+    dry_run: bool,
+) -> IngestResult:
+    require_files(files)
+    name = job.removeprefix("ingest_")
+    columns = {*TABLES[name].names, "deleted"}
+
+    def fill(intake: Intake, path: Path) -> None:
+        for line, record in records(path, columns):
+            intake.take(name, f"{path.name}:{line}", record if isinstance(record, Refusal) else parse(record))
+
+    run = run_id or uuid.uuid4().hex
+    result = IngestResult()
+    for path in files:
+        result += ingest_source(warehouse, job, path, ds, run, (name,), partial(fill, path=path), dry_run=dry_run)
+    return result

@@ -1,0 +1,257 @@
+"""The benchmark's own files, https://github.com/LaMP-Benchmark/LaMP, as rows of tasks and histories.
+
+    questions.json ─▶ one task per question, whose user it is ─▶ tasks
+          │               └▶ the items of its profile ─────────▶ histories
+    outputs.json ─▶ references
+
+The list of questions is read element by element: the largest has gigabytes. Each row stands alone: a question that is
+refused leaves its items in, and the other way round.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Final
+
+from embedder.errors import PplugError, UsageError
+from llm_jobs.kinds import Kind
+from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
+
+CHUNK_CHARACTERS: Final = 2**20
+ELEMENT_CHARACTERS: Final = 2**28
+"""An element that has no end by then is broken."""
+PEEKED: Final = 20
+"""Questions that are looked at to find the kind."""
+
+Taken = tuple[str, str, Row | Refusal]
+"""Table, row id, row."""
+
+
+@dataclass(frozen=True)
+class Golds:
+    """The answers of an outputs file."""
+
+    task: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict[str, str])
+    refused: tuple[tuple[str, Refusal], ...] = ()
+    """Row id and refusal of what is no answer."""
+
+
+def text_of(value: object) -> object:
+    """A number as text, for ids and scores; anything else as it is."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def elements(path: Path) -> Iterator[object | Refusal]:
+    """The elements of a JSON list; of a broken one, those before the break and then a refusal."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # a bad byte refuses its row alone
+        text = file.read(CHUNK_CHARACTERS)
+        opening = re.match(r"\s*\[", text)
+        if opening is None:
+            yield Refusal("not_a_list", shown(text[:1000]))
+            return
+        at, sign = opening.end(), ","
+        while sign == ",":
+            try:
+                found, at, sign = _element(text, at)
+            except (ValueError, RecursionError):
+                chunk = file.read(max(CHUNK_CHARACTERS, len(text) - at)) if len(text) - at < ELEMENT_CHARACTERS else ""
+                if not chunk:
+                    yield Refusal("broken_json", shown(text[at : at + 1000]))
+                    return
+                text, at = text[at:] + chunk, 0
+            else:
+                yield from found
+        rest = (text[at:] + file.read(1000)).strip()
+        if rest:
+            yield Refusal("broken_json", shown(f"after the list: {rest}"))
+
+
+def _element(text: str, at: int) -> tuple[list[object], int, str]:
+    """The element at `at` if there is one, where the next begins, and the `,` or `]` between.
+
+    Raises:
+        ValueError: if the text ends before the element does, or the element is broken.
+    """
+    found: list[object] = []
+    at += len(text[at:]) - len(text[at:].lstrip()) if text[at : at + 1].isspace() else 0
+    if text[at : at + 1] != "]":
+        value, at = json.JSONDecoder().raw_decode(text, at)
+        found.append(value)
+    sign = re.compile(r"\s*([,\]])").match(text, at)
+    if sign is None:
+        raise ValueError("the text ends inside the list")
+    return found, sign.end(), sign[1]
+
+
+def read_golds(path: Path | None) -> Golds:
+    """The answers of an outputs file; none of no file.
+
+    Raises:
+        PplugError: if it is not of LaMP's shape.
+    """
+    if path is None:
+        return Golds()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        task, entries = content.get("task"), list(content["golds"])
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise PplugError(f'{path} is not {{"task": ..., "golds": [...]}}: give LaMP\'s outputs file') from error
+    outputs: dict[str, str] = {}
+    refused: list[tuple[str, Refusal]] = []
+    answers = [(number, _gold(entry)) for number, entry in enumerate(entries, 1)]
+    different = Counter(gold[0] for gold in {gold for _, gold in answers if not isinstance(gold, Refusal)})
+    for number, gold in answers:
+        if isinstance(gold, Refusal):
+            refused.append((f"{path.name}:{number}", gold))
+        elif different[gold[0]] > 1:
+            refused.append((gold[0], Refusal("conflicting_gold", shown(gold[1]), gold[0])))
+        else:
+            outputs[gold[0]] = gold[1]
+    return Golds(task if isinstance(task, str) else None, outputs, tuple(refused))
+
+
+def _gold(entry: object) -> tuple[str, str] | Refusal:
+    if not isinstance(entry, Mapping):
+        return Refusal("not_an_object", shown(entry))
+    question, output = text_of(entry.get("id")), text_of(entry.get("output"))
+    if not isinstance(question, str):
+        return Refusal("missing_id" if question is None else "wrong_type_id", shown(entry))
+    if not isinstance(output, str):
+        return Refusal("missing_output" if output is None else "wrong_type_output", shown(entry), question)
+    return question, output
+
+
+def lamp_kind(questions: Iterable[object], task: str | None, kinds: Mapping[str, Kind]) -> Kind | None:
+    """The kind of some questions: by the wording of a prompt, else by the task's name and the profile's fields.
+
+    The name alone does not do: LaMP_2 is the name of the movie tags and of the news categories before them.
+    """
+    shaped = [kind for kind in kinds.values() if kind.lamp_prompt]
+    objects = [question for question in questions if isinstance(question, Mapping)]
+    inputs = [text.lstrip() for question in objects if isinstance(text := question.get("input"), str)]
+    worded = [kind for text in inputs for kind in shaped if text.startswith(kind.lamp_prompt)]
+    if worded:
+        return worded[0]
+    named = [kind for kind in shaped if task and kind.name.startswith(task)]
+    profiles = [profile for question in objects if isinstance(profile := question.get("profile"), list)]
+    items = [item for profile in profiles for item in profile if isinstance(item, Mapping)]
+    fitting = [
+        kind for kind in named or shaped if items and {kind.lamp_text, kind.lamp_output or "id"} <= items[0].keys()
+    ]
+    return fitting[0] if len(fitting) == 1 else kinds.get(task or "")
+
+
+def read_lamp(
+    questions: Path, golds: Golds, ds: date, kinds: Mapping[str, Kind], kind: str | None, undated: date | None
+) -> Iterator[Taken]:
+    """The rows of a questions file and its answers.
+
+    Args:
+        questions: a JSON list of {"id", "input", "profile"}.
+        golds: the answers.
+        ds: the night; tasks are queued at its midnight.
+        kinds: the kinds there are.
+        kind: name of the questions' kind, found out unless given.
+        undated: day of profile items without a date (LaMP's user-based files have none); they are refused unless given.
+
+    Raises:
+        UsageError: if the kind cannot be found out, or there is no such kind.
+    """
+    if kind is not None and kind not in kinds:
+        raise UsageError(f"no kind {kind!r}: there are {', '.join(kinds)}")
+    stream = elements(questions)
+    first = list(islice(stream, PEEKED))
+    found = kinds[kind] if kind is not None else lamp_kind(first, golds.task, kinds)
+    if found is None and (len(first) == PEEKED or any(isinstance(question, Mapping) for question in first)):
+        raise UsageError(f"{questions}: the kind of its questions is not known: name it with --kind")
+    seen: set[str] = set()
+    for number, question in enumerate(chain(first, stream), 1):
+        row_id = f"{questions.name}:{number}"
+        if isinstance(question, Refusal) or not isinstance(question, Mapping) or found is None:
+            refusal = question if isinstance(question, Refusal) else Refusal("not_an_object", shown(question))
+            yield "tasks", row_id, refusal
+            continue
+        name = text_of(question.get("id"))
+        if isinstance(name, str):
+            seen.add(name)
+            row_id = shown(name)
+        yield "tasks", row_id, _task(question, name, golds, ds, found)
+        yield from _items(question, name, row_id, found, undated)
+    for name, output in golds.outputs.items():
+        if name not in seen:
+            yield "tasks", shown(name), Refusal("gold_without_question", shown(output), shown(name))
+    for row_id, refusal in golds.refused:
+        yield "tasks", row_id, refusal
+
+
+def _task(question: Mapping[str, Any], name: object, golds: Golds, ds: date, kind: Kind) -> Row | Refusal:
+    text = question.get("input")
+    choices = kind.choices_in(text) if isinstance(text, str) else None
+    row = parse_task(
+        {
+            "task_id": name,
+            "user_id": name,
+            "kind": kind.name,
+            "queued_at": datetime.combine(ds, time(), UTC),
+            "input": text,
+            "choices": None if choices is None else list(choices),
+            "reference": golds.outputs.get(name) if isinstance(name, str) else None,
+        },
+        (kind.name,),
+    )
+    if not isinstance(row, Refusal) and kind.query(row["input"]) is None:
+        return Refusal("malformed_input", shown(row["input"]), row["user_id"])
+    return row
+
+
+def _items(question: Mapping[str, Any], name: object, row_id: str, kind: Kind, undated: date | None) -> Iterator[Taken]:
+    profile = question.get("profile")
+    if profile is None:
+        return
+    if not isinstance(profile, list):
+        yield "histories", row_id, Refusal("wrong_type_profile", shown(profile), shown(name))
+        return
+    for number, item in enumerate(profile, 1):
+        yield "histories", f"{row_id}/{number}", _item(item, name, kind, undated)
+
+
+def _item(item: object, user_id: object, kind: Kind, undated: date | None) -> Row | Refusal:
+    if not isinstance(item, Mapping):
+        return Refusal("not_an_object", shown(item), shown(user_id))
+    posted_at = lamp_time(item.get("date"), undated)
+    values = {"id": item.get("id"), "date": posted_at, kind.lamp_text: item.get(kind.lamp_text)}
+    if kind.lamp_output is not None:
+        values[kind.lamp_output] = item.get(kind.lamp_output)
+    missing = [field for field, value in values.items() if value is None]
+    if missing:
+        return Refusal(f"missing_{missing[0]}", shown(item), shown(user_id))
+    record = {
+        "user_id": user_id,
+        "item_id": text_of(values["id"]),
+        "kind": kind.name,
+        "posted_at": posted_at,
+        "text": values[kind.lamp_text],
+        "output": text_of(values[kind.lamp_output]) if kind.lamp_output else None,
+    }
+    return parse_history(record, (kind.name,))
+
+
+def lamp_time(value: object, undated: date | None) -> object:
+    """LaMP's dates, whole numbers between dashes from the year on: 2016, 2016-5, 2016-05-03; else the value itself."""
+    if value is None:
+        return undated
+    text = str(text_of(value))
+    if not re.fullmatch(r"\d{1,4}(-\d{1,2}){0,5}", text):
+        return value
+    numbers = [int(part) for part in text.split("-")]
+    try:
+        year, month, day, *clock = [*numbers, *[1, 1][len(numbers) - 1 :]]
+        return datetime(year, month, day, *clock, tzinfo=UTC)
+    except ValueError:
+        return text

@@ -1,0 +1,70 @@
+"""The models and plugs that the second job, training and evaluation work with, loaded once per process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from embedder.encoder import Dtype, TextEncoder
+from embedder.errors import UsageError
+from embedder.models import fingerprint
+from embedder.plug import PersonaPlug
+from llm_jobs.frozen_llm import FrozenLLM
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Which models answer, and how."""
+
+    llm: str = "smollm2"
+    """Alias, folder or hub id of the frozen LLM."""
+    llm_dtype: Dtype = "bfloat16"
+    """float32 or bfloat16, the precision the LLM computes in."""
+    encoder: str = "minilm"
+    """Alias, folder or hub id of the text encoder."""
+    dtype: Dtype = "float32"
+    """float32 or bfloat16, the precision the encoder computes in."""
+    shard_tasks: int = 500
+    """Most tasks of a shard: a unit of work, of memory and of resuming."""
+    cache: Path | None = None
+    """Where exported models are kept; the user's cache folder unless given."""
+
+
+class Models(NamedTuple):
+    """The two frozen models."""
+
+    encoder: TextEncoder
+    llm: FrozenLLM
+
+
+class LoadedPlug(NamedTuple):
+    """A plug and its fingerprint."""
+
+    plug: PersonaPlug
+    sha256: str
+
+
+@lru_cache(maxsize=1)
+def load_models(config: GenerateConfig) -> Models:
+    """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
+    encoder = TextEncoder.from_pretrained(config.encoder, dtype=config.dtype, cache=config.cache)
+    return Models(encoder, FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache))
+
+
+def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]:
+    """The plug of each kind, each fit for `models`.
+
+    Raises:
+        UsageError: if two plugs name the same kind.
+        PplugError: if a plug was trained with other models.
+    """
+    plugs: dict[str, LoadedPlug] = {}
+    for folder in folders:
+        plug = PersonaPlug.from_pretrained(folder)
+        plug.require(models.encoder.sha256, models.llm.sha256)
+        for kind in plug.config.kinds:
+            if kind in plugs:
+                raise UsageError(f"two plugs answer kind {kind}, the second is {folder}: pass one --plug for each kind")
+            plugs[kind] = LoadedPlug(plug, fingerprint(folder))
+    return plugs

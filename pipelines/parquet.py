@@ -1,0 +1,77 @@
+"""Finished Parquet files: written whole or not at all, ordered, packed, and described for Delta's log."""
+
+import contextlib
+import errno
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedder.errors import PplugError
+
+VECTOR_LEAVES: Final = {
+    "vector": "vector.list.element",
+    "persona": "persona.list.element",
+    "vectors": "vectors.list.element.list.element",
+}
+"""Parquet's names of the numbers in a column of vectors."""
+
+ROW_GROUP_ROWS: Final = 16_384
+ROW_GROUP_BYTES: Final = 32 * 2**20
+
+
+@contextlib.contextmanager
+def named_causes(path: Path) -> Generator[None]:
+    """Turn the failures of a disk that the user can mend into one line that says how."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):  # deltalake sets no errno
+            raise PplugError(f"no space left on the disk of {path}: free some and run the command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error
+        raise
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file that appears whole or not at all.
+
+    Vectors are exact float32, byte-stream split, which zstd packs best. Rows are ordered by `user_id`, rows of a user
+    keep their order, and row groups are small, so that a join reads only the users it asks for.
+    """
+    names = table.column_names
+    plain: Any = [name for name in names if name not in VECTOR_LEAVES]  # pyarrow documents a list, its types a bool
+    rows = max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with named_causes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(
+                table.sort_by("user_id") if "user_id" in names else table,
+                fresh,
+                compression="zstd",
+                row_group_size=rows,
+                use_dictionary=plain,
+                column_encoding={VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES},
+            )
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def stats(path: Path) -> dict[str, Any]:
+    """What Delta keeps of a file: rows, and the range of `user_id` so that readers can skip the file."""
+    metadata = pq.read_metadata(path)
+    found: dict[str, Any] = {"numRecords": metadata.num_rows}
+    names = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    if "user_id" in names:
+        index = names.index("user_id")
+        groups = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
+        if groups and all(group is not None and group.has_min_max and group.null_count == 0 for group in groups):
+            found["minValues"] = {"user_id": min(group.min for group in groups)}
+            found["maxValues"] = {"user_id": max(group.max for group in groups)}
+            found["nullCount"] = {"user_id": 0}
+    return found

@@ -1,0 +1,145 @@
+"""Train a plug from the warehouse: examples from histories and named nights, through the frozen LLM.
+
+histories ─▶ targets, each with the items before it ─┐
+tasks of the nights named ───────────────────────────┴─▶ examples ─▶ train_plug ─▶ folder of the plug
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+from embedder.errors import InputMissing, UsageError
+from embedder.plug import PlugConfig
+from llm_jobs.checkpoint import EpochLoss
+from llm_jobs.kinds import Kind
+from llm_jobs.training import TrainConfig, seeded_plug, train_plug
+from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
+from pipelines.models import GenerateConfig, Models, load_models
+from pipelines.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.views import connect, run_sql
+from pipelines.warehouse import Warehouse
+
+JOB = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a plug is trained on."""
+
+    kind: Kind
+    items: Sequence[Row]
+    """All items of all users up to the last day, sorted by user and time."""
+    targets: Targets
+
+    @property
+    def user_count(self) -> int:
+        """Users with at least one target."""
+        return len({target.user_id for target in self.targets.found})
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training went."""
+
+    record: RunRecord
+    kind: str
+    example_count: int
+    skipped_leak_count: int
+    losses: Sequence[EpochLoss]
+
+
+def training_data(
+    warehouse: Warehouse, kind: str | None, until: date, task_nights: Sequence[date], kinds: Mapping[str, Kind]
+) -> TrainingData:
+    """Read histories and tasks and choose the targets.
+
+    Raises:
+        InputMissing: if there are no histories, or a night named has no task of the kind.
+        UsageError: if the kind is not known, or not given where several could be meant.
+    """
+    with connect(warehouse) as db:
+        items = run_sql(db, "jobs/items_until", {"until": until}).to_pylist()
+        chosen = kinds[choose_kind(items, kind, kinds)]
+        tasks = run_sql(db, "jobs/training_tasks", {"kind": chosen.name}).to_pylist()
+    named = set(task_nights)
+    missing = named - {task["ds"] for task in tasks}
+    if missing:
+        raise InputMissing(
+            f"no tasks of kind {chosen.name} for {min(missing)}: run `pplug ingest tasks FILE --ds {min(missing)}`"
+        )
+    held = held_texts(tasks, chosen, named)
+    from_histories = history_targets(items, chosen, label_set(tasks, items, chosen), held)
+    found = [*from_histories.found, *task_targets(tasks, chosen, named)]
+    return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count))
+
+
+def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind]) -> str:
+    """The kind to train for: the one given, or the only one in the histories that has targets."""
+    if kind is not None:
+        if kind not in kinds:
+            raise UsageError(f"kind {kind!r} is not known: use one of {', '.join(sorted(kinds))}")
+        return kind
+    counts = Counter(item["kind"] for item in items if item["output"] and kinds[item["kind"]].prompt is not None)
+    if not counts:
+        raise InputMissing("no item has an output to train on: run `pplug ingest histories FILE` first")
+    if len(counts) > 1:
+        raise UsageError(f"the histories hold several kinds ({', '.join(sorted(counts))}): choose one with --kind")
+    return next(iter(counts))
+
+
+def train_job(
+    warehouse: Warehouse,
+    folder: Path,
+    kind: str | None,
+    until: date | None,
+    task_nights: Sequence[date],
+    config: GenerateConfig,
+    train: TrainConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    progress: Progress = no_progress,
+) -> TrainResult:
+    """Train a plug for one kind of task and save it in `folder`.
+
+    Args:
+        warehouse: read; only `runs` is written.
+        folder: where the plug goes, and its checkpoints until it is done.
+        kind: kind of task; None where the histories hold only one.
+        until: last day whose items are used; None for all.
+        task_nights: nights whose references are used as targets too.
+        config: which models the plug is for.
+        train: how it is trained.
+        kinds: how items and tasks of each kind read.
+        progress: told of the steps done.
+    """
+    until = until or utc_now().date()
+    settings = asdict(config) | asdict(train) | {"kind": kind, "until": until, "tasks": list(task_nights)}
+    with recorded_run(warehouse, JOB, until, settings) as record:
+        data = training_data(warehouse, kind, until, task_nights, kinds)
+        models = load_models(config)
+        examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
+        plug = seeded_plug(plug_config(data.kind, models), train.seed)
+        losses = train_plug(
+            plug,
+            models.llm,
+            examples,
+            train,
+            folder,
+            lambda done, total, loss: progress(f"steps, loss {loss:.3f}", done, total),
+        )
+        record.rows_in = record.rows_out = len(examples)
+    return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
+
+
+def plug_config(kind: Kind, models: Models) -> PlugConfig:
+    """The shape of a plug between the two models."""
+    return PlugConfig(
+        kinds=(kind.name,),
+        encoder_sha256=models.encoder.sha256,
+        llm_sha256=models.llm.sha256,
+        encoder_width=models.encoder.width,
+        llm_width=models.llm.width,
+        embedding_norm=models.llm.embedding_norm,
+    )

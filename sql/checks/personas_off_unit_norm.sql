@@ -1,0 +1,17 @@
+-- personas_off_unit_norm: a persona whose length is not one, or not a number.
+-- Grain:  one row per ds, user_id
+-- Reads:  persona_vectors
+-- Params: $ds (DATE, default null: every night)
+-- Holds:  persona has unit norm
+select
+    ds,
+    user_id,
+    sqrt(list_dot_product(persona, persona)) as norm
+from persona_vectors
+where
+    ($ds is null or ds = $ds)
+    -- not(... < ...) so that a norm of null or nan is reported too
+    and coalesce(not abs(norm - 1) < 0.0001, true)
+order by
+    ds,
+    user_id

@@ -1,0 +1,143 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from embedder.errors import InputMissing, PplugError
+from embedder.plug import PersonaPlug, PlugConfig, pad_histories
+
+CONFIG = PlugConfig(
+    kinds=("LaMP_2N",),
+    encoder_sha256="e" * 64,
+    llm_sha256="f" * 64,
+    encoder_width=8,
+    llm_width=12,
+    embedding_norm=3.0,
+    temperature=0.2,
+)
+
+
+def tiny_plug() -> PersonaPlug:
+    torch.manual_seed(0)
+    return PersonaPlug(CONFIG).eval()
+
+
+def history(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, CONFIG.encoder_width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def run(plug: PersonaPlug, histories: list[np.ndarray], counts: list[np.ndarray], task: Tensor) -> tuple[Tensor, Tensor]:
+    return plug(task, *pad_histories(list(zip(histories, counts, strict=True)), CONFIG.encoder_width))
+
+
+def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: np.ndarray) -> Tensor:
+    """Equations 3 and 4 of the paper item by item, each item as often as it counts, with our projection and scale."""
+    items = [torch.from_numpy(v) for v, n in zip(vectors, counts, strict=True) for _ in range(int(n))] or [plug.default]
+    query = plug.weights.query.weight @ task
+    scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
+    weights = scores.exp() / scores.exp().sum()
+    persona = sum(weight * plug.project(item) for weight, item in zip(weights, items, strict=True))
+    return persona / persona.norm() * plug.gain
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 1000))
+def test_each_user_gets_what_the_slow_formula_gives_whoever_else_is_in_the_batch(sizes: list[int], seed: int) -> None:
+    plug = tiny_plug()
+    histories = [history(size, seed + at) for at, size in enumerate(sizes)]
+    counts = [np.arange(1, size + 1, dtype=np.float32) for size in sizes]
+    task = torch.from_numpy(history(len(sizes), seed + 99))
+    soft, weights = run(plug, histories, counts, task)
+    assert soft.shape == (len(sizes), CONFIG.instruction_count + 1, CONFIG.llm_width)
+    for row, size in enumerate(sizes):
+        expected = slow_persona(plug, task[row], histories[row], counts[row])
+        torch.testing.assert_close(soft[row, -1], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(soft[row, :-1], plug.instruction, atol=0, rtol=0)
+        assert weights[row].sum().item() == pytest.approx(1.0 if size else 0.0, abs=1e-5)
+        assert weights[row, size:].abs().sum().item() == 0
+
+
+@given(st.integers(1, 6), st.integers(0, 1000), st.floats(-1e4, 1e4, width=32))
+def test_padding_is_invisible(size: int, seed: int, junk: float) -> None:
+    plug = tiny_plug()
+    vectors, counts = pad_histories([(history(size, seed), np.ones(size, np.float32))], CONFIG.encoder_width)
+    task = torch.from_numpy(history(1, seed))
+    padded = torch.cat([vectors, torch.full((1, 3, CONFIG.encoder_width), junk)], dim=1)
+    soft, _ = plug(task, vectors, counts)
+    soft_padded, _ = plug(task, padded, torch.cat([counts, torch.zeros(1, 3)], dim=1))
+    torch.testing.assert_close(soft, soft_padded)
+
+
+@given(st.integers(2, 6), st.integers(0, 1000))
+def test_the_order_of_a_history_is_irrelevant(size: int, seed: int) -> None:
+    plug, vectors, task = tiny_plug(), history(size, seed), torch.from_numpy(history(1, seed))
+    ones = np.ones(size, np.float32)
+    torch.testing.assert_close(run(plug, [vectors], [ones], task)[0], run(plug, [vectors[::-1].copy()], [ones], task)[0])
+
+
+def test_the_persona_starts_at_the_length_of_the_llms_embeddings() -> None:
+    soft, _ = run(tiny_plug(), [history(4, 0)], [np.ones(4, np.float32)], torch.from_numpy(history(1, 1)))
+    torch.testing.assert_close(soft.norm(dim=-1), torch.full((1, 5), CONFIG.embedding_norm))
+
+
+def test_users_without_history_train_the_default_and_give_no_nan() -> None:
+    plug = tiny_plug().train()
+    soft, _ = run(plug, [history(0, 0), history(3, 0)], [np.zeros(0, np.float32), np.ones(3, np.float32)], torch.zeros(2, 8))
+    soft[0].sum().backward()
+    assert torch.isfinite(soft).all()
+    assert plug.default.grad is not None
+    assert torch.isfinite(plug.default.grad).all()
+    assert plug.default.grad.abs().sum() > 0
+
+
+def test_a_user_with_a_history_never_touches_the_default() -> None:
+    plug = tiny_plug()
+    soft, _ = run(plug, [history(3, 0)], [np.ones(3, np.float32)], torch.zeros(1, 8))
+    soft.sum().backward()
+    assert plug.default.grad is not None
+    assert plug.default.grad.abs().sum() == 0
+
+
+def test_forward_writes_into_none_of_its_arguments() -> None:
+    plug = tiny_plug()
+    vectors, counts = pad_histories([(history(3, 0), np.ones(3, np.float32))], 8)
+    task = torch.from_numpy(history(1, 1))
+    before = [tensor.clone() for tensor in (task, vectors, counts)]
+    plug(task, vectors, counts)
+    for old, new in zip(before, (task, vectors, counts), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_saving_and_loading_is_the_identity(tmp_path: Path) -> None:
+    plug = tiny_plug()
+    plug.save_pretrained(tmp_path)
+    loaded = PersonaPlug.from_pretrained(tmp_path)
+    assert loaded.config == plug.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in plug.state_dict().items())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "config.json", "plug.safetensors"]
+    assert json.loads((tmp_path / "config.json").read_text())["kinds"] == ["LaMP_2N"]
+
+
+@pytest.mark.parametrize("which", ["encoder", "LLM"])
+def test_a_plug_refuses_models_it_was_not_trained_with(which: str) -> None:
+    given_shas = {"encoder": CONFIG.encoder_sha256, "LLM": CONFIG.llm_sha256} | {which: "0" * 64}
+    with pytest.raises(PplugError, match=f"trained with {which} .*pplug train"):
+        tiny_plug().require(given_shas["encoder"], given_shas["LLM"])
+    tiny_plug().require(CONFIG.encoder_sha256, CONFIG.llm_sha256)
+
+
+def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match="pplug train"):
+        PersonaPlug.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"kinds": ()}, {"embedding_norm": 0.0}, {"temperature": -1.0}])
+def test_a_config_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(PplugError):
+        replace(CONFIG, **wrong)
