@@ -1,15 +1,14 @@
 """Texts to unit vectors, as fast as the processor multiplies matrices.
 
-    texts ─▶ distinct ─▶ tokenise ─▶ order by length ─▶ batches of equal token count ─▶ model ─▶ pool ─▶ unit norm
+    texts ─▶ distinct ones ─▶ tokens ─▶ ordered by length ─▶ batches ─▶ model and pooling ─▶ unit norm
 
-BERT and XLM-RoBERTa families run packed (packed_bert.py); any other architecture through transformers with padding.
+BERT and XLM-RoBERTa families run packed (packed_bert.py), any other architecture through transformers with padding.
 
-Threads: the caller chooses them with `torch.set_num_threads`. libgomp's default is to spin at barriers, which makes a
-second thread slower than none on a busy machine; `OMP_WAIT_POLICY=PASSIVE` must be set before torch is imported, and
-pplug's command line does that.
+Threads: `torch.set_num_threads` of the caller counts. The OpenMP of torch's wheels lets waiting threads spin, so that a
+second thread is slower than none while another process holds a core: set `OMP_WAIT_POLICY=PASSIVE` before torch is
+imported, as pplug's command line does.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -25,15 +24,24 @@ from torch import Tensor
 from .errors import PplugError, UsageError
 from .models import fingerprint, model_folder
 from .packed_bert import PackedBert, can_pack, has_onednn
-from .pooling import Pooling, TextSettings, pool, read_text_settings
+from .pooling import TextSettings, pool, read_text_settings
 
 Dtype = Literal["float32", "bfloat16"]
 
-TOKENS_PER_BATCH = 512
-"""Tokens that go through a layer at once: their states stay in the processor's cache."""
+TOKENS_PER_BATCH = 2048
+"""Tokens that go through the model together: more leave the processor's cache, fewer pay for more calls."""
 
 TEXTS_PER_CHUNK = 8192
-"""Texts tokenised at once: bounds memory, and is enough for long runs of equal lengths."""
+"""Texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths."""
+
+TEXTS_PER_TOKENIZER_CALL = 256
+"""The tokenizer keeps about 100 bytes per token of whole texts until the call ends."""
+
+CHARACTERS_PER_TOKEN = 64
+"""Only this many characters per token of `max_tokens` are tokenised when they turn out to fill the model."""
+
+PROBE = "Héllo,  WORLD!\n\tnaïve 你好 😀 [SEP]</s> 0.5% https://example.org/a_b?c=d"
+"""What the tokenizer makes of it is part of the fingerprint."""
 
 
 class TokenModel(Protocol):
@@ -43,20 +51,32 @@ class TokenModel(Protocol):
 
 
 class TextEncoder:
-    """Encode texts with a frozen encoder.
+    """Encode texts with a frozen encoder; safe to share between threads.
 
     Attributes:
         width: length of a vector.
         max_tokens: longest text; what lies beyond is cut.
-        sha256: fingerprint of the weights, the tokenizer and every setting that changes a vector.
+        sha256: fingerprint of the weights, the tokenizer and every setting that changes a vector, precision included.
         kernel: how it is computed, e.g. `onednn bfloat16`; says float32 where the processor has no bfloat16.
     """
 
-    def __init__(
-        self, tokenizer: Any, model: TokenModel, settings: TextSettings, *, width: int, max_tokens: int, sha256: str, kernel: str
-    ) -> None:
-        self.width, self.max_tokens, self.sha256, self.kernel = width, max_tokens, sha256, kernel
-        self._tokenizer, self._model, self._settings = tokenizer, model, settings
+    def __init__(self, folder: Path, settings: TextSettings, precision: torch.dtype) -> None:
+        self._tokenizer, model = _load(folder, precision)
+        limits = (settings.max_tokens, self._tokenizer.model_max_length, _position_count(model.config))
+        self.max_tokens: int = min(limit for limit in limits if limit)
+        self.width: int = model.config.hidden_size
+        self._settings = settings
+        self._pad_id: int = self._tokenizer.pad_token_id or 0
+        self._model: TokenModel
+        if can_pack(model.config):
+            is_onednn = has_onednn(precision)
+            kernel, self._model = "onednn" if is_onednn else "torch", PackedBert(model, settings, precision, is_onednn)
+        else:
+            kernel, self._model = "transformers", PaddedModel(model, settings, self._pad_id)
+        name = str(precision).removeprefix("torch.")
+        self.kernel = f"{kernel} {name}"
+        facts = {"precision": name, "max_tokens": self.max_tokens, "probe": self._token_ids([PROBE])}
+        self.sha256 = fingerprint(folder, **asdict(settings) | facts)
 
     @classmethod
     def from_pretrained(cls, name: str, dtype: Dtype = "float32", cache: Path | None = None) -> Self:
@@ -64,37 +84,20 @@ class TextEncoder:
 
         Args:
             name: which model.
-            dtype: `bfloat16` is twice as fast (cosine to float32 about .9999) on processors that multiply it, and means
-                float32 on others.
+            dtype: `bfloat16` is about twice as fast (cosine to float32 above .9999 on average) where the processor
+                multiplies it, and means float32 elsewhere.
             cache: folder of exported models.
+
+        Raises:
+            InputMissing: there is no such model here.
+            PplugError: the folder holds no encoder that can be run.
         """
         if dtype not in ("float32", "bfloat16"):
             raise UsageError(f"encoder dtype is {dtype!r}: choose float32 or bfloat16")
-        root = model_folder(name, cache)
-        settings = read_text_settings(root)
-        folder = model_folder(str(root / settings.transformer))
-        used = torch.bfloat16 if dtype == "bfloat16" and has_bfloat16() else torch.float32
-        tokenizer, model = _load(folder, used)
-        config = model.config
-        max_tokens = min(settings.max_tokens or 1 << 30, _position_count(config), tokenizer.model_max_length)
-        kernel, token_model = "transformers", PaddedModel(model, settings.pooling, tokenizer.pad_token_id or 0)
-        if can_pack(config):
-            is_onednn = has_onednn(used)
-            kernel = "onednn" if is_onednn else "torch"
-            token_model = PackedBert(model, settings.pooling, used, is_onednn)
-        dtype_name = str(used).removeprefix("torch.")
-        sha256 = fingerprint(
-            folder, **asdict(settings), max_tokens_used=max_tokens, dtype=dtype_name, tokenizer=_tokenizer_sha256(tokenizer)
-        )
-        return cls(
-            tokenizer,
-            token_model,
-            settings,
-            width=config.hidden_size,
-            max_tokens=max_tokens,
-            sha256=sha256,
-            kernel=f"{kernel} {dtype_name}",
-        )
+        folder = model_folder(name, cache)
+        settings = read_text_settings(folder)
+        precision = torch.bfloat16 if dtype == "bfloat16" and has_bfloat16() else torch.float32
+        return cls(model_folder(str(folder / settings.transformer)), settings, precision)
 
     def encode(self, texts: Sequence[str], is_query: bool = False) -> NDArray[np.float32]:
         """Encode texts, equal ones once.
@@ -112,9 +115,8 @@ class TextEncoder:
         vectors = np.empty((len(texts), self.width), np.float32)
         for start in range(0, len(rows), TEXTS_PER_CHUNK):
             chunk = rows[start : start + TEXTS_PER_CHUNK]
-            tokens = self._tokens([texts[row] for row in chunk], is_query)
-            lengths = np.array([len(ids) for ids in tokens])
-            for batch in token_batches(lengths):
+            tokens = list(self._tokens([texts[row] for row in chunk], is_query))
+            for batch in token_batches([len(ids) for ids in tokens]):
                 runs = groupby((tokens[index] for index in batch), len)
                 pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
                 vectors[chunk[batch]] = F.normalize(pooled, dim=-1).numpy()
@@ -123,25 +125,31 @@ class TextEncoder:
         return vectors
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens the model would see of each text, special tokens and prefix included, after the cut."""
-        starts = range(0, len(texts), TEXTS_PER_CHUNK)
-        return [len(ids) for start in starts for ids in self._tokens(texts[start : start + TEXTS_PER_CHUNK], False)]
+        """Tokens the model sees of each text: special tokens and text prefix included, after the cut."""
+        return [len(ids) for ids in self._tokens(texts, is_query=False)]
 
-    def _tokens(self, texts: Sequence[str], is_query: bool) -> list[NDArray[np.int64]]:
+    def _tokens(self, texts: Sequence[str], is_query: bool) -> Iterator[NDArray[np.int64]]:
         prefix = self._settings.query_prefix if is_query else self._settings.text_prefix
-        whole = [prefix + valid_unicode(text) for text in texts]
+        head = CHARACTERS_PER_TOKEN * self.max_tokens
+        for start in range(0, len(texts), TEXTS_PER_TOKENIZER_CALL):
+            part = list(texts[start : start + TEXTS_PER_TOKENIZER_CALL])
+            for text, ids in zip(part, self._token_ids([prefix + text[:head] for text in part]), strict=True):
+                is_whole = len(text) <= head or len(ids) == self.max_tokens
+                yield np.array(ids if is_whole else self._token_ids([prefix + text])[0], np.int64)
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        clean = [valid_unicode(text) for text in texts]
         if self._settings.is_lower_case:
-            whole = [text.lower() for text in whole]
-        encoded = self._tokenizer(whole, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
-        nothing = [self._tokenizer.pad_token_id or 0]  # a tokenizer without special tokens makes none of ""
-        return [np.array(ids or nothing, np.int64) for ids in encoded["input_ids"]]
+            clean = [text.lower() for text in clean]
+        encoded = self._tokenizer(clean, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
+        return [ids or [self._pad_id] for ids in encoded["input_ids"]]  # some tokenizers make nothing of ""
 
 
 class PaddedModel:
-    """Any transformers encoder, each run of texts padded to the longest of the batch; see `TokenModel`."""
+    """Any transformers encoder, the texts of a batch padded to the longest; see `TokenModel`."""
 
-    def __init__(self, model: Any, pooling: Pooling, pad_id: int) -> None:
-        self._model, self._pooling, self._pad_id = model, pooling, pad_id
+    def __init__(self, model: Any, settings: TextSettings, pad_id: int) -> None:
+        self._model, self._pooling, self._pad_id = model, settings.pooling, pad_id
 
     @torch.inference_mode()
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
@@ -150,19 +158,19 @@ class PaddedModel:
         lengths = torch.tensor([len(text) for text in texts])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         states = self._model(input_ids=padded, attention_mask=mask).last_hidden_state  # (n, l, d)
-        return torch.cat([pool(row[:length, None], self._pooling) for row, length in zip(states, lengths)])
+        return torch.cat([pool(row[:length, None], self._pooling) for row, length in zip(states, lengths, strict=True)])
 
 
-def token_batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Indices of texts in batches of at most TOKENS_PER_BATCH tokens (or one text), ordered by length."""
+def token_batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    """Indices of texts, shortest first, in batches of at most TOKENS_PER_BATCH tokens (or one text)."""
     order = np.argsort(lengths, kind="stable")
     start, tokens = 0, 0
-    for end, length in enumerate(lengths[order]):
-        if tokens and tokens + length > TOKENS_PER_BATCH:
+    for end, index in enumerate(order):
+        tokens += lengths[index]
+        if tokens > TOKENS_PER_BATCH and start < end:
             yield order[start:end]
-            start, tokens = end, 0
-        tokens += length
-    if tokens:
+            start, tokens = end, lengths[index]
+    if len(order):
         yield order[start:]
 
 
@@ -173,32 +181,30 @@ def valid_unicode(text: str) -> str:
 
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; emulation would be slower than float32."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Tokenizer and model; float32 when it will be packed, as the packed model rounds on its own."""
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        kind = torch.float32 if can_pack(config) else dtype
-        model = auto.from_pretrained(folder, config=config, dtype=kind, use_safetensors=True, **options).eval()
-        return AutoTokenizer.from_pretrained(folder, **options), model
+        options |= {"dtype": torch.float32 if can_pack(config) else dtype, "use_safetensors": True}
+        model, report = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PplugError(f"model {folder} cannot be loaded as an encoder ({reason}): choose another model") from error
+    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
+        raise PplugError(f"model {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another model")
+    return tokenizer, model.eval()
 
 
-def _position_count(config: Any) -> int:
-    """How many tokens a text may have: RoBERTa's positions start behind those of padding."""
-    count = getattr(config, "max_position_embeddings", None) or 1 << 30
-    return count - config.pad_token_id - 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else count
-
-
-def _tokenizer_sha256(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _position_count(config: Any) -> int | None:
+    """How many tokens a text may have; RoBERTa's positions begin behind those of padding."""
+    count = getattr(config, "max_position_embeddings", None)
+    return count - config.pad_token_id - 1 if count and "roberta" in config.model_type else count

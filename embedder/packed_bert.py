@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pooling import Pooling, pool
+from .pooling import TextSettings, pool
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 """`model_type` of the architectures that are BERT with, at most, other position numbers."""
@@ -54,10 +54,10 @@ class PackedBert:
         returns  (sum of n, d) float32, pooled, not normalised, in the order of the columns
     """
 
-    def __init__(self, model: nn.Module, pooling: Pooling, dtype: torch.dtype, is_onednn: bool) -> None:
+    def __init__(self, model: nn.Module, settings: TextSettings, dtype: torch.dtype, is_onednn: bool) -> None:
         bert: Any = model  # transformers' modules are untyped
         config, embeddings = bert.config, bert.embeddings
-        self.pooling, self.dtype, self.eps = pooling, dtype, config.layer_norm_eps
+        self.pooling, self.dtype, self.eps = settings.pooling, dtype, config.layer_norm_eps
         self.words = embeddings.word_embeddings.weight.detach()
         types = embeddings.token_type_embeddings.weight[0]  # a text on its own is all of type 0
         self.positions = (embeddings.position_embeddings.weight + types).detach()
@@ -69,11 +69,10 @@ class PackedBert:
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
         x = torch.cat([self._embed(run) for run in runs])  # (T, d)
         x = F.layer_norm(x, x.shape[1:], *self.norm, self.eps).to(self.dtype)
-        shapes = [run.shape for run in runs]
         for layer in self.layers:
-            x = layer(x, shapes)
-        sizes = [length * count for length, count in shapes]
-        return torch.cat([pool(rows.view(*shape, -1), self.pooling) for rows, shape in zip(x.split(sizes), shapes)])
+            x = layer(x, runs)
+        states = zip(x.split([run.numel() for run in runs]), runs, strict=True)
+        return torch.cat([pool(rows.view(*run.shape, -1), self.pooling) for rows, run in states])
 
     def _embed(self, run: Tensor) -> Tensor:
         if self.pad_id is None:
@@ -85,7 +84,7 @@ class PackedBert:
 
 
 class Layer:
-    """One transformer layer over packed rows, (T, d) ─▶ (T, d)."""
+    """One transformer layer over packed rows; `x` (T, d) of the model's dtype comes back as the same."""
 
     def __init__(self, layer: Any, config: Any, dtype: torch.dtype, is_onednn: bool) -> None:
         def linear(weight: Tensor, bias: Tensor, gelu: str | None = None) -> Linear:
@@ -104,12 +103,12 @@ class Layer:
         self.norms = _norm(out.LayerNorm, dtype), _norm(down.LayerNorm, dtype)
         self.eps: float = config.layer_norm_eps
 
-    def __call__(self, x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        qkv, mixed, start = self.qkv(x), torch.empty_like(x), 0  # (T, 3d), (T, d)
-        for length, count in shapes:
-            rows = slice(start, start := start + length * count)
-            heads = qkv[rows].view(length, count * self.heads, 3, -1)
-            attend(heads, out=mixed[rows].view(length, count * self.heads, -1))
+    def __call__(self, x: Tensor, runs: Sequence[Tensor]) -> Tensor:
+        qkv, mixed = self.qkv(x), torch.empty_like(x)  # (T, 3d), (T, d)
+        sizes = [run.numel() for run in runs]
+        for run, rows, out in zip(runs, qkv.split(sizes), mixed.split(sizes), strict=True):
+            heads = run.shape[1] * self.heads
+            attend(rows.view(len(run), heads, 3, -1), out=out.view(len(run), heads, -1))
         x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
         return F.layer_norm(self.down(self.up(x)).add_(x), x.shape[1:], *self.norms[1], self.eps)
 

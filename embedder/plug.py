@@ -171,11 +171,12 @@ def pad_histories(histories: Sequence[tuple[FloatArray, FloatArray]], width: int
         Vectors (B, H, D) and counts (B, H), float32, H the longest n; 0 in both marks padding.
     """
     longest = max((len(vectors) for vectors, _ in histories), default=0)
-    padded, sizes = torch.zeros(len(histories), longest, width), torch.zeros(len(histories), longest)
+    padded = np.zeros((len(histories), longest, width), np.float32)
+    sizes = np.zeros((len(histories), longest), np.float32)
     for row, (vectors, counts) in enumerate(histories):
-        padded[row, : len(vectors)] = torch.from_numpy(vectors)
-        sizes[row, : len(counts)] = torch.from_numpy(counts)
-    return padded, sizes
+        padded[row, : len(vectors)] = vectors
+        sizes[row, : len(counts)] = counts
+    return torch.from_numpy(padded), torch.from_numpy(sizes)
 
 
 def model_card(config: PlugConfig) -> str:

@@ -4,7 +4,7 @@
     1_Pooling/config.json ─▶ pooling        sentence_bert_config.json ─▶ longest text
     config_sentence_transformers.json ─▶ prefixes of queries and of texts
 
-A plain Hugging Face folder has none of them: then it is the mean of the tokens, no prefix, as sentence-transformers does.
+A plain Hugging Face folder has none of them: then, as in sentence-transformers, the mean of the tokens and no prefix.
 Vectors are always scaled to unit norm, so a Normalize module changes nothing.
 """
 

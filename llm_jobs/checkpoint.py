@@ -62,6 +62,8 @@ class Checkpoint:
         saved["state"] = unflatten(moments)
         run.optimizer.load_state_dict(saved)
         run.schedule.load_state_dict(state["schedule"])
+        for group, rate in zip(run.optimizer.param_groups, run.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate  # a restored schedule sets it only at its next step
         run.step = state["step"]
         return [EpochLoss(**loss) for loss in state["losses"]]
 

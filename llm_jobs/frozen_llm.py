@@ -109,6 +109,7 @@ class FrozenLLM:
 
         Raises:
             PplugError: if one of the prompts is refused (`answer` gives the refusal instead).
+            UsageError: if max_new_tokens is not positive.
         """
         personas = [None] * len(prompts) if personas is None else personas
         requests = [

@@ -7,6 +7,7 @@
 Header, input and footer are tokenised one by one, so training and answering see the same tokens for either placement.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -14,11 +15,14 @@ from typing import Literal
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, UsageError
 
 PROBE = "PPLUGPROBE"
 # Templates of the Llama 3 family write today's date unless they are given one; a fixed one keeps nights comparable.
 TEMPLATE_DATE = "26 Jul 2024"
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half characters: Python strings may hold them, UTF-8 and tokenizers may not."""
 
 
 class Placement(StrEnum):
@@ -49,6 +53,10 @@ class Request:
     """The only answers allowed; None for free text."""
     max_new_tokens: int = 32
     """Most tokens of a free answer, the end token included."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class PromptFormat:
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         """Ids of plain text; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
+        text = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def parts(self, prompt: str, placement: Placement, room: int) -> PromptParts:
@@ -135,9 +144,9 @@ class PromptFormat:
         Raises:
             PromptRefused: empty_prompt, or prompt_too_long if not even one token of the input fits.
         """
-        if not prompt.strip():
-            raise PromptRefused("empty_prompt", "the task's input is empty")
         ids = self.token_ids(prompt)
+        if not prompt.strip() or not ids:
+            raise PromptRefused("empty_prompt", "the task's input is empty")
         room -= len(self.header) + len(self.footer)
         if room < 1:
             raise PromptRefused("prompt_too_long", f"{len(ids)} tokens of input, but the context has room for {room}")

@@ -26,7 +26,7 @@ from embedder.errors import PplugError
 from embedder.plug import PersonaPlug, PlugConfig, pad_histories
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kv_cache import Prefix
+from llm_jobs.prefix_cache import PrefixCache
 from llm_jobs.prompts import Placement, PromptParts
 
 FloatArray = NDArray[np.float32]
@@ -104,7 +104,7 @@ def train_plug(
     train, held_out = split_users(prepared, config.held_out)
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")
-    run = TrainingRun(plug, llm, config, len(train), progress)
+    run = TrainingRun(plug, llm, config, train, progress)
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
@@ -128,6 +128,13 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
         answer = llm.answer_ids(example.target)
         prepared.append(Prepared(example, llm.parts(example.prompt, placement, reserve=len(answer) + 16), answer))
     return prepared
+
+
+def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
+    """Tokens the LLM computes: prompts once, and in each epoch what stands behind them."""
+    soft = plug.instruction_count + 1
+    behind = sum(soft + len(item.parts.after) + len(item.answer) for item in prepared)
+    return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
 def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Prepared], list[Prepared]]:
@@ -178,27 +185,6 @@ def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | 
     yield from found if rng is None else (found[index] for index in rng.permutation(len(found)))
 
 
-class PrefixCache:
-    """Keys and values of prompts, kept between epochs while they fit."""
-
-    def __init__(self, llm: FrozenLLM, limit_bytes: int) -> None:
-        self._llm, self._room = llm, limit_bytes
-        self._kept: dict[tuple[int, ...], Prefix] = {}
-
-    def prefixes(self, befores: Sequence[tuple[int, ...]]) -> list[Prefix] | None:
-        """A prefix for each of `befores`; None where the LLM has no use for them (sequence-to-sequence)."""
-        if self._llm.is_encoder_decoder:
-            return None
-        missing = [before for before in dict.fromkeys(befores) if before not in self._kept]
-        fresh = dict(zip(missing, self._llm.prefixes(missing), strict=True))
-        found = [self._kept.get(before) or fresh[before] for before in befores]
-        for before, prefix in fresh.items():
-            if prefix.keys_values.nbytes <= self._room:
-                self._kept[before] = prefix
-                self._room -= prefix.keys_values.nbytes
-        return found
-
-
 def seeded_plug(config: PlugConfig, seed: int) -> PersonaPlug:
     """A new plug whose start weights depend on the seed alone."""
     with torch.random.fork_rng():
@@ -210,14 +196,14 @@ class TrainingRun:
     """The plug, its optimizer, and the LLM they go through."""
 
     def __init__(
-        self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, example_count: int, progress: Progress
+        self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, train: Sequence[Prepared], progress: Progress
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
-        self.steps = math.ceil(example_count / config.batch_size) * config.epochs
+        self.steps = math.ceil(len(train) / config.batch_size) * config.epochs
         optimizer = AdamW(plug.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.steps))
         self.state = RunState(plug, optimizer, schedule)
-        self.cache = PrefixCache(llm, limit_bytes=int(config.cache_gib * 2**30))
+        self.cache = PrefixCache(llm, (item.parts.before for item in train), int(config.cache_gib * 2**30))
 
     def fit_epoch(self, prepared: Sequence[Prepared], epoch: int) -> float:
         """One pass in a random order that depends on the seed and the epoch only."""

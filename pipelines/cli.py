@@ -8,19 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from embedder.errors import PplugError, UsageError
+from embedder.errors import PplugError
 from pipelines import options as opt
 from pipelines.boundary import option_names, run_app
 from pipelines.console import message, print_rows, progress_bars, rows_of
 from pipelines.settings import read_settings
-
-if TYPE_CHECKING:
-    from llm_jobs.kinds import Kind
-
 
 Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
 
@@ -63,8 +59,9 @@ def demo(
     if dry_run:
         return print_rows([asdict(plan_demo())], as_json=as_json)
     with progress_bars() as progress:
-        rows = run_demo(folder, progress)
-    print_rows(rows, as_json=as_json)
+        result = run_demo(folder, progress)
+    print_rows(result.looked_at, as_json=as_json)
+    print_rows(result.arms, as_json=as_json)
 
 
 @ingest.command("lamp")
@@ -74,6 +71,8 @@ def ingest_lamp(
     questions: Annotated[Path, typer.Argument(help="LaMP's file of questions with their profiles.")],
     ds: opt.Night,
     outputs: opt.Outputs = None,
+    kind: opt.LampKind = None,
+    undated: opt.Undated = None,
     *,
     common: opt.Writing,
 ) -> None:
@@ -85,7 +84,8 @@ def ingest_lamp(
     """
     from pipelines.ingest import ingest_lamp
 
-    common.show_counts(ingest_lamp(common.new_tables, questions, outputs, ds, kinds_of(ctx), dry_run=common.dry_run))
+    what = (common.new_tables, questions, outputs, ds, opt.kinds_of(ctx))
+    common.show_counts(ingest_lamp(*what, kind=kind, undated=undated, dry_run=common.dry_run))
 
 
 @ingest.command("histories")
@@ -99,7 +99,7 @@ def ingest_histories(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, c
     """
     from pipelines.ingest import ingest_histories
 
-    common.show_counts(ingest_histories(common.new_tables, files, ds, kinds_of(ctx), dry_run=common.dry_run))
+    common.show_counts(ingest_histories(common.new_tables, files, ds, opt.kinds_of(ctx), dry_run=common.dry_run))
 
 
 @ingest.command("tasks")
@@ -111,7 +111,7 @@ def ingest_tasks(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, commo
     """
     from pipelines.ingest import ingest_tasks
 
-    common.show_counts(ingest_tasks(common.new_tables, files, ds, kinds_of(ctx), dry_run=common.dry_run))
+    common.show_counts(ingest_tasks(common.new_tables, files, ds, opt.kinds_of(ctx), dry_run=common.dry_run))
 
 
 @app.command()
@@ -138,7 +138,7 @@ def train(
     from pipelines.train import plan_train, train_job
 
     config = GenerateConfig(**vars(models))
-    what = (common.tables, plug, kind, until, tasks, config, TrainConfig(epochs=epochs), kinds_of(ctx))
+    what = (common.tables, plug, kind, until, tasks, config, TrainConfig(epochs=epochs), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:
@@ -166,7 +166,7 @@ def encode(
     """
     from pipelines.encode import EncodeConfig, encode_night, plan_encode
 
-    what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), kinds_of(ctx))
+    what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_encode(*what))])
     with progress_bars() as progress:
@@ -195,7 +195,7 @@ def generate(
     from pipelines.generate import generate_night, plan_generate
     from pipelines.models import GenerateConfig
 
-    what = (common.tables, ds, plug, GenerateConfig(**vars(models)), kinds_of(ctx))
+    what = (common.tables, ds, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_generate(*what))])
     with progress_bars() as progress:
@@ -223,8 +223,8 @@ def evaluate(
     from pipelines.evaluate import evaluate_night, plan_evaluate
     from pipelines.models import GenerateConfig
 
-    what = (common.tables, ds, kinds_of(ctx))
-    plugs, config = control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
+    plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
+    what = (common.tables, ds, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
     with progress_bars() as progress:
@@ -247,8 +247,9 @@ def query(
     from pipelines.queries import run_query
     from pipelines.views import connect
 
+    params = dict(map(opt.key_and_value, param))
     with connect(common.tables) as db:
-        common.show(rows_of(run_query(db, name, dict(map(opt.key_and_value, param)))))
+        common.show(rows_of(run_query(db, name, params)))
 
 
 @app.command()
@@ -304,17 +305,3 @@ def runs(common: opt.Common) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     return run_app(app, args)
-
-
-def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
-    """The built-in kinds of tasks and those of pplug.toml."""
-    from llm_jobs.kinds import load_kinds
-
-    return load_kinds(ctx.obj.kinds)
-
-
-def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
-    """The plugs to answer the control arms with."""
-    if is_wanted != bool(plugs):
-        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
-    return plugs

@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from datetime import date
 from itertools import islice
 from itertools import islice
+from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.progress import TaskID
+    from rich.table import Table
     from rich.progress import TaskID
     from rich.table import Table
     from rich.progress import TaskID
@@ -93,9 +96,10 @@ def progress_bars() -> "Generator[Progress]":
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
+            name = label.partition(",")[0]  # what follows the comma may change, as in "steps, loss 0.52"
+            if name not in tasks:
+                tasks[name] = bars.add_task(label, total=total)
+            bars.update(tasks[name], description=label, completed=done, total=total)
 
         yield show
 

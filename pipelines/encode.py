@@ -9,32 +9,29 @@ that neither text nor vectors cross a shuffle; the driver publishes the finished
 user's persona or in `rejects`, exactly once.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
-from numpy.typing import NDArray
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import InputMissing
-from embedder.personas import FloatArray
 from llm_jobs.kinds import Kind
+from pipelines.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
 from pipelines.jobs import Night, publish_shards, run_shards
-from pipelines.persona_table import history_vector_table, matrix, persona_table, table_of
+from pipelines.plans import Plan, tokens_per_second
 from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.shards import Receipt, Shard, ShardFolder, cut_shards
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
 
-JOB = "encode"
+SAMPLE_TEXTS = 64
+"""Texts that are encoded to estimate the speed before the first night."""
 
 
 @dataclass(frozen=True)
@@ -53,84 +50,6 @@ class EncodeConfig:
     """Where exported models are kept; the user's cache folder unless given."""
 
 
-class Items(NamedTuple):
-    """A shard's items as `sql/jobs/items_of_users.sql` gives them."""
-
-    shard: Shard
-    rows: pa.Table
-
-
-class Encoded(NamedTuple):
-    """A shard's items with their vectors; refused items are in `rejects` only."""
-
-    shard: Shard
-    rows: pa.Table
-    vectors: FloatArray
-    """(n, d), a row for each of `rows`."""
-    is_new: NDArray[np.bool_]
-    """(n,) no earlier night holds this vector."""
-    rejects: pa.Table
-    tokens: int
-
-
-def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: bool) -> Encoded:
-    """Give each item its vector: that of an earlier run where the text is the same, else a new one.
-
-    Equal texts are encoded once. With `force` every text is encoded anew.
-    """
-    texts = item_texts(items.rows, night.kinds)
-    known = np.array([text is not None for text in texts], dtype=bool)
-    rows, refused = items.rows.filter(pa.array(known)), items.rows.filter(pa.array(~known))
-    kept = [text for text in texts if text is not None]
-    hashes = [hashlib.sha256(text.encode("utf8", "replace")).hexdigest() for text in kept]
-    is_held = np.array([ours == held for ours, held in zip(hashes, rows["item_sha256"].to_pylist(), strict=True)], bool)
-    is_earlier = np.array([ds is not None and ds < night.ds for ds in rows["vector_ds"].to_pylist()], bool)
-    is_todo = np.ones_like(is_held) if force else ~is_held
-    todo = list(dict.fromkeys(text for text, is_wanted in zip(kept, is_todo, strict=True) if is_wanted))
-    places = {text: at for at, text in enumerate(todo)}
-    fresh = encoder.encode(todo)
-    vectors = np.zeros((len(kept), encoder.width), np.float32)
-    vectors[is_todo] = fresh[[places[text] for text, is_wanted in zip(kept, is_todo, strict=True) if is_wanted]]
-    vectors[~is_todo] = matrix(rows["vector"].filter(pa.array(~is_todo)), encoder.width)
-    rows = rows.drop_columns(["vector", "item_sha256"]).append_column("item_sha256", pa.array(hashes, pa.string()))
-    tokens = sum(encoder.token_counts(todo))
-    return Encoded(items.shard, rows, vectors, ~(is_held & is_earlier), rejected_items(refused, night), tokens)
-
-
-def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
-    """What the encoder reads of each item; None for a kind that no file or setting describes."""
-    columns = (rows.column(name).to_pylist() for name in ("kind", "text", "output"))
-    return [
-        kinds[kind].encoder_text(text, output) if kind in kinds else None
-        for kind, text, output in zip(*columns, strict=True)
-    ]
-
-
-def rejected_items(rows: pa.Table, night: Night) -> pa.Table:
-    """Rows of `rejects` for items of a kind that is not known."""
-    kinds, items = rows["kind"].to_pylist(), rows["item_id"].to_pylist()
-    return table_of(
-        "rejects",
-        {
-            "row_id": [f"{kind}/{item}" for kind, item in zip(kinds, items, strict=True)],
-            "user_id": rows["user_id"],
-            "detail": [f"kind {kind!r} is not known: add [kinds.{kind}] to pplug.toml" for kind in kinds],
-        },
-        {"job": JOB, "reason": "unknown_kind", "run_id": night.run_id, "source": "histories"},
-    )
-
-
-def shard_tables(encoded: Encoded, night: Night, max_vectors: int, encoder_sha256: str) -> dict[str, pa.Table]:
-    """The shard's rows of each table."""
-    constants = {"encoder_sha256": encoder_sha256, "run_id": night.run_id}
-    new = encoded.rows.filter(pa.array(encoded.is_new))
-    return {
-        "persona_vectors": persona_table(encoded.rows, encoded.vectors, max_vectors, constants),
-        "history_vectors": history_vector_table(new, encoded.vectors[encoded.is_new], constants),
-        "rejects": encoded.rejects,
-    }
-
-
 class ReadItems(beam.DoFn):
     """Shard in, its items out."""
 
@@ -138,14 +57,7 @@ class ReadItems(beam.DoFn):
         self._night, self._encoder_sha256 = night, encoder_sha256
 
     def process(self, shard: Shard) -> Iterator[Items]:
-        params = {
-            "ds": self._night.ds,
-            "first_user": shard.first_user,
-            "last_user": shard.last_user,
-            "encoder_sha256": self._encoder_sha256,
-        }
-        with connect(Warehouse(self._night.root), self._night.versions) as db:
-            yield Items(shard, run_sql(db, "jobs/items_of_users", params))
+        yield read_items(shard, self._night, self._encoder_sha256)
 
 
 class EncodeItems(beam.DoFn):
@@ -242,15 +154,38 @@ def encode_night(
         InputMissing: if there are no histories as of that night, or there is no such encoder.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
-        versions = warehouse.versions()
-        shards = user_shards(warehouse, versions, ds, config.shard_items)
         encoder = load_encoder(config)
         record.config = asdict(config) | {"encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
-        kind_hashes = {name: kind.sha256 for name, kind in kinds.items()}
-        folder = ShardFolder.of(warehouse, JOB, record.config | {"ds": ds, "versions": versions, "kinds": kind_hashes})
-        night = Night(warehouse.root, ds, record.run_id, versions, kinds, folder)
+        night = planned_night(warehouse, ds, kinds, record.config, record.run_id)
+        shards = user_shards(warehouse, night.versions, ds, config.shard_items)
         if force:
-            folder.remove()
-        run_shards(shards, EncodeNight(night, config, encoder.sha256, force=force), folder, "items", progress)
+            night.folder.remove()
+        run_shards(shards, EncodeNight(night, config, encoder.sha256, force=force), night.folder, "items", progress)
         publish_shards(warehouse, night, JOB, ("history_vectors", "persona_vectors"), shards, record)
     return record
+
+
+def planned_night(
+    warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], settings: Mapping[str, Any], run_id: str
+) -> Night:
+    """The night's work on the tables as they are now; the same work has the same folder of shards."""
+    versions = warehouse.versions()
+    hashes = {name: kind.sha256 for name, kind in kinds.items()}
+    determinants = {"settings": settings, "ds": ds, "versions": versions, "kinds": hashes}
+    return Night(warehouse.root, ds, run_id, versions, kinds, ShardFolder.of(warehouse, JOB, determinants))
+
+
+def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> Plan:
+    """What `encode_night` would do; nothing is written."""
+    encoder = load_encoder(config)
+    night = planned_night(warehouse, ds, kinds, {}, "")
+    users = items = texts = tokens = 0
+    sample: list[str] = []
+    for shard in user_shards(warehouse, night.versions, ds, config.shard_items):
+        pending = pending_items(read_items(shard, night, encoder.sha256), night, force=False)
+        todo = pending.unique_texts
+        users += len(set(pending.rows["user_id"].to_pylist()))
+        items, texts, tokens = items + len(pending.texts), texts + len(todo), tokens + sum(encoder.token_counts(todo))
+        sample = todo[:SAMPLE_TEXTS]
+    rate = tokens_per_second(warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
+    return Plan(JOB, ds, users, items, texts, tokens, tokens / rate)

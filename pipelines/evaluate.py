@@ -9,7 +9,7 @@ The control arms are answered here and written nowhere but as numbers in `evalua
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ import pyarrow as pa
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import Scored, evaluate_answers
-from pipelines.controls import control_answers
+from pipelines.controls import DRAWS, control_answers
+from pipelines.generate import plan_generate
 from pipelines.models import GenerateConfig, load_models, load_plugs
+from pipelines.plans import Plan
 from pipelines.queue import newest_personas, personal_tasks, queued_tasks
 from pipelines.runs import Progress, no_progress, recorded_run
 from pipelines.tables import file_schema
@@ -133,3 +135,17 @@ def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[
         for arm, answers in arms.items()
         for found in evaluate_answers(kind.metric, answers, labels)
     ]
+
+
+def plan_evaluate(
+    warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], *, plugs: Sequence[Path] = (), config: GenerateConfig
+) -> Plan:
+    """What `evaluate_night` would answer in its control arms; nothing is written."""
+    arms = own_answers(warehouse, ds)
+    if not plugs:
+        scored = [answer for by_arm in arms.values() for answer in by_arm["own"]]
+        return Plan(JOB, ds, len({answer.user_id for answer in scored}), len(scored), 0, 0, 0.0)
+    one_arm = plan_generate(warehouse, ds, plugs, config, kinds)
+    times = DRAWS + 2  # arms that are answered: the draws of `other`, `default` and `none`
+    rows, tokens, seconds = (times * size for size in (one_arm.row_count, one_arm.tokens, one_arm.seconds))
+    return replace(one_arm, job=JOB, row_count=int(rows), tokens=int(tokens), seconds=seconds)

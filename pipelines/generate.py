@@ -11,105 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.metrics.metric import Metrics
 
 from embedder.errors import InputMissing
-from llm_jobs.answers import Answered, answer_tasks
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Refusal
+from llm_jobs.prompts import Placement, PromptRefused, Request
 from pipelines.jobs import Night, publish_shards, run_shards
 from pipelines.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
-from pipelines.queue import QueuedTask, newest_personas, personal_tasks, queued_tasks, top_items
+from pipelines.outputs import JOB, Answers, Queued, answer_queue, shard_tables
+from pipelines.plans import Plan, tokens_per_second
+from pipelines.queue import newest_personas, queued_tasks
 from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.shards import Receipt, Shard, ShardFolder, canonical_sha256, cut_shards
-from pipelines.tables import file_schema
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
 
-JOB = "generate"
-
-
-class Queued(NamedTuple):
-    """A shard's tasks."""
-
-    shard: Shard
-    tasks: list[QueuedTask]
-
-
-class Answers(NamedTuple):
-    """A shard's tasks, each with its answer or the reason why there is none."""
-
-    shard: Shard
-    results: list[tuple[QueuedTask, Answered | Refusal]]
-
-
-def answer_queue(
-    tasks: Sequence[QueuedTask], plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind], models: Models
-) -> list[tuple[QueuedTask, Answered | Refusal]]:
-    """Answer every task with the plug of its kind, or say why not."""
-    results: list[tuple[QueuedTask, Answered | Refusal]] = [
-        (task, Refusal("no_plug", f"no plug answers kind {task.kind!r}: train one and pass it with --plug"))
-        for task in tasks
-        if task.kind not in plugs or task.kind not in kinds
-    ]
-    for kind in sorted(plugs.keys() & kinds.keys()):
-        own = [task for task in tasks if task.kind == kind]
-        personal = personal_tasks(own, kinds, models.encoder)
-        results += zip(own, answer_tasks(models.llm, plugs[kind].plug, personal), strict=True)
-    return results
-
-
-def shard_tables(answers: Answers, night: Night, constants: Mapping[str, Any]) -> dict[str, pa.Table]:
-    """The shard's rows of each table."""
-    outputs, rejects = list[dict[str, Any]](), list[dict[str, Any]]()
-    for task, result in answers.results:
-        if isinstance(result, Refusal):
-            rejects.append(reject_row(task, result) | {"run_id": night.run_id})
-        else:
-            outputs.append(output_row(task, result, **constants) | {"run_id": night.run_id})
-    return {
-        name: pa.Table.from_pylist(rows, schema=file_schema(name))
-        for name, rows in (("outputs", outputs), ("rejects", rejects))
-    }
-
-
-def output_row(
-    task: QueuedTask, answered: Answered, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
-) -> dict[str, Any]:
-    """One row of `outputs`, apart from the run."""
-    answer, has_history = answered.answer, len(task.vectors) > 0
-    return {
-        "task_id": task.task_id,
-        "user_id": task.user_id,
-        "kind": task.kind,
-        "output": answer.text,
-        "score": answer.score,
-        "finish_reason": answer.finish_reason,
-        "persona_source": "history" if has_history else "default",
-        "persona_ds": persona_ds if has_history else None,
-        "top_items": top_items(task, answered.weights),
-        "prompt_tokens": answer.prompt_tokens,
-        "output_tokens": answer.output_tokens,
-        "is_shortened": answer.is_shortened,
-        "plug_sha256": plugs[task.kind],
-        **sha256s,
-    }
-
-
-def reject_row(task: QueuedTask, refusal: Refusal) -> dict[str, Any]:
-    """One row of `rejects`, apart from the run."""
-    return {
-        "job": JOB,
-        "row_id": task.task_id,
-        "user_id": task.user_id,
-        "reason": refusal.reason,
-        "detail": refusal.detail,
-        "source": "tasks",
-    }
+SAMPLE_TASKS = 8
+"""Tasks that are answered to estimate the speed before the first night."""
 
 
 class ReadQueue(beam.DoFn):
@@ -255,3 +176,33 @@ def generate_night(
         )
         publish_shards(warehouse, night, JOB, ("outputs",), shards, record)
     return record
+
+
+def plan_generate(
+    warehouse: Warehouse, ds: date, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
+) -> Plan:
+    """What `generate_night` would do; nothing is written."""
+    models = load_models(config)
+    loaded = load_plugs(plugs, models)
+    with connect(warehouse) as db:
+        tasks = run_sql(db, "jobs/tasks_of_night", {"ds": ds}).to_pylist()
+    covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in kinds]
+    sizes = [prompt_tokens(models, task["input"]) for task in covered]
+    sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]
+    rate = tokens_per_second(
+        warehouse,
+        JOB,
+        lambda: models.llm.answer(sample[:SAMPLE_TASKS], Placement.AFTER),
+        sum(sizes[:SAMPLE_TASKS]),
+    )
+    users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
+    return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), sum(sizes) / rate)
+
+
+def prompt_tokens(models: Models, prompt: str) -> int:
+    """Tokens of a prompt with its header and footer; 0 for one that cannot be put to the LLM."""
+    try:
+        parts = models.llm.parts(prompt, Placement.AFTER, reserve=0)
+    except PromptRefused:
+        return 0
+    return len(parts.before) + len(parts.after)

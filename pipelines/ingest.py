@@ -1,6 +1,6 @@
 """Bring files of users' histories and tasks into the warehouse; what cannot be taken goes to `rejects`.
 
-    file ─▶ records ─▶ parse ─▶ staged rows ─▶ one row per key ─▶ what differs from the table ─▶ one merge
+    file ─▶ records ─▶ parse ─▶ staged rows ─▶ one row per key ─▶ upsert
                          └─────────┴──────────▶ rejects (reason)
 
 Every row read is counted once, as taken or as refused. Rows wait on disk, so that memory stays bounded.
@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm_jobs.kinds import Kind
@@ -26,7 +24,8 @@ from pipelines.lamp import read_golds, read_lamp
 from pipelines.records import records, require_files
 from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
 from pipelines.tables import KEYS, TABLES, file_schema
-from pipelines.views import connect, selected
+from pipelines.upsert import scratch, upsert
+from pipelines.views import quoted
 from pipelines.warehouse import Warehouse, retried
 
 BATCH_ROWS: Final = 5_000
@@ -58,8 +57,8 @@ def settle(intake: Intake, name: str) -> Path:
     text = "text" if name == "histories" else "input"
     settled = intake.folder / f"{name}.settled.parquet"
     intake.tables[name].close()
-    with duckdb.connect(config={"temp_directory": str(intake.folder / "duckdb"), "memory_limit": "1GB"}) as db:
-        db.read_parquet(str(intake.tables[name].path)).create_view("staged")
+    with scratch(intake.folder) as db:
+        db.read_parquet(quoted(intake.tables[name].path)).create_view("staged")
         db.execute(f"create temp table different as select distinct {columns} from staged")
         db.execute(f"create temp table conflicting as select {keys} from different group by all having count(*) > 1")
         db.sql(f"select * from different anti join conflicting using ({keys})").write_parquet(str(settled))
@@ -69,38 +68,6 @@ def settle(intake: Intake, name: str) -> Path:
             for row_id, detail, user_id in found:
                 intake.refuse(row_id, Refusal("conflicting_key", shown(detail or "deleted"), user_id))
     return settled
-
-
-def changes_query(name: str) -> str:
-    """The rows of `settled` that differ from the table, as `Warehouse.upsert` takes them. Params: $ds."""
-    keys = [key for key in KEYS[name] if key != "ds"]
-    columns = file_schema(name).names
-    same_key = " and ".join(f"there.{key} = {'$ds' if key == 'ds' else f'settled.{key}'}" for key in KEYS[name])
-    other = " or ".join(f"there.{column} is distinct from settled.{column}" for column in columns if column not in keys)
-    return f"""
-        select {", ".join(f"settled.{column}" for column in columns)}, $ds::date as ds, settled.deleted
-        from settled left join {name} as there on {same_key}
-        where case when settled.deleted then there.{keys[0]} is not null else there.{keys[0]} is null or {other} end
-        order by settled.user_id"""
-
-
-def upsert(warehouse: Warehouse, name: str, ds: date, run_id: str, settled: Path, *, dry_run: bool) -> tuple[int, int]:
-    """Apply what differs from the table: how many keys changed, how many were deleted."""
-    if not dry_run:
-        warehouse.create(name)
-    version = warehouse.version(name)
-    fields = [pa.field(field.name, field.type) for field in TABLES[name]]
-    schema = pa.schema([*fields, pa.field("deleted", pa.bool_())])
-    with connect(warehouse, {} if version is None else {name: version}) as db:
-        db.read_parquet(str(settled)).project(f"{selected(file_schema(name))}, deleted").create_view("settled")
-        db.execute(f"create temp table changes as {changes_query(name)}", {"ds": ds})
-        counts = db.sql("select count(*) filter (not deleted), count(*) filter (deleted) from changes").fetchall()
-        changed, deleted = counts[0]
-        if version is not None and changed + deleted and not dry_run:
-            batches = db.sql("from changes").to_arrow_reader(BATCH_ROWS)
-            reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
-            warehouse.upsert(name, run_id, reader, version)
-    return changed, deleted
 
 
 def ingest_source(

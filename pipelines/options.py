@@ -23,6 +23,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.console import Row, loud_libraries, print_rows
 
 if TYPE_CHECKING:
+    from llm_jobs.kinds import Kind
     from pipelines.ingest import IngestResult
     from pipelines.runs import RunRecord
     from pipelines.warehouse import Warehouse
@@ -76,6 +77,20 @@ def key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
+    """The built-in kinds of tasks and those of pplug.toml."""
+    from llm_jobs.kinds import load_kinds
+
+    return load_kinds(ctx.obj.kinds)
+
+
+def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
+    """The plugs to answer the control arms with."""
+    if is_wanted != bool(plugs):
+        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
+    return plugs
+
+
 Dtype = Literal["float32", "bfloat16"]
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 
@@ -89,6 +104,8 @@ TaskNights = Annotated[list[date], option("--tasks", "Night whose references are
 NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.")]
 Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.")]
 KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of the histories unless given.")]
+LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
+Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
 Engine = Annotated[Literal["transformers"], option("--engine", "What runs the LLM.")]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]

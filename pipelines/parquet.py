@@ -2,8 +2,9 @@
 
 import contextlib
 import errno
+import itertools
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ VECTOR_LEAVES: Final = {
 
 ROW_GROUP_ROWS: Final = 16_384
 ROW_GROUP_BYTES: Final = 32 * 2**20
+FILE_ROWS: Final = 256 * 1024
+"""Of files that may be rewritten when one of their rows changes."""
 
 
 @contextlib.contextmanager
@@ -60,6 +63,28 @@ def write_shard(path: Path, table: pa.Table) -> None:
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Path]:
+    """Write batches, a row group each, into files of at most about FILE_ROWS rows, `<stem>-0.parquet` and so on.
+
+    Yields:
+        Each file when it is finished; none without rows.
+    """
+    left = iter(batches)
+    for number in itertools.count():
+        path, rows = stem.with_name(f"{stem.name}-{number}.parquet"), 0
+        path.unlink(missing_ok=True)  # never write into it: a published file may be the same one under another name
+        with named_causes(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
+            for batch in left:
+                file.write_batch(batch.cast(schema))
+                rows += batch.num_rows
+                if rows >= FILE_ROWS:
+                    break
+        if not rows:
+            path.unlink()
+            return
+        yield path
 
 
 def stats(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Each user has two beats, two of eight news categories, and one way of writing. Half of their articles name nothing of
 any category ("The newcomer spoke about the decision"): a story about a person is filed under the user's first beat, a
-story about figures under the second, so that only the user's history tells the category. Headlines follow the user's
-way of writing. The newest articles of each user are the tasks; some users have tasks but no history.
+story about figures under the second, so that only the user's history tells the category. Some articles of the history
+have the user's headline instead of a category. The newest articles of each user are the tasks; some users have tasks
+but no history.
 """
 
 import json
@@ -85,8 +86,8 @@ class SampleConfig:
     """Articles in the history of a user, filed under a category."""
     headlines: int = 6
     """Articles in the history of a user, with the user's headline."""
-    news_tasks: int = 4
-    headline_tasks: int = 1
+    tasks: int = 4
+    """Articles of the night without a category."""
     seed: int = 0
 
 
@@ -131,11 +132,11 @@ def users(config: SampleConfig) -> list[User]:
 def write_sample(folder: Path, config: SampleConfig | None = None) -> tuple[Path, Path]:
     """Write histories.jsonl and tasks.jsonl as `pplug ingest` reads them; the same config gives the same bytes."""
     config = config or SampleConfig()
-    kinds = load_kinds()
+    kind = load_kinds()[NEWS]
     everybody = users(config)
     with_history = everybody[: len(everybody) - config.users_without_history]
     histories = [row for user in with_history for row in history_rows(user, config)]
-    tasks = [row for user in everybody for row in task_rows(user, config, kinds)]
+    tasks = [row for user in everybody for row in task_rows(user, config, kind)]
     folder.mkdir(parents=True, exist_ok=True)
     return _write(folder / "histories.jsonl", histories), _write(folder / "tasks.jsonl", tasks)
 
@@ -159,21 +160,18 @@ def history_rows(user: User, config: SampleConfig) -> Iterator[dict[str, str]]:
         }
 
 
-def task_rows(user: User, config: SampleConfig, kinds: dict[str, Kind]) -> Iterator[dict[str, object]]:
-    """A user's tasks of the night; most news articles name nothing of any category."""
-    for number in range(config.news_tasks + config.headline_tasks):
-        is_news = number < config.news_tasks
-        kind = NEWS if is_news else HEADLINES
-        text, category, headline = user.article(is_neutral=number > 0)
-        choices = list(CATEGORIES) if is_news else None
+def task_rows(user: User, config: SampleConfig, kind: Kind) -> Iterator[dict[str, object]]:
+    """A user's tasks of the night; all but the first name nothing of any category."""
+    for number in range(config.tasks):
+        text, category, _ = user.article(is_neutral=number > 0)
         yield {
             "task_id": f"{user.name}-task-{number}",
             "user_id": user.name,
-            "kind": kind,
+            "kind": NEWS,
             "queued_at": f"{NIGHT}T{12 + number:02}:00:00Z",
-            "input": kinds[kind].training_prompt(text, choices),
-            "choices": choices,
-            "reference": category if is_news else headline,
+            "input": kind.training_prompt(text, tuple(CATEGORIES)),
+            "choices": list(CATEGORIES),
+            "reference": category,
         }
 
 

@@ -6,17 +6,21 @@ tasks of the nights named ──────────────────
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
+
+import numpy as np
 
 from embedder.errors import InputMissing, UsageError
 from embedder.plug import PlugConfig
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
-from llm_jobs.training import TrainConfig, seeded_plug, train_plug
+from llm_jobs.prompts import Placement
+from llm_jobs.training import Example, TrainConfig, TrainingRun, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.models import GenerateConfig, Models, load_models
+from pipelines.plans import Plan, tokens_per_second
 from pipelines.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
@@ -130,7 +134,42 @@ def train_job(
             lambda done, total, loss: progress(f"steps, loss {loss:.3f}", done, total),
         )
         record.rows_in = record.rows_out = len(examples)
+        prepared = prepare(examples, models.llm, Placement(plug.config.placement))
+        record.tokens = work_tokens(prepared, plug.config, train.epochs)
     return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
+
+
+def plan_train(
+    warehouse: Warehouse,
+    folder: Path,
+    kind: str | None,
+    until: date | None,
+    task_nights: Sequence[date],
+    config: GenerateConfig,
+    train: TrainConfig,
+    kinds: Mapping[str, Kind],
+) -> Plan:
+    """What `train_job` would do; nothing is written."""
+    del folder  # the same arguments as train_job
+    until = until or utc_now().date()
+    data = training_data(warehouse, kind, until, task_nights, kinds)
+    models = load_models(config)
+    nothing = np.zeros((1, models.encoder.width), np.float32)
+    examples = [
+        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
+    ]
+    plug = seeded_plug(plug_config(data.kind, models), train.seed)
+    prepared = prepare(examples, models.llm, Placement(plug.config.placement))
+    sample, once = prepared[: train.batch_size], replace(train, epochs=1)
+    tokens = work_tokens(prepared, plug.config, train.epochs)
+    rate = tokens_per_second(
+        warehouse,
+        JOB,
+        lambda: TrainingRun(plug, models.llm, once, sample, lambda *_: None).fit_epoch(sample, 0),
+        work_tokens(sample, plug.config, 1),
+    )
+    texts = {target.query for target in data.targets.found}
+    return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, tokens / rate)
 
 
 def plug_config(kind: Kind, models: Models) -> PlugConfig:

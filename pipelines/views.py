@@ -58,11 +58,11 @@ def connect(
     pinned = warehouse.versions() if versions is None else versions
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory_limit,
-        "temp_directory": str(warehouse.root.absolute() / "_staging" / f"duckdb-{uuid.uuid4().hex}"),
-        "TimeZone": "UTC",
+        "temp_directory": str(warehouse.root.absolute() / f"_spill-{uuid.uuid4().hex}"),
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(":memory:", config=settings) as db:
+        db.execute("set TimeZone = 'UTC'")
         for name in TABLES:
             create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
         yield db
@@ -97,6 +97,6 @@ def run_sql(
     text = query_text(name)
     values: dict[str, Any] = dict(params or {})
     try:
-        return db.execute(text, values).to_arrow_table()
+        return db.sql(text, params=values).to_arrow_table()
     except duckdb.InvalidInputException as error:
         raise UsageError(f"query {name} with {values}: {str(error).splitlines()[0]}") from error

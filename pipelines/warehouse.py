@@ -1,7 +1,7 @@
 """The one module that writes tables: finished Parquet files become visible in one Delta transaction.
 
     shard files (anywhere in the warehouse) ─▶ linked into <table>/ds=<night>/ ─▶ one commit with run_id and row count
-    changed rows ─▶ one merge
+    live files to be replaced, and what replaces them ─▶ one commit
 
 No commit, no table: a reader sees a whole night or none of it. Two writers of the same night: the first commit stands,
 the other writer gets a `CommitConflict`.
@@ -13,23 +13,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pd
-import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties
+from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from embedder.errors import PplugError, UsageError
-from pipelines.parquet import ROW_GROUP_ROWS, named_causes, stats, write_shard
-from pipelines.tables import KEYS, SCHEMA_VERSION, TABLES, file_schema
+from pipelines.parquet import named_causes, stats, write_batches, write_shard
+from pipelines.tables import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
 CONFLICT_ATTEMPTS: Final = 8
@@ -43,24 +42,41 @@ class CommitConflict(PplugError):
     """Another run committed to the same night of the same table first."""
 
 
-def link(source: Path, target: Path) -> None:
-    """Give a finished file a second name, or copy it where the file system cannot.
+@dataclass(frozen=True)
+class _Linked:
+    """A finished file and its second name in the table's folder.
 
     The first name stays, so that a run that dies before its last commit can publish the same files again.
     """
-    try:
-        os.link(source, target)
-    except FileNotFoundError as error:
-        raise PplugError(f"{source} vanished before it was published: run the command again") from error
-    except OSError:
-        shutil.copyfile(source, target)
+
+    source: Path
+    path: Path
+    ds: date
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, run_id: str, ds: date, source: Path) -> Self:
+        if not source.is_file():
+            raise PplugError(f"{source} vanished before it was published: run the command again")
+        return cls(source, folder / f"ds={ds}" / f"{run_id}-{uuid.uuid4().hex[:12]}.parquet", ds, stats(source))
+
+    def link(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        try:
+            os.link(self.source, self.path)
+        except OSError:  # a file system without links
+            shutil.copyfile(self.source, self.path)
+
+    def add_action(self) -> AddAction:
+        written_at = int(self.path.stat().st_mtime * 1000)
+        name, night = f"{self.path.parent.name}/{self.path.name}", self.ds.isoformat()
+        return AddAction(name, self.path.stat().st_size, {"ds": night}, written_at, True, json.dumps(self.facts))
 
 
-def add_action(path: Path, ds: date, facts: Mapping[str, Any]) -> AddAction:
-    """The entry of a file in Delta's log."""
-    size, written_at = path.stat().st_size, int(path.stat().st_mtime * 1000)
-    name = f"{path.parent.name}/{path.name}"
-    return AddAction(name, size, {"ds": ds.isoformat()}, written_at, True, json.dumps(facts))
+def remove_action(path: Path) -> RemoveAction:
+    """The entry in Delta's log that takes a file out."""
+    name, night = f"{path.parent.name}/{path.name}", path.parent.name.removeprefix("ds=")
+    return RemoveAction(name, True, time.time_ns() // 10**6, path.stat().st_size, {"ds": night})
 
 
 def properties(table: DeltaTable, lock: str | None, run_id: str, **facts: str) -> CommitProperties:
@@ -158,14 +174,14 @@ class Warehouse:
         Raises:
             CommitConflict: if another run wrote the same night meanwhile; its rows stand.
         """
-        self._commit(self.create(name), name, ds, run_id, shards, "overwrite")
+        self._replace_night(self.create(name), name, ds, run_id, shards)
 
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
         """Add rows to a night."""
         with self.staging(f"append-{uuid.uuid4().hex}") as folder:
             shard = folder / "rows.parquet"
             write_shard(shard, rows.select(file_schema(name).names).cast(file_schema(name)))
-            self._commit(self.create(name), name, ds, run_id, [shard], "append")
+            self._commit(self.create(name), name, run_id, [(ds, shard)], mode="append", lock=None)
 
     def replace_rejects(
         self, job: str, ds: date, run_id: str, shards: Sequence[Path], source: str | None = None
@@ -181,44 +197,30 @@ class Warehouse:
             if not shards and not old.count_rows(filter=own):
                 return
             with self.staging(f"rejects-{uuid.uuid4().hex}") as folder:
-                kept = folder / "kept.parquet"
-                with pq.ParquetWriter(kept, old.schema, compression="zstd") as file:
-                    for batch in old.to_batches(filter=~own):
-                        file.write_batch(batch)
-                self._commit(table, "rejects", ds, run_id, [kept, *shards], "overwrite")
+                kept = write_batches(folder / "kept", old.schema, old.to_batches(filter=~own))
+                self._replace_night(table, "rejects", ds, run_id, [*kept, *shards])
 
         retried(attempt)
 
-    def upsert(self, name: str, run_id: str, changes: pa.RecordBatchReader, read_version: int) -> None:
-        """Apply changed rows by key in one merge; rows that are not named stay where they are.
+    def swap(
+        self, name: str, run_id: str, removed: Sequence[Path], added: Sequence[tuple[date, Path]], read_version: int
+    ) -> None:
+        """Take live files out of a table and finished files into their nights, in one transaction.
 
         Args:
-            name: a table with a key.
+            name: a table that is written by `swap` only.
             run_id: written to the commit.
-            changes: the columns of the table and a BOOL `deleted`; each key at most once.
-            read_version: the version the changes were computed from.
+            removed: live files; they stay on disk for readers of older versions.
+            added: night and file.
+            read_version: the version that `removed` and `added` were computed from.
 
         Raises:
-            CommitConflict: if the table was changed since `read_version`; compute the changes again.
+            CommitConflict: if the table was changed since `read_version`; compute the files again.
         """
         table = self.table(name, read_version)
         if table is None:
             raise PplugError(f"no table {name} version {read_version} in {self.root}: run the command again")
-        columns = {column: f"source.{column}" for column in TABLES[name].names}
-        merge = table.merge(
-            changes,
-            " and ".join(f"target.{key} = source.{key}" for key in KEYS[name]),
-            source_alias="source",
-            target_alias="target",
-            writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=ROW_GROUP_ROWS),
-            commit_properties=properties(table, "upsert", run_id),
-        )
-        merge = merge.when_matched_delete("source.deleted").when_matched_update(columns)
-        try:
-            with named_causes(self.folder(name)):
-                merge.when_not_matched_insert(columns, "not source.deleted").execute()
-        except CommitFailedError as error:
-            raise CommitConflict(f"{name} was changed by another run meanwhile: run the command again") from error
+        self._commit(table, name, run_id, added, mode="append", lock="swap", removed=removed)
 
     @contextlib.contextmanager
     def staging(self, run_id: str) -> Generator[Path]:
@@ -239,28 +241,42 @@ class Warehouse:
         paths = [action["path"] for action in actions if ds is None or action["partition.ds"] == ds]
         return [self.folder(name) / path for path in sorted(paths)]
 
-    def _commit(self, table: DeltaTable, name: str, ds: date, run_id: str, shards: Sequence[Path], mode: str) -> None:
-        """Link the files that have rows into the night's folder and add them in one transaction."""
-        folder = self.folder(name) / f"ds={ds.isoformat()}"
-        found = {folder / f"{run_id}-{uuid.uuid4().hex[:12]}.parquet": (shard, stats(shard)) for shard in shards}
-        found = {path: (shard, facts) for path, (shard, facts) in found.items() if facts["numRecords"]}
-        rows = sum(facts["numRecords"] for _, facts in found.values())
-        is_whole = mode == "overwrite"
-        with named_causes(folder):
-            folder.mkdir(exist_ok=True)
-            for path, (shard, _) in found.items():
-                link(shard, path)
+    def _replace_night(self, table: DeltaTable, name: str, ds: date, run_id: str, shards: Sequence[Path]) -> None:
+        night = [(ds, shard) for shard in shards]
+        self._commit(table, name, run_id, night, mode="overwrite", lock=f"ds={ds.isoformat()}")
+
+    def _commit(
+        self,
+        table: DeltaTable,
+        name: str,
+        run_id: str,
+        added: Sequence[tuple[date, Path]],
+        *,
+        mode: Literal["append", "overwrite"],
+        lock: str | None,
+        removed: Sequence[Path] = (),
+    ) -> None:
+        """Link the files that have rows into their nights and add them in one transaction.
+
+        With the mode `overwrite` they replace the night that `lock` names.
+        """
+        linked = [_Linked.of(self.folder(name), run_id, ds, source) for ds, source in added]
+        linked = [file for file in linked if file.facts["numRecords"]]
+        rows = sum(file.facts["numRecords"] for file in linked)
+        with named_causes(self.folder(name)):
+            for file in linked:
+                file.link()
             try:
                 table.create_write_transaction(
-                    [add_action(path, ds, facts) for path, (_, facts) in found.items()],
+                    [*(remove_action(path) for path in removed), *(file.add_action() for file in linked)],
                     mode,
                     TABLES[name],
                     ["ds"],
-                    partition_filters=[("ds", "=", ds.isoformat())] if is_whole else None,
-                    commit_properties=properties(table, folder.name if is_whole else None, run_id, row_count=str(rows)),
+                    partition_filters=[("ds", "=", str(lock).removeprefix("ds="))] if mode == "overwrite" else None,
+                    commit_properties=properties(table, lock, run_id, row_count=str(rows)),
                 )
             except CommitFailedError as error:
-                for path in found:  # any other failure leaves them: the commit may have been made
-                    path.unlink(missing_ok=True)
-                told = f"{name} {folder.name} was published by another run meanwhile and its rows stand"
+                for file in linked:  # any other failure leaves them: the commit may have been made
+                    file.path.unlink(missing_ok=True)
+                told = f"{name} {lock} was written by another run meanwhile and its rows stand"
                 raise CommitConflict(f"{told}: run the command again to replace them") from error

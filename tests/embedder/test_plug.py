@@ -33,7 +33,9 @@ def history(count: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def run(plug: PersonaPlug, histories: list[np.ndarray], counts: list[np.ndarray], task: Tensor) -> tuple[Tensor, Tensor]:
+def run(
+    plug: PersonaPlug, histories: list[np.ndarray], counts: list[np.ndarray], task: Tensor
+) -> tuple[Tensor, Tensor]:
     return plug(task, *pad_histories(list(zip(histories, counts, strict=True)), CONFIG.encoder_width))
 
 
@@ -78,7 +80,9 @@ def test_padding_is_invisible(size: int, seed: int, junk: float) -> None:
 def test_the_order_of_a_history_is_irrelevant(size: int, seed: int) -> None:
     plug, vectors, task = tiny_plug(), history(size, seed), torch.from_numpy(history(1, seed))
     ones = np.ones(size, np.float32)
-    torch.testing.assert_close(run(plug, [vectors], [ones], task)[0], run(plug, [vectors[::-1].copy()], [ones], task)[0])
+    torch.testing.assert_close(
+        run(plug, [vectors], [ones], task)[0], run(plug, [vectors[::-1].copy()], [ones], task)[0]
+    )
 
 
 def test_the_persona_starts_at_the_length_of_the_llms_embeddings() -> None:
@@ -88,7 +92,9 @@ def test_the_persona_starts_at_the_length_of_the_llms_embeddings() -> None:
 
 def test_users_without_history_train_the_default_and_give_no_nan() -> None:
     plug = tiny_plug().train()
-    soft, _ = run(plug, [history(0, 0), history(3, 0)], [np.zeros(0, np.float32), np.ones(3, np.float32)], torch.zeros(2, 8))
+    soft, _ = run(
+        plug, [history(0, 0), history(3, 0)], [np.zeros(0, np.float32), np.ones(3, np.float32)], torch.zeros(2, 8)
+    )
     soft[0].sum().backward()
     assert torch.isfinite(soft).all()
     assert plug.default.grad is not None

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_mean_squared_error
@@ -17,6 +17,7 @@ from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_diffe
 
 LABELS = ("classic", "comedy", "sci-fi", "never seen")
 SCALE = ("1", "2", "3", "4", "5")
+EXAMPLES = settings(max_examples=50, deadline=None)
 
 users = st.sampled_from(["ann", "bob", "cy", "dee", ""])
 tags = st.sampled_from([*LABELS[:3], "Comedy", " comedy ", "", "a comedy"])
@@ -47,6 +48,7 @@ def lamp_rating(prediction: str, reference: str) -> float:
         return 1.0 if abs(1 - float(reference)) > abs(5 - float(reference)) else 5.0
 
 
+@EXAMPLES
 @given(st.lists(tagged, min_size=1, max_size=40))
 def test_accuracy_and_macro_f1_are_those_of_scikit_learn(answers: list[Scored]) -> None:
     predicted = [answer.prediction.strip() for answer in answers]
@@ -59,6 +61,7 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn(answers: list[Scored]) 
     assert values(evaluate_answers(Metric.ACCURACY, answers, LABELS)) == pytest.approx(wanted)
 
 
+@EXAMPLES
 @given(st.lists(rated, min_size=1, max_size=40))
 def test_mae_and_rmse_are_those_of_scikit_learn(answers: list[Scored]) -> None:
     true = [float(answer.reference) for answer in answers]
@@ -67,6 +70,7 @@ def test_mae_and_rmse_are_those_of_scikit_learn(answers: list[Scored]) -> None:
     assert values(evaluate_answers(Metric.RATING, answers, SCALE)) == pytest.approx(wanted)
 
 
+@EXAMPLES
 @given(st.lists(written, min_size=1, max_size=10))
 def test_rouge_is_the_mean_f_measure_of_rouge_score_without_stemming(answers: list[Scored]) -> None:
     scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
@@ -140,7 +144,7 @@ def slow_interval(answers: list[Scored], labels: tuple[str, ...], name: str) -> 
 )
 def test_the_interval_is_that_of_a_slow_loop_over_users(metric: Metric, name: str, labels: tuple[str, ...]) -> None:
     source = random.Random(5)
-    answers = [Scored(f"u{source.randrange(12)}", source.choice(labels), source.choice(labels)) for _ in range(60)]
+    answers = [Scored(f"u{source.randrange(12)}", source.choice(labels), source.choice(labels)) for _ in range(40)]
     (found,) = [result for result in evaluate_answers(metric, answers, labels) if result.metric == name]
     assert (found.low, found.high) == pytest.approx(slow_interval(answers, labels, name))
 
@@ -152,6 +156,7 @@ def test_resampling_in_small_blocks_changes_nothing(monkeypatch: pytest.MonkeyPa
     assert evaluate_answers(Metric.ACCURACY, answers, LABELS) == whole
 
 
+@EXAMPLES
 @given(arms, st.randoms())
 def test_the_order_of_answers_and_labels_is_irrelevant(arm: Arm, source: random.Random) -> None:
     metric, answers, labels = arm
@@ -164,6 +169,7 @@ def test_the_order_of_answers_and_labels_is_irrelevant(arm: Arm, source: random.
         assert one[1:] == pytest.approx(other[1:])
 
 
+@EXAMPLES
 @given(arms)
 def test_every_number_is_finite_and_the_interval_holds_the_value(arm: Arm) -> None:
     for result in evaluate_answers(*arm):
@@ -171,6 +177,7 @@ def test_every_number_is_finite_and_the_interval_holds_the_value(arm: Arm) -> No
         assert result.low <= result.value <= result.high
 
 
+@EXAMPLES
 @given(arms)
 def test_with_one_user_there_is_nothing_to_resample(arm: Arm) -> None:
     metric, answers, labels = arm
@@ -179,6 +186,7 @@ def test_with_one_user_there_is_nothing_to_resample(arm: Arm) -> None:
         assert result.high == pytest.approx(result.value)
 
 
+@EXAMPLES
 @given(arms)
 def test_the_references_themselves_are_perfect_answers(arm: Arm) -> None:
     metric, answers, _ = arm
@@ -191,6 +199,7 @@ def test_the_references_themselves_are_perfect_answers(arm: Arm) -> None:
         assert result.value == pytest.approx(best)
 
 
+@EXAMPLES
 @given(arms)
 def test_an_arm_does_not_differ_from_itself_answered_five_times(arm: Arm) -> None:
     metric, answers, labels = arm
@@ -198,6 +207,7 @@ def test_an_arm_does_not_differ_from_itself_answered_five_times(arm: Arm) -> Non
         assert result[1:] == pytest.approx((0.0, 0.0, 0.0))
 
 
+@EXAMPLES
 @given(arms, st.randoms())
 def test_a_difference_is_that_of_the_values_and_turns_with_the_arms(arm: Arm, source: random.Random) -> None:
     metric, first, labels = arm

@@ -1,0 +1,109 @@
+"""The whole job on a generated sample, with the real models, in one folder.
+
+    write_sample ─▶ ingest ─▶ train ─▶ encode ─▶ generate ─▶ evaluate with controls ─▶ a query
+
+The functions are those that the commands call.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from embedder.errors import UsageError
+from llm_jobs.kinds import load_kinds
+from llm_jobs.training import TrainConfig
+from pipelines.console import Row, rows_of
+from pipelines.encode import EncodeConfig, encode_night
+from pipelines.evaluate import evaluate_night
+from pipelines.generate import generate_night
+from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.models import GenerateConfig
+from pipelines.queries import run_query
+from pipelines.runs import Progress
+from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
+from pipelines.train import train_job
+from pipelines.views import connect
+from pipelines.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
+
+TRAINING: Final = TrainConfig(epochs=3, batch_size=16)
+EXAMPLE_TASK: Final = "user-09-task-1"
+"""A task whose text says nothing about its category."""
+
+ARMS: Final = {
+    "own": "the user's own persona",
+    "other": "the persona of another user, mean of five draws",
+    "default": "the persona of users without a history",
+    "none": "the language model alone",
+}
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What `pplug demo --dry-run` shows."""
+
+    user_count: int
+    item_count: int
+    task_count: int
+    seconds: int
+    """Measured on 2 cores (AMD EPYC), models installed."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo prints."""
+
+    looked_at: list[Row]
+    """What the plug looked at for one task: rows of the query `top_items`."""
+    arms: list[Row]
+    """The closing table."""
+
+
+def plan_demo(config: SampleConfig | None = None) -> DemoPlan:
+    """How large the demo is."""
+    config = config or SampleConfig()
+    items = (config.users - config.users_without_history) * (config.news + config.headlines)
+    return DemoPlan(config.users, items, config.users * config.tasks, seconds=280)
+
+
+def run_demo(folder: Path, progress: Progress) -> DemoResult:
+    """Run every step and say on the way what was done.
+
+    Args:
+        folder: where sample, tables and plug go; new, empty, or that of an earlier demo.
+        progress: told how far the steps are.
+
+    Raises:
+        UsageError: if the folder holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "sample").is_dir():
+        raise UsageError(f"{folder} holds files that are no demo's: name a new folder, `pplug demo DIR`")
+    warehouse, plug, kinds, models = Warehouse(folder / "warehouse"), folder / "plug", load_kinds(), GenerateConfig()
+    histories, tasks = write_sample(folder / "sample")
+    items = ingest_histories(warehouse, [histories], NIGHT, kinds)
+    queued = ingest_tasks(warehouse, [tasks], NIGHT, kinds)
+    logger.info("ingested %d items and %d tasks from %s", items.rows_out, queued.rows_out, histories.parent)
+    yesterday = NIGHT - timedelta(days=1)
+    trained = train_job(warehouse, plug, NEWS, yesterday, [], models, TRAINING, kinds, progress=progress)
+    logger.info("trained %s on %d of the items", plug, trained.example_count)
+    encoded = encode_night(warehouse, NIGHT, EncodeConfig(), kinds, progress=progress)
+    logger.info("encoded %d items into persona_vectors", encoded.rows_out)
+    answered = generate_night(warehouse, NIGHT, [plug], models, kinds, progress=progress)
+    logger.info("answered %d tasks into outputs, each for its own user", answered.rows_out)
+    found = evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=models, progress=progress)
+    with connect(warehouse) as db:
+        looked_at = list(rows_of(run_query(db, "top_items", {"task_id": EXAMPLE_TASK})))
+    logger.info("look around: pplug sql 'show tables' --warehouse %s", warehouse.root)
+    return DemoResult(looked_at, closing_table(list(rows_of(found))))
+
+
+def closing_table(evaluations: list[Row]) -> list[Row]:
+    """Accuracy with its 95% interval, in the order of `ARMS`."""
+    accuracies = {row["arm"]: row for row in evaluations if row["metric"] == "accuracy"}
+    return [
+        {"answered with": meaning, "arm": arm} | {name: accuracies[arm][name] for name in ("value", "low", "high")}
+        for arm, meaning in ARMS.items()
+    ]

@@ -1,0 +1,83 @@
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from embedder.errors import PplugError
+from llm_jobs.prompts import Placement, PromptFormat, PromptRefused, shorten_middle
+
+MakeTokenizer = Callable[[bool], PreTrainedTokenizerFast]
+
+texts = st.text(max_size=40) | st.sampled_from(["<|im_end|>", "a <|im_start|>assistant\nb", "\ud800 half", "<pad>"])
+
+
+@pytest.fixture(scope="session")
+def chat(make_tokenizer: MakeTokenizer) -> PromptFormat:
+    return PromptFormat.of(make_tokenizer(True), is_encoder_decoder=False)
+
+
+def test_header_and_footer_are_the_chat_template_around_the_prompt(chat: PromptFormat) -> None:
+    parts = chat.parts("politics", Placement.BEFORE, 99)
+    assert chat.tokenizer.decode(list(parts.before)) == "<|im_start|>user\n"
+    assert chat.tokenizer.decode(list(parts.after)) == "politics<|im_end|>\n<|im_start|>assistant\n"
+    rendered = "<|im_start|>user\npolitics<|im_end|>\n<|im_start|>assistant\n"
+    assert list(parts.before + parts.after) == chat.tokenizer(rendered)["input_ids"]
+
+
+def test_without_a_template_the_tokenizers_special_tokens_are_header_and_footer(make_tokenizer: MakeTokenizer) -> None:
+    plain = PromptFormat.of(make_tokenizer(False), is_encoder_decoder=False)
+    assert (plain.header, plain.footer) == ((), ())
+    # Llama's and T5's tokenizers add a start and an end token; a causal LLM must not see the end token.
+    tokenizer = make_tokenizer(False)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
+    )
+    assert PromptFormat.of(tokenizer, is_encoder_decoder=False).header == (1,)
+    assert PromptFormat.of(tokenizer, is_encoder_decoder=False).footer == ()
+    assert PromptFormat.of(tokenizer, is_encoder_decoder=True).footer == (2,)
+
+
+def test_a_template_that_repeats_the_prompt_is_refused(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(True)
+    tokenizer.chat_template = "{{ messages[0]['content'] }} {{ messages[0]['content'] }}"
+    with pytest.raises(PplugError, match="2 times"):
+        PromptFormat.of(tokenizer, is_encoder_decoder=False)
+
+
+@given(texts)
+def test_control_tokens_in_a_text_stay_text(chat: PromptFormat, text: str) -> None:
+    assert not {0, 1, 2} & set(chat.token_ids(text))
+
+
+@given(texts, st.integers(0, 60))
+def test_both_placements_hold_the_same_tokens(chat: PromptFormat, text: str, room: int) -> None:
+    try:
+        before = chat.parts(text, Placement.BEFORE, room)
+    except PromptRefused as refused:
+        with pytest.raises(PromptRefused, match=refused.refusal.reason):
+            chat.parts(text, Placement.AFTER, room)
+        return
+    after = chat.parts(text, Placement.AFTER, room)
+    assert before.before + before.after == after.before + after.after
+    assert before.is_shortened == after.is_shortened
+    assert (before.before, after.after) == (chat.header, chat.footer)
+    assert len(before.before + before.after) <= room
+
+
+@given(st.text(min_size=1, max_size=40), st.integers(1, 60))
+def test_shortening_keeps_both_ends_of_the_input_and_nothing_else(text: str, length: int) -> None:
+    ids = tuple(range(len(text)))
+    short = shorten_middle(ids, length)
+    assert len(short) == min(len(ids), length)
+    assert sorted(set(short)) == list(short)
+    if length > 1:
+        assert (short[0], short[-1]) == (ids[0], ids[-1])
+
+
+@pytest.mark.parametrize(("prompt", "room", "reason"), [(" \n", 99, "empty_prompt"), ("hi", 8, "prompt_too_long")])
+def test_what_cannot_be_asked_is_refused(chat: PromptFormat, prompt: str, room: int, reason: str) -> None:
+    with pytest.raises(PromptRefused, match=reason):
+        chat.parts(prompt, Placement.AFTER, room)

@@ -1,0 +1,237 @@
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tiny_models import save_model
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from embedder.errors import PplugError
+from embedder.models import weights_sha256
+from embedder.plug import PersonaPlug, PlugConfig
+from llm_jobs import FrozenLLM
+from llm_jobs.prompts import Placement
+from llm_jobs.training import (
+    Example,
+    TrainConfig,
+    batches,
+    drop_history,
+    learning_rate_share,
+    prepare,
+    seeded_plug,
+    split_users,
+    train_plug,
+)
+
+WIDTH = 6
+CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.02, held_out=0.0, cache_gib=0.001)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.1,
+    )
+    return save_model(tmp_path_factory.mktemp("llama"), LlamaForCausalLM(config), is_chat=True)
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(6)
+    config = T5Config(vocab_size=300, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    config.eos_token_id, config.pad_token_id = 2, 0
+    return save_model(tmp_path_factory.mktemp("t5"), T5ForConditionalGeneration(config), is_chat=False)
+
+
+def new_plug(llm: FrozenLLM, seed: int = 0) -> PersonaPlug:
+    return seeded_plug(
+        PlugConfig(
+            kinds=("note",),
+            encoder_sha256="e",
+            llm_sha256=llm.sha256,
+            encoder_width=WIDTH,
+            llm_width=llm.width,
+            embedding_norm=llm.embedding_norm,
+        ),
+        seed,
+    )
+
+
+def examples(count: int = 24) -> list[Example]:
+    """Two kinds of users: the history alone tells what they answer."""
+    rng = np.random.default_rng(0)
+    made: list[Example] = []
+    for at in range(count):
+        history = rng.normal(0, 0.1, (at % 5, WIDTH)).astype(np.float32)
+        history[:, at % 2] += 1
+        task = rng.normal(0, 1, WIDTH).astype(np.float32)
+        made.append(Example(f"user {at % 8}", f"tag of {at}?", ("red", "blue")[at % 2], task, history))
+    return made
+
+
+def quiet(done: int, total: int, loss: float) -> None:
+    assert 0 < done <= total
+    assert np.isfinite(loss)
+
+
+def same_weights(one: PersonaPlug, two: PersonaPlug) -> bool:
+    return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_training_lowers_the_loss_and_never_touches_the_llm(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(model)
+    llm = FrozenLLM.from_pretrained(str(folder))
+    before = {name: value.clone() for name, value in llm.model.state_dict().items()}
+    losses = train_plug(new_plug(llm), llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
+    assert losses[-1].train < losses[0].train - 0.2
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in llm.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())
+    assert FrozenLLM.from_pretrained(str(folder)).sha256 == llm.sha256
+
+
+def test_the_weights_on_disk_hash_the_same_before_and_after(llama: Path, tmp_path: Path) -> None:
+    before = weights_sha256(llama)
+    llm = FrozenLLM.from_pretrained(str(llama))
+    train_plug(new_plug(llm), llm, examples(8), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
+    assert weights_sha256(llama) == before
+
+
+def test_the_same_seed_gives_the_same_plug_twice(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plugs = [new_plug(llm), new_plug(llm)]
+    for at, plug in enumerate(plugs):
+        train_plug(plug, llm, examples(), CONFIG, tmp_path / str(at), quiet)
+    assert same_weights(*plugs)
+    assert not same_weights(plugs[0], new_plug(llm, seed=1))
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+@pytest.mark.parametrize("kill_at", [1, 8, 14])
+def test_a_killed_run_resumes_to_the_same_weights(llama: Path, tmp_path: Path, kill_at: int) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    undisturbed, resumed = new_plug(llm), new_plug(llm)
+    losses = train_plug(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
+
+    def kill(done: int, total: int, loss: float) -> None:
+        del total, loss
+        if done == kill_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_plug(new_plug(llm), llm, examples(), CONFIG, tmp_path / "killed", kill)
+    assert train_plug(resumed, llm, examples(), CONFIG, tmp_path / "killed", quiet) == losses
+    assert same_weights(undisturbed, resumed)
+    assert same_weights(undisturbed, PersonaPlug.from_pretrained(tmp_path / "killed"))
+
+
+def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+
+    def kill(done: int, total: int, loss: float) -> None:
+        del total, loss
+        if done == 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_plug(new_plug(llm), llm, examples(), CONFIG, tmp_path / "plug", kill)
+    other = replace(CONFIG, learning_rate=0.01)
+    fresh, after = new_plug(llm), new_plug(llm)
+    train_plug(fresh, llm, examples(), other, tmp_path / "fresh", quiet)
+    train_plug(after, llm, examples(), other, tmp_path / "plug", quiet)
+    assert same_weights(fresh, after)
+
+
+def test_the_folder_holds_the_plug_its_card_and_how_it_was_trained(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    train_plug(new_plug(llm), llm, examples(), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
+    files = sorted(file.name for file in (tmp_path / "plug").iterdir())
+    assert files == ["README.md", "config.json", "plug.safetensors", "training.json"]
+    report = json.loads((tmp_path / "plug" / "training.json").read_text())
+    assert report["example_count"] == 24
+    assert hashlib.sha256(b"user 3").hexdigest() in report["user_id_sha256"]
+    assert "user 3" not in json.dumps(report)
+
+
+def test_the_best_epoch_on_held_out_users_is_kept(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plug = new_plug(llm)
+    wild = replace(CONFIG, epochs=5, held_out=0.3, learning_rate=0.1)
+    losses = train_plug(plug, llm, examples(), wild, tmp_path / "plug", quiet)
+    assert len({loss.held_out for loss in losses}) == 5
+    assert same_weights(plug, PersonaPlug.from_pretrained(tmp_path / "plug"))
+
+
+def test_nothing_to_train_on_is_one_clear_line(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    with pytest.raises(PplugError, match="--tasks"):
+        train_plug(new_plug(llm), llm, [], CONFIG, tmp_path, quiet)
+
+
+@given(st.integers(0, 40), st.integers(0, 10_000), st.integers(1, 12))
+def test_dropping_history_keeps_order_and_invents_nothing(count: int, seed: int, limit: int) -> None:
+    history: NDArray[np.float32] = np.arange(count, dtype=np.float32)[:, None]
+    kept = drop_history(history, replace(CONFIG, history_limit=limit), np.random.default_rng(seed))[:, 0]
+    assert len(kept) <= min(count, limit)
+    assert (np.diff(kept) > 0).all()
+    assert set(kept) <= set(range(count))
+
+
+def test_dropping_history_sometimes_leaves_all_and_sometimes_nothing() -> None:
+    rng, history = np.random.default_rng(0), np.ones((4, WIDTH), np.float32)
+    sizes = {len(drop_history(history, CONFIG, rng)) for _ in range(300)}
+    assert {0, 4} <= sizes
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.booleans())
+def test_batches_hold_every_example_once(
+    llama_parts: Callable[[int], list], count: int, size: int, shuffled: bool
+) -> None:
+    prepared = llama_parts(count)
+    found = list(batches(prepared, size, np.random.default_rng(0) if shuffled else None))
+    assert all(len(batch) <= size for batch in found)
+    assert sorted(id(item) for batch in found for item in batch) == sorted(map(id, prepared))
+
+
+@pytest.fixture(scope="module")
+def llama_parts(llama: Path) -> Callable[[int], list]:
+    prepared = prepare(examples(70), FrozenLLM.from_pretrained(str(llama)), Placement.AFTER)
+    return lambda count: prepared[:count]
+
+
+def test_users_are_held_out_whole(llama_parts: Callable[[int], list]) -> None:
+    train, held_out = split_users(llama_parts(70), 0.4)
+    users = [{item.example.user_id for item in part} for part in (train, held_out)]
+    assert users[0]
+    assert users[1]
+    assert not users[0] & users[1]
+
+
+def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
+    shares = [learning_rate_share(step, 100) for step in range(100)]
+    assert shares[0] < shares[4]
+    assert max(shares) == 1
+    assert shares[-1] < 0.01

@@ -1,0 +1,87 @@
+"""Small warehouses and real tiny models for the tests of the pipelines."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_night import NIGHT, NOTE
+from tiny_models import save_model
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from llm_jobs.kinds import Kind, load_kinds
+from pipelines.encode import EncodeConfig
+from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.models import GenerateConfig
+from pipelines.warehouse import Warehouse
+
+
+@pytest.fixture(scope="session")
+def kinds() -> dict[str, Kind]:
+    return load_kinds({"note": NOTE})
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    return save_model(tmp_path_factory.mktemp("bert"), BertModel(config, add_pooling_layer=False), is_chat=False)
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.1,
+    )
+    return save_model(tmp_path_factory.mktemp("llama"), LlamaForCausalLM(config), is_chat=True)
+
+
+@pytest.fixture(scope="session")
+def encode_config(encoder_folder: Path) -> EncodeConfig:
+    return EncodeConfig(encoder=str(encoder_folder), max_vectors=8, shard_items=10)
+
+
+@pytest.fixture(scope="session")
+def generate_config(encoder_folder: Path, llm_folder: Path) -> GenerateConfig:
+    return GenerateConfig(llm=str(llm_folder), llm_dtype="float32", encoder=str(encoder_folder), shard_tasks=2)
+
+
+@pytest.fixture
+def fill(tmp_path: Path, kinds: dict[str, Kind]) -> Callable[..., Warehouse]:
+    """Make a warehouse of items and tasks."""
+    numbers = iter(range(1000))
+
+    def fill_warehouse(
+        items: list[dict[str, Any]], tasks: list[dict[str, Any]] | None = None, ds: date = NIGHT, name: str = "w"
+    ) -> Warehouse:
+        warehouse = Warehouse(tmp_path / name)
+        for rows, ingest in ((items, ingest_histories), (tasks or [], ingest_tasks)):
+            if rows:
+                file = tmp_path / f"{next(numbers)}.jsonl"
+                file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf8")
+                ingest(warehouse, [file], ds, kinds)
+        return warehouse
+
+    return fill_warehouse

@@ -1,0 +1,186 @@
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_night import ITEMS, NIGHT, item
+
+from embedder.encoder import TextEncoder
+from embedder.errors import InputMissing
+from llm_jobs.kinds import Kind
+from pipelines.encode import EncodeConfig, encode_night, plan_encode
+from pipelines.views import connect
+from pipelines.warehouse import Warehouse
+
+Fill = Callable[..., Warehouse]
+NEXT_NIGHT = NIGHT + timedelta(days=1)
+
+
+def rows_of(warehouse: Warehouse, table: str, ds: date = NIGHT) -> list[dict[str, Any]]:
+    with connect(warehouse) as db:
+        relation = db.sql(f"select * exclude (run_id) from {table} where ds = $ds order by all", params={"ds": ds})
+        return relation.to_arrow_table().to_pylist()
+
+
+def vectors_of(warehouse: Warehouse, ds: date = NIGHT) -> list[dict[str, Any]]:
+    with connect(warehouse) as db:
+        relation = db.sql("from history_vectors where ds = $ds order by user_id, kind, item_id", params={"ds": ds})
+        return relation.to_arrow_table().to_pylist()
+
+
+def assert_same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    assert len(ours) == len(theirs)
+    for left, right in zip(ours, theirs, strict=True):
+        for name in left:
+            if name in ("persona", "vectors", "vector"):
+                np.testing.assert_allclose(np.array(left[name]), np.array(right[name]), atol=1e-5)
+            else:
+                assert left[name] == right[name], name
+
+
+def test_every_persona_is_what_ten_lines_of_plain_python_say(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    encoder = TextEncoder.from_pretrained(encode_config.encoder)
+    personas = {row["user_id"]: row for row in rows_of(warehouse, "persona_vectors")}
+    assert sorted(personas) == ["ann", "bob", "cid"]
+    for user, persona in personas.items():
+        own = sorted((row for row in ITEMS if row["user_id"] == user), key=lambda row: row["item_id"])
+        vectors = np.stack([encoder.encode([f"{row['output']}\n{row['text']}"])[0] for row in own])
+        mean = vectors.sum(0)
+        np.testing.assert_allclose(persona["persona"], mean / np.linalg.norm(mean), atol=1e-5)
+        assert persona["item_count"] == len(own) == sum(persona["counts"])
+        if len(own) <= 8:
+            np.testing.assert_allclose(np.array(persona["vectors"]), vectors, atol=1e-5)
+            assert [named["item_id"] for named in persona["items"]] == [row["item_id"] for row in own]
+        else:
+            assert len(persona["vectors"]) == len(persona["counts"]) == len(persona["items"]) <= 8
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_second_run_changes_nothing_but_the_run(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, force: bool
+) -> None:
+    warehouse = fill(ITEMS)
+    first = encode_night(warehouse, NIGHT, encode_config, kinds)
+    before = rows_of(warehouse, "persona_vectors"), vectors_of(warehouse)
+    second = encode_night(warehouse, NIGHT, encode_config, kinds, force=force)
+    assert_same(before[0], rows_of(warehouse, "persona_vectors"))
+    assert_same(before[1], vectors_of(warehouse))
+    assert (second.tokens > 0) == force
+    assert first.rows_in == first.rows_out == second.rows_out == len(ITEMS)
+
+
+@pytest.mark.parametrize("shard_items", [1, 7, 1000])
+def test_the_size_of_a_shard_is_irrelevant(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, shard_items: int
+) -> None:
+    whole, cut = fill(ITEMS, name="whole"), fill(ITEMS, name="cut")
+    encode_night(whole, NIGHT, encode_config, kinds)
+    encode_night(cut, NIGHT, replace(encode_config, shard_items=shard_items), kinds)
+    assert_same(rows_of(whole, "persona_vectors"), rows_of(cut, "persona_vectors"))
+
+
+def test_a_later_night_encodes_only_what_is_new_and_equals_a_rebuild(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    first = encode_night(warehouse, NIGHT, encode_config, kinds)
+    changed = ITEMS[0] | {"text": "not apples at all"}
+    late = [item("bob", 99, "an old boat", "blue", day=400), changed]
+    fill(late, ds=NEXT_NIGHT)
+    second = encode_night(warehouse, NEXT_NIGHT, encode_config, kinds)
+    assert 0 < second.tokens < first.tokens / 2
+    assert {row["item_id"] for row in vectors_of(warehouse, NEXT_NIGHT)} == {"bob-99", "ann-0"}
+    rebuilt = fill([changed, *ITEMS[1:], late[0]], ds=NEXT_NIGHT, name="rebuilt")
+    encode_night(rebuilt, NEXT_NIGHT, encode_config, kinds)
+    assert_same(rows_of(warehouse, "persona_vectors", NEXT_NIGHT), rows_of(rebuilt, "persona_vectors", NEXT_NIGHT))
+
+
+def test_nothing_from_after_the_night_is_read(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
+    warehouse = fill([*ITEMS, item("ann", 50, "posted tomorrow", "red", day=-1)])
+    fill([item("dan", 0, "ingested tomorrow", "red", day=5)], ds=NEXT_NIGHT)
+    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    assert record.rows_in == len(ITEMS)
+    assert [row["user_id"] for row in rows_of(warehouse, "persona_vectors")] == ["ann", "bob", "cid"]
+
+
+def test_an_item_of_a_kind_that_is_gone_is_rejected_and_the_rest_encoded(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill([*ITEMS, item("ann", 70, "x", None) | {"kind": "LaMP_5"}])
+    fewer = {name: kind for name, kind in kinds.items() if name != "LaMP_5"}
+    record = encode_night(warehouse, NIGHT, encode_config, fewer)
+    assert (record.rows_in, record.rows_out, record.rows_rejected) == (len(ITEMS) + 1, len(ITEMS), 1)
+    rejects = [row for row in rows_of(warehouse, "rejects") if row["job"] == "encode"]
+    assert [(row["row_id"], row["user_id"], row["reason"]) for row in rejects] == [
+        ("LaMP_5/ann-70", "ann", "unknown_kind")
+    ]
+
+
+def test_equal_texts_are_encoded_once(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
+    once = encode_night(fill([item("ann", 0, "the same", "red")], name="a"), NIGHT, encode_config, kinds)
+    often = [item("ann", at, "the same", "red") for at in range(9)]
+    assert encode_night(fill(often, name="b"), NIGHT, encode_config, kinds).tokens == once.tokens
+
+
+def test_a_plan_tells_the_work_and_writes_nothing(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    before = warehouse.versions()
+    plan = plan_encode(warehouse, NIGHT, encode_config, kinds)
+    assert warehouse.versions() == before
+    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    assert (plan.user_count, plan.row_count, plan.tokens) == (3, len(ITEMS), record.tokens)
+    assert plan_encode(warehouse, NIGHT, encode_config, kinds).tokens == 0
+
+
+def test_an_empty_warehouse_says_what_to_run(
+    tmp_path: Any, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = Warehouse(tmp_path / "w")
+    with pytest.raises(InputMissing, match="pplug ingest histories"):
+        encode_night(warehouse, NIGHT, encode_config, kinds)
+    with connect(warehouse) as db:
+        found = db.sql("select job, status, error from runs").fetchall()
+    assert [row[:2] for row in found] == [("encode", "failed")]
+
+
+def test_one_user_with_many_items_and_many_users_with_one(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    items = [item("hot", at, f"thing {at % 300}", "red", day=at % 50) for at in range(3000)]
+    items += [item(f"u{at:03}", 0, f"once {at}", None) for at in range(200)]
+    warehouse = fill(items)
+    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    personas = rows_of(warehouse, "persona_vectors")
+    assert record.rows_out == sum(row["item_count"] for row in personas) == 3200
+    assert {row["item_count"] for row in personas} == {1, 3000}
+
+
+def test_the_tables_have_the_columns_of_the_contract(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    with connect(warehouse) as db:
+        persona: pa.Table = db.sql("from persona_vectors").to_arrow_table()
+    assert persona.schema.names == [
+        "user_id",
+        "persona",
+        "vectors",
+        "counts",
+        "items",
+        "item_count",
+        "first_posted_at",
+        "last_posted_at",
+        "encoder_sha256",
+        "run_id",
+        "ds",
+    ]

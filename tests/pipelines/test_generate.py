@@ -1,0 +1,169 @@
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_night import ITEMS, NIGHT, TASKS, item, task
+
+from embedder.encoder import TextEncoder
+from embedder.errors import InputMissing, PplugError, UsageError
+from embedder.plug import PersonaPlug, pad_histories
+from llm_jobs import FrozenLLM
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Placement
+from llm_jobs.training import seeded_plug
+from pipelines.encode import EncodeConfig, encode_night
+from pipelines.generate import generate_night, plan_generate
+from pipelines.models import GenerateConfig, load_models
+from pipelines.train import plug_config
+from pipelines.views import connect
+from pipelines.warehouse import Warehouse
+
+Fill = Callable[..., Warehouse]
+
+
+@pytest.fixture
+def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:
+    """An untrained plug: whatever it says, it must say it for the right user."""
+    folder = tmp_path / "plug"
+    seeded_plug(plug_config(kinds["note"], load_models(generate_config)), seed=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def night(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> Warehouse:
+    warehouse = fill(ITEMS, TASKS)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    return warehouse
+
+
+def outputs_of(warehouse: Warehouse) -> list[dict[str, Any]]:
+    with connect(warehouse) as db:
+        return db.sql("select * exclude (run_id) from outputs order by task_id").to_arrow_table().to_pylist()
+
+
+def rejects_of(warehouse: Warehouse) -> list[tuple[str, str]]:
+    with connect(warehouse) as db:
+        return db.sql("select row_id, reason from rejects where job = 'generate' order by all").fetchall()
+
+
+def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_persona(
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    record = generate_night(night, NIGHT, [plug], generate_config, kinds)
+    assert (record.rows_in, record.rows_out, record.rows_rejected) == (6, 6, 0)
+    llm, loaded = FrozenLLM.from_pretrained(generate_config.llm), PersonaPlug.from_pretrained(plug)
+    encoder = TextEncoder.from_pretrained(generate_config.encoder)
+    with connect(night) as db:
+        personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
+    outputs = {row["task_id"]: row for row in outputs_of(night)}
+    for queued in TASKS:
+        persona = personas.get(queued["user_id"], {"vectors": np.zeros((0, 32)), "counts": [], "items": []})
+        pair = np.array(persona["vectors"], np.float32), np.array(persona["counts"], np.float32)
+        query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
+        with torch.no_grad():
+            soft, weights = loaded(torch.from_numpy(query), *pad_histories([pair], 32))
+        parts = llm.parts(queued["input"], Placement.AFTER, 0)
+        scores = [llm.answer_log_probs([parts], soft, [llm.answer_ids(c)]).item() for c in queued["choices"]]
+        output = outputs[queued["task_id"]]
+        assert output["output"] == queued["choices"][int(np.argmax(scores))]
+        assert output["score"] == pytest.approx(max(scores), abs=1e-4)
+        assert output["finish_reason"] == "choice"
+        assert output["persona_source"] == ("history" if len(pair[0]) else "default")
+        assert output["persona_ds"] == (NIGHT if len(pair[0]) else None)
+        best = np.argsort(-weights[0].numpy(), kind="stable")[:3]
+        assert [top["item_id"] for top in output["top_items"]] == [persona["items"][at]["item_id"] for at in best]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_second_run_changes_nothing_but_the_run(
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig, force: bool
+) -> None:
+    generate_night(night, NIGHT, [plug], generate_config, kinds)
+    before = outputs_of(night)
+    generate_night(night, NIGHT, [plug], generate_config, kinds, force=force)
+    after = outputs_of(night)
+    for left, right in zip(before, after, strict=True):
+        assert left.pop("score") == pytest.approx(right.pop("score"), abs=1e-5)
+        tops = left.pop("top_items"), right.pop("top_items")
+        for ours, theirs in zip(*tops, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+        assert left == right
+
+
+def test_every_task_is_answered_or_rejected_exactly_once(
+    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    free = task("free", "ann", "say something", None) | {"choices": None}
+    other_kind = task("other", "ann", "a headline", None, kind="LaMP_4") | {"choices": None}
+    same_ids = task("twin", "ann", "equal") | {"choices": ["red", " "]}
+    warehouse = fill(ITEMS, [*TASKS, free, other_kind, same_ids])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    record = generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    answered = {row["task_id"] for row in outputs_of(warehouse)}
+    rejected = dict(rejects_of(warehouse))
+    assert rejected["other"] == "no_plug"
+    assert not answered & rejected.keys()
+    with connect(warehouse) as db:
+        queued = {row[0] for row in db.sql("select task_id from tasks").fetchall()}
+    assert answered | rejected.keys() == queued
+    assert record.rows_in == record.rows_out + record.rows_rejected == len(queued)
+
+
+def test_the_newest_night_of_personas_that_is_not_later_is_used(
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    encode_night(night, NIGHT + timedelta(days=1), encode_config, kinds)
+    generate_night(night, NIGHT, [plug], generate_config, kinds)
+    assert {row["persona_ds"] for row in outputs_of(night)} == {NIGHT, None}
+
+
+def test_missing_inputs_say_what_to_run(
+    fill: Fill, night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    later = NIGHT + timedelta(days=1)
+    with pytest.raises(InputMissing, match="pplug ingest tasks"):
+        generate_night(night, later, [plug], generate_config, kinds)
+    unencoded = fill(ITEMS, TASKS, name="unencoded")
+    with pytest.raises(InputMissing, match="pplug encode --ds 2026-11-02"):
+        generate_night(unencoded, NIGHT, [plug], generate_config, kinds)
+    with pytest.raises(UsageError, match="two plugs answer kind note"):
+        generate_night(night, NIGHT, [plug, plug], generate_config, kinds)
+
+
+def test_personas_of_another_encoder_are_refused(
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    loaded = PersonaPlug.from_pretrained(plug)
+    loaded.config = replace(loaded.config, encoder_sha256="0" * 64)
+    loaded.save_pretrained(tmp_path / "strange")
+    with pytest.raises(PplugError, match="trained with encoder 00000000"):
+        generate_night(night, NIGHT, [tmp_path / "strange"], generate_config, kinds)
+
+
+def test_a_plan_counts_the_tasks_and_writes_nothing(
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    before = night.versions()
+    plan = plan_generate(night, NIGHT, [plug], generate_config, kinds)
+    assert (plan.user_count, plan.row_count, plan.unique_text_count) == (4, 6, 6)
+    assert plan.tokens > 0
+    assert night.versions() == before
+
+
+def test_a_users_persona_depends_on_nobody_else(
+    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    alone = fill([row for row in ITEMS if row["user_id"] == "bob"], [TASKS[1], TASKS[5]], name="alone")
+    crowd = fill([*ITEMS, *(item(f"x{at}", 0, "noise", "red") for at in range(30))], TASKS, name="crowd")
+    for warehouse in (alone, crowd):
+        encode_night(warehouse, NIGHT, encode_config, kinds)
+        generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    theirs = {row["task_id"]: row for row in outputs_of(crowd)}
+    for row in outputs_of(alone):
+        assert row["output"] == theirs[row["task_id"]]["output"]
+        assert row["score"] == pytest.approx(theirs[row["task_id"]]["score"], abs=1e-4)
