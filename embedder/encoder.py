@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tokenizers import normalizers
 from torch import Tensor
 
 from .errors import PplugError, UsageError
@@ -66,6 +67,9 @@ class TextEncoder:
         self.max_tokens: int = min(limit for limit in limits if limit)
         self.width: int = model.config.hidden_size
         self._settings = settings
+        if settings.is_lower_case:
+            backend = self._tokenizer.backend_tokenizer
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
         self._pad_id: int = self._tokenizer.pad_token_id or 0
         self._model: TokenModel
         if can_pack(model.config):
@@ -111,7 +115,7 @@ class TextEncoder:
         """
         first: dict[str, int] = {}
         source = np.fromiter((first.setdefault(text, row) for row, text in enumerate(texts)), np.int64, len(texts))
-        rows = np.fromiter(first.values(), np.int64, len(first))
+        rows = list(first.values())
         vectors = np.empty((len(texts), self.width), np.float32)
         for start in range(0, len(rows), TEXTS_PER_CHUNK):
             chunk = rows[start : start + TEXTS_PER_CHUNK]
@@ -119,7 +123,7 @@ class TextEncoder:
             for batch in token_batches([len(ids) for ids in tokens]):
                 runs = groupby((tokens[index] for index in batch), len)
                 pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
-                vectors[chunk[batch]] = F.normalize(pooled, dim=-1).numpy()
+                vectors[np.array(chunk)[batch]] = F.normalize(pooled, dim=-1).numpy()
         copies = np.flatnonzero(source != np.arange(len(texts)))
         vectors[copies] = vectors[source[copies]]
         return vectors
@@ -139,8 +143,6 @@ class TextEncoder:
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         clean = [valid_unicode(text) for text in texts]
-        if self._settings.is_lower_case:
-            clean = [text.lower() for text in clean]
         encoded = self._tokenizer(clean, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
         return [ids or [self._pad_id] for ids in encoded["input_ids"]]  # some tokenizers make nothing of ""
 

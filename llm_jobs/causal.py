@@ -71,6 +71,8 @@ class CausalLM:
         hidden = self.trunk.forward(embeds, cache.positions(count), cache.causal_mask(count), cache, keep=False)
         # The token before an answer token predicts it; the first one's is the last of the prompt.
         starts = [soft.shape[1] + len(part.after) - 1 for part in parts]
+        if min(starts) < 0:
+            raise ValueError("a prompt has nothing between its prefix and its answer: pass a soft prompt")
         row = [at for at, answer in enumerate(answers) for _ in answer]
         column = [start + at for start, answer in zip(starts, answers, strict=True) for at in range(len(answer))]
         targets = torch.tensor([token for answer in answers for token in answer], device=self._device)  # (A,)

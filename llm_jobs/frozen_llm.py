@@ -21,13 +21,16 @@ from . import answering
 from .causal import CausalLM
 from .kv_cache import Prefix
 from .llama import LlamaTrunk, is_supported
-from .prompts import PROBE, Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+from .prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
 from .seq2seq import Seq2SeqLM
-from .trunk import TransformersTrunk
+from .trunk import TransformersTrunk, require_same_logits
 
 logger = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
+
+PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
+"""A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -47,7 +50,7 @@ class FrozenLLM:
         self.width = table.shape[1]
         self.embedding_norm = float(table.float().norm(dim=1).mean())
         """Mean L2 norm of the LLM's token embeddings: the scale a soft prompt should have."""
-        probe = self.format.token_ids(PROBE)
+        probe = self.format.token_ids(PROBE_TEXT)
         self.sha256 = fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
         """Fingerprint of the weights, prompt format and tokenizer; not of the precision, so a plug trained in bfloat16
         also answers in float32."""
@@ -56,6 +59,7 @@ class FrozenLLM:
             self._engine = Seq2SeqLM(model, self._end_ids)
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
+            require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
             self._engine = CausalLM(trunk, self._end_ids)
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
         """Which code and precision runs, for the run record."""

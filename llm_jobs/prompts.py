@@ -154,7 +154,7 @@ class PromptFormat:
         is_shortened = len(shortened) < len(ids)
         if placement is Placement.BEFORE:
             return PromptParts(self.header, shortened + self.footer, is_shortened)
-        return PromptParts(self.header + shortened, self.footer, is_shortened)
+        return PromptParts(self.header + shortened + self.footer, (), is_shortened)
 
 
 def shorten_middle(ids: tuple[int, ...], length: int) -> tuple[int, ...]:

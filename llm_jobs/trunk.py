@@ -7,7 +7,8 @@ Shapes: B rows, Q new tokens per row, E width, V vocabulary, K slots (cached and
     returns    (B, Q, E)        hidden states after the last norm
 """
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from embedder.errors import PplugError
 
 from .kv_cache import KVCache, Prefix
+
+LOGIT_TOLERANCE = 0.25
+"""Mean difference in standard deviations of the logits: SmolLM2 in bfloat16 is 0.05 off, a factor of 2 would be 0.4."""
 
 
 class Trunk(Protocol):
@@ -101,11 +105,38 @@ def _empty_prefix(model: PreTrainedModel) -> Prefix:
     Raises:
         PplugError: if the model keeps something else than keys and values of one shape in every layer.
     """
+    decoder: Any = model.get_decoder()
     with torch.no_grad():
-        decoder: Any = model.get_decoder()
-        cache: Any = decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device)).past_key_values
-    shapes = {(tuple(layer.keys.shape), tuple(layer.values.shape)) for layer in cache.layers}
-    if len(shapes) != 1 or len(set(next(iter(shapes)))) != 1:
-        raise PplugError(f"{type(model).__name__} keeps no plain keys and values per token: {sorted(shapes)}")
-    _, heads, _, width = cache.layers[0].keys.shape
-    return Prefix(torch.zeros(len(cache.layers), 2, heads, 0, width, dtype=model.dtype, device=model.device))
+        output = decoder(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", [])
+    kept: list[Any] = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    shapes = {None if part is None else tuple(part.shape) for part in kept} or {None}
+    shape = shapes.pop()
+    if shapes or shape is None:
+        raise PplugError(f"{type(model).__name__} does not keep keys and values of one shape: choose another LLM")
+    return Prefix(torch.zeros(len(layers), 2, shape[1], 0, shape[3], dtype=model.dtype, device=model.device))
+
+
+@torch.no_grad()
+def require_same_logits(trunk: Trunk, model: PreTrainedModel, ids: Sequence[int]) -> None:
+    """Compare a trunk with the model it stands for, on some real tokens (at least 2), half of them from the cache.
+
+    Raises:
+        PplugError: if the model does more than the trunk (scales its logits, counts positions differently ...).
+    """
+    name, untyped = type(model).__name__, cast(Any, model)
+    row = torch.tensor([ids], device=model.device)
+    expected: Tensor = untyped(row).logits[0, -1].float()
+    cache = KVCache.of([trunk.empty_prefix()], len(ids))
+    hidden = trunk.embed(row[:, :0])
+    try:
+        for half in row.chunk(2, dim=1):
+            count = half.shape[1]
+            mask, positions = cache.causal_mask(count), cache.positions(count)
+            hidden = trunk.forward(trunk.embed(half), positions, mask, cache, keep=True)
+            cache.append(torch.tensor([count], device=model.device), count)
+    except TypeError as error:
+        raise PplugError(f"{name} takes no soft prompt or no mask ({error}): choose another LLM") from error
+    difference = float((trunk.logits(hidden[0, -1]) - expected).abs().mean() / expected.std())
+    if not difference < LOGIT_TOLERANCE:
+        raise PplugError(f"{name} makes its logits in its own way (off by {difference:.2g} sigma): choose another LLM")

@@ -1,7 +1,6 @@
 """The command `pplug`: each command parses, calls one function and prints.
 
-Rows go to stdout, everything else to stderr. Options come from flag > PPLUG_* > pplug.toml > default. Torch and Beam
-are imported by the commands that need them, so `pplug --help` answers at once.
+Rows go to stdout, everything else to stderr. What a command needs is imported by it, so `pplug --help` answers at once.
 """
 
 import sys
@@ -17,8 +16,6 @@ from pipelines import options as opt
 from pipelines.boundary import option_names, run_app
 from pipelines.console import message, print_rows, progress_bars, rows_of
 from pipelines.settings import read_settings
-
-Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
@@ -60,7 +57,7 @@ def demo(
         return print_rows([asdict(plan_demo())], as_json=as_json)
     with progress_bars() as progress:
         result = run_demo(folder, progress)
-    print_rows(result.looked_at, as_json=as_json)
+    print_rows(result.looked_at, as_json=as_json, hidden=("ds", "user_id", "kind", "item_id", "posted_at"))
     print_rows(result.arms, as_json=as_json)
 
 
@@ -74,11 +71,9 @@ def ingest_lamp(
     kind: opt.LampKind = None,
     undated: opt.Undated = None,
     *,
-    common: opt.Writing,
+    common: opt.Counted,
 ) -> None:
-    """Ingest a file of the LaMP benchmark.
-
-    Each question is a user, and its profile is that user's history.
+    """Ingest a LaMP file; each question is a user.
 
     Example: pplug ingest lamp dev_questions.json --outputs dev_outputs.json --ds 2026-11-01
     """
@@ -90,7 +85,7 @@ def ingest_lamp(
 
 @ingest.command("histories")
 @opt.grouped
-def ingest_histories(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, common: opt.Writing) -> None:
+def ingest_histories(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, common: opt.Counted) -> None:
     """Ingest what users wrote or did.
 
     The same file twice changes nothing; bad rows go to `rejects`.
@@ -104,7 +99,7 @@ def ingest_histories(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, c
 
 @ingest.command("tasks")
 @opt.grouped
-def ingest_tasks(ctx: typer.Context, files: Files, ds: opt.IngestNight, *, common: opt.Writing) -> None:
+def ingest_tasks(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, common: opt.Counted) -> None:
     """Queue tasks for a night.
 
     Example: pplug ingest tasks tasks.jsonl --ds 2026-11-01
@@ -156,7 +151,7 @@ def encode(
     force: opt.Force = False,
     *,
     models: opt.EncoderNames,
-    common: opt.Writing,
+    common: opt.Counted,
 ) -> None:
     """Encode all histories into persona vectors.
 
@@ -184,7 +179,7 @@ def generate(
     force: opt.Force = False,
     *,
     models: opt.ModelNames,
-    common: opt.Writing,
+    common: opt.Counted,
 ) -> None:
     """Answer the night's tasks, each for its own user.
 
@@ -270,9 +265,7 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
 @app.command()
 @opt.grouped
 def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
-    """Look for rows that break what the tables promise.
-
-    None means pass; any means exit code 1.
+    """Look for rows that break a promise; none means pass.
 
     Example: pplug check --ds 2026-11-01
     """

@@ -13,16 +13,10 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from itertools import islice
-from itertools import islice
-from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.progress import TaskID
-    from rich.table import Table
-    from rich.progress import TaskID
-    from rich.table import Table
     from rich.progress import TaskID
     from rich.table import Table
 

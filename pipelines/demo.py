@@ -29,8 +29,9 @@ from pipelines.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
+SAMPLE: Final = SampleConfig()
 TRAINING: Final = TrainConfig(epochs=3, batch_size=16)
-EXAMPLE_TASK: Final = "user-09-task-1"
+EXAMPLE_TASK: Final = "user-01-task-1"
 """A task whose text says nothing about its category."""
 
 ARMS: Final = {
@@ -62,19 +63,22 @@ class DemoResult:
     """The closing table."""
 
 
-def plan_demo(config: SampleConfig | None = None) -> DemoPlan:
+def plan_demo(sample: SampleConfig = SAMPLE) -> DemoPlan:
     """How large the demo is."""
-    config = config or SampleConfig()
-    items = (config.users - config.users_without_history) * (config.news + config.headlines)
-    return DemoPlan(config.users, items, config.users * config.tasks, seconds=280)
+    items = (sample.users - sample.users_without_history) * (sample.news + sample.headlines)
+    return DemoPlan(sample.users, items, sample.users * sample.tasks, seconds=180)
 
 
-def run_demo(folder: Path, progress: Progress) -> DemoResult:
-    """Run every step and say on the way what was done.
+def run_demo(
+    folder: Path, progress: Progress, sample: SampleConfig = SAMPLE, training: TrainConfig = TRAINING
+) -> DemoResult:
+    """Run every step and log what was done.
 
     Args:
         folder: where sample, tables and plug go; new, empty, or that of an earlier demo.
         progress: told how far the steps are.
+        sample: how large the sample is.
+        training: how the plug is trained on it.
 
     Raises:
         UsageError: if the folder holds something else.
@@ -82,12 +86,12 @@ def run_demo(folder: Path, progress: Progress) -> DemoResult:
     if folder.exists() and any(folder.iterdir()) and not (folder / "sample").is_dir():
         raise UsageError(f"{folder} holds files that are no demo's: name a new folder, `pplug demo DIR`")
     warehouse, plug, kinds, models = Warehouse(folder / "warehouse"), folder / "plug", load_kinds(), GenerateConfig()
-    histories, tasks = write_sample(folder / "sample")
+    histories, tasks = write_sample(folder / "sample", sample)
     items = ingest_histories(warehouse, [histories], NIGHT, kinds)
     queued = ingest_tasks(warehouse, [tasks], NIGHT, kinds)
     logger.info("ingested %d items and %d tasks from %s", items.rows_out, queued.rows_out, histories.parent)
     yesterday = NIGHT - timedelta(days=1)
-    trained = train_job(warehouse, plug, NEWS, yesterday, [], models, TRAINING, kinds, progress=progress)
+    trained = train_job(warehouse, plug, NEWS, yesterday, [], models, training, kinds, progress=progress)
     logger.info("trained %s on %d of the items", plug, trained.example_count)
     encoded = encode_night(warehouse, NIGHT, EncodeConfig(), kinds, progress=progress)
     logger.info("encoded %d items into persona_vectors", encoded.rows_out)

@@ -28,6 +28,9 @@ ELEMENT_CHARACTERS: Final = 2**28
 PEEKED: Final = 20
 """Questions that are looked at to find the kind."""
 
+_OPENING: Final = re.compile(r"\s*\[\s*")
+_SIGN: Final = re.compile(r"\s*([,\]])\s*")
+
 Taken = tuple[str, str, Row | Refusal]
 """Table, row id, row."""
 
@@ -51,7 +54,7 @@ def elements(path: Path) -> Iterator[object | Refusal]:
     """The elements of a JSON list; of a broken one, those before the break and then a refusal."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # a bad byte refuses its row alone
         text = file.read(CHUNK_CHARACTERS)
-        opening = re.match(r"\s*\[", text)
+        opening = _OPENING.match(text)
         if opening is None:
             yield Refusal("not_a_list", shown(text[:1000]))
             return
@@ -64,7 +67,7 @@ def elements(path: Path) -> Iterator[object | Refusal]:
                 if not chunk:
                     yield Refusal("broken_json", shown(text[at : at + 1000]))
                     return
-                text, at = text[at:] + chunk, 0
+                text, at = (text[at:] + chunk).lstrip(), 0
             else:
                 yield from found
         rest = (text[at:] + file.read(1000)).strip()
@@ -79,11 +82,10 @@ def _element(text: str, at: int) -> tuple[list[object], int, str]:
         ValueError: if the text ends before the element does, or the element is broken.
     """
     found: list[object] = []
-    at += len(text[at:]) - len(text[at:].lstrip()) if text[at : at + 1].isspace() else 0
     if text[at : at + 1] != "]":
         value, at = json.JSONDecoder().raw_decode(text, at)
         found.append(value)
-    sign = re.compile(r"\s*([,\]])").match(text, at)
+    sign = _SIGN.match(text, at)
     if sign is None:
         raise ValueError("the text ends inside the list")
     return found, sign.end(), sign[1]
@@ -141,10 +143,14 @@ def lamp_kind(questions: Iterable[object], task: str | None, kinds: Mapping[str,
     named = [kind for kind in shaped if task and kind.name.startswith(task)]
     profiles = [profile for question in objects if isinstance(profile := question.get("profile"), list)]
     items = [item for profile in profiles for item in profile if isinstance(item, Mapping)]
-    fitting = [
-        kind for kind in named or shaped if items and {kind.lamp_text, kind.lamp_output or "id"} <= items[0].keys()
-    ]
+    fitting = [kind for kind in named or shaped if items and _fits(kind, set(items[0]))]
     return fitting[0] if len(fitting) == 1 else kinds.get(task or "")
+
+
+def _fits(kind: Kind, fields: set[str]) -> bool:
+    if kind.lamp_output is None:
+        return fields <= {kind.lamp_text, "id", "date"}
+    return {kind.lamp_text, kind.lamp_output} <= fields
 
 
 def read_lamp(

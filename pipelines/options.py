@@ -1,5 +1,7 @@
 """The options of the commands, each spelled once: flag, PPLUG_* variable, meaning and type.
 
+A value comes from the flag > the variable > pplug.toml > the default.
+
 Options that several commands share are fields of a dataclass, which a command takes as one argument:
 
     @app.command()
@@ -94,6 +96,7 @@ def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
 Dtype = Literal["float32", "bfloat16"]
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 
+Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
 Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
 IngestNight = Annotated[
     date, option("--ds", "Night of ingestion.", default_factory=today, show_default="today", **DATE)
@@ -146,8 +149,14 @@ class Common:
 class Writing(Common):
     """What every command that writes takes."""
 
-    max_reject_rate: Annotated[float, option("--max-reject-rate", "Exit with 3 above this share.", min=0, max=1)] = 0.05
     dry_run: DryRun = False
+
+
+@dataclass(frozen=True)
+class Counted(Writing):
+    """What every command takes that takes or refuses rows."""
+
+    max_reject_rate: Annotated[float, option("--max-reject-rate", "Exit with 3 above this share.", min=0, max=1)] = 0.05
 
     @property
     def new_tables(self) -> "Warehouse":

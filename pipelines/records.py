@@ -78,7 +78,7 @@ def _parquet_records(file: IO[bytes], columns: Collection[str]) -> Iterator[Numb
     try:
         parquet = pq.ParquetFile(file)
         there = [name for name in parquet.schema_arrow.names if name in columns]
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=there):
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=there or None):
             for record in _batch_records(batch):
                 number += 1
                 yield number, record

@@ -82,11 +82,11 @@ class SampleConfig:
 
     users: int = 40
     users_without_history: int = 4
-    news: int = 18
+    news: int = 15
     """Articles in the history of a user, filed under a category."""
-    headlines: int = 6
+    headlines: int = 5
     """Articles in the history of a user, with the user's headline."""
-    tasks: int = 4
+    tasks: int = 3
     """Articles of the night without a category."""
     seed: int = 0
 
@@ -129,9 +129,8 @@ def users(config: SampleConfig) -> list[User]:
     return found
 
 
-def write_sample(folder: Path, config: SampleConfig | None = None) -> tuple[Path, Path]:
+def write_sample(folder: Path, config: SampleConfig) -> tuple[Path, Path]:
     """Write histories.jsonl and tasks.jsonl as `pplug ingest` reads them; the same config gives the same bytes."""
-    config = config or SampleConfig()
     kind = load_kinds()[NEWS]
     everybody = users(config)
     with_history = everybody[: len(everybody) - config.users_without_history]

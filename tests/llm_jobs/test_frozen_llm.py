@@ -8,17 +8,36 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.models import weights_sha256
 from llm_jobs import FrozenLLM
 from llm_jobs.answering import Prepared, batches
 from llm_jobs.causal import CausalLM
+from llm_jobs.kv_cache import Prefix
+from llm_jobs.llama import LlamaTrunk, is_supported
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
-from llm_jobs.trunk import TransformersTrunk
+from llm_jobs.trunk import TransformersTrunk, require_same_logits
 
 prompts = st.text(st.characters(codec="utf8"), max_size=30).map(lambda text: f"which {text}")
+LLAMA_3_ROTATION = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 drawn_requests = st.lists(st.tuples(prompts, st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=4)
 placements = st.sampled_from(Placement)
 
@@ -44,7 +63,7 @@ def state_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(drawn=drawn_requests, placement=placements)
 def test_greedy_answers_equal_those_of_transformers(pair: Any, drawn: Any, placement: Placement) -> None:
     requests = requests_of(pair, drawn)
@@ -60,7 +79,7 @@ def test_greedy_answers_equal_those_of_transformers(pair: Any, drawn: Any, place
         assert answer.finish_reason == ("eos" if has_ended else "length")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(drawn=drawn_requests, placement=placements, order=st.randoms(use_true_random=False))
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(
     pair: Any, drawn: Any, placement: Placement, order: Any
@@ -85,7 +104,7 @@ def test_greedy_equals_one_full_forward_pass_per_step(pair: Any) -> None:
     assert answer.text == pair.llm.format.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     drawn=st.lists(st.tuples(prompts, prompts), min_size=1, max_size=4), size=st.integers(1, 3), placement=placements
 )
@@ -123,7 +142,7 @@ def test_no_weight_of_the_llm_ever_moves_or_gets_a_gradient(pair: Any) -> None:
     assert state_sha256(pair.llm.model) == before
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(3, 6), max_size=6).map(tuple), max_size=5))
 def test_prefixes_are_those_read_alone(tiny_llm: FrozenLLM, befores: list[tuple[int, ...]]) -> None:
     together = tiny_llm.prefixes(befores)
@@ -142,19 +161,66 @@ def test_long_prompts_are_read_in_pieces(tiny_llm: FrozenLLM, monkeypatch: pytes
     assert_same(pieces, whole)
 
 
-def test_our_forward_pass_equals_that_of_transformers(tiny_llm: FrozenLLM) -> None:
-    theirs = CausalLM(TransformersTrunk(tiny_llm.model), [2])
-    ours = tiny_llm._engine
-    assert ours.kernel == "pplug llama"
-    assert theirs.kernel == "transformers"
-    parts = [tiny_llm.parts(prompt, Placement.AFTER, 9) for prompt in ("which", "which category")]
-    soft = torch.randn(2, 3, tiny_llm.width)
-    answers = [tiny_llm.answer_ids(text) for text in ("arts & culture", "a")]
-    values: list[Tensor] = []
-    for engine in (ours, theirs):
-        prefixes = engine.prefixes([part.before for part in parts])
-        values.append(engine.answer_log_probs(parts, soft, answers, prefixes))
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SMALL, num_key_value_heads=4, head_dim=6),
+        LlamaConfig(**SMALL, num_key_value_heads=1, rope_parameters=LLAMA_3_ROTATION, tie_word_embeddings=True),
+        MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=None),
+        Qwen2Config(**SMALL, num_key_value_heads=2),
+    ],
+    ids=["llama", "llama3", "mistral", "qwen2"],
+)
+def test_our_forward_pass_equals_that_of_transformers(config: PreTrainedConfig) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.normal_()
+    theirs, ours = (CausalLM(trunk(model), [2]) for trunk in (TransformersTrunk, LlamaTrunk))
+    require_same_logits(ours.trunk, model, range(9, 40))
+    parts = [PromptParts(tuple(range(9, 40)), (7, 8)), PromptParts((9, 9), (5,))]
+    answers = [(5, 6, 7), (8,)]
+    soft = torch.randn(2, 3, ours.trunk.width, requires_grad=True)
+    values = [engine.answer_log_probs(parts, soft, answers, prefixes_of(engine, parts)) for engine in (theirs, ours)]
     torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value.sum(), soft)[0] for value in values), atol=1e-4, rtol=1e-3)
+    assert theirs.generate(parts, soft.detach(), [8, 8])[0].ids == ours.generate(parts, soft.detach(), [8, 8])[0].ids
+
+
+def prefixes_of(engine: CausalLM, parts: Sequence[PromptParts]) -> list[Prefix]:
+    return engine.prefixes([part.before for part in parts])
+
+
+def test_decoders_we_do_not_know_go_through_transformers_or_are_refused() -> None:
+    for config in (
+        LlamaConfig(**SMALL, num_key_value_heads=2, mlp_bias=True),
+        LlamaConfig(**SMALL, num_key_value_heads=2, attention_bias=True),
+        LlamaConfig(**SMALL, num_key_value_heads=2, hidden_act="gelu"),
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
+    ):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        assert not is_supported(model)
+        require_same_logits(TransformersTrunk(model), model, range(9, 40))
+    scaled = AutoModelForCausalLM.from_config(GraniteConfig(**SMALL, logits_scaling=8.0)).eval()
+    with pytest.raises(PplugError, match=r"Granite.* choose another LLM"):
+        require_same_logits(TransformersTrunk(scaled), scaled, range(9, 40))
+    recurrent = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2)
+    ).eval()
+    with pytest.raises(PplugError, match="choose another LLM"):
+        TransformersTrunk(recurrent)
 
 
 def test_a_long_input_loses_its_middle_and_is_flagged(pair: Any) -> None:

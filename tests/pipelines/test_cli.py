@@ -190,21 +190,21 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert {"train", "encode", "generate", "evaluate"} <= {row["job"] for row in rows["runs"]}
 
 
-@pytest.mark.parametrize("name", ["ingest histories", "train", "encode", "generate", "evaluate", "demo"])
-def test_a_dry_run_writes_nothing(name: str, pplug: Pplug, tiny_settings: Path) -> None:
-    folder = tiny_settings.parent
+def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
+    folder, ds = tiny_settings.parent, f"{NIGHT}"
     write_lines(folder / "histories.jsonl", ITEMS)
     write_lines(folder / "tasks.jsonl", TASKS)
-    for words in ("ingest histories histories.jsonl", "ingest tasks tasks.jsonl", "encode"):
-        assert pplug(*words.split(), "--ds", f"{NIGHT}").code == 0
-    assert pplug("train", "--plug", "plugs/news", "--until", f"{NIGHT}").code == 0
-    assert pplug("generate", "--ds", f"{NIGHT}", "--plug", "plugs/news").code == 0
+    for words in ("ingest histories histories.jsonl --ds", "ingest tasks tasks.jsonl --ds", "encode --ds"):
+        assert pplug(*words.split(), ds).code == 0
+    assert pplug("train", "--plug", "plugs/news", "--until", ds).code == 0
+    assert pplug("generate", "--ds", ds, "--plug", "plugs/news").code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    words = [word.replace("2026-11-01", f"{NIGHT}").replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
-    said = pplug(*words, "--dry-run", "--json")
-    assert said.code == 0, said.err
-    assert len(said.rows) == 1
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    for name in ("ingest histories", "ingest tasks", "train", "encode", "generate", "evaluate", "demo"):
+        words = [word.replace("2026-11-01", ds).replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
+        said = pplug(*words, "--dry-run", "--json")
+        assert said.code == 0, said.err
+        assert len(said.rows) == 1
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
 
 
 # Where options come from
@@ -401,21 +401,30 @@ def test_threads_and_hub_are_set_before_torch_is_imported() -> None:
 
 
 def test_ctrl_c_is_code_130(tmp_path: Path) -> None:
-    (tmp_path / "warehouse").mkdir()
+    file = tmp_path / "items.jsonl"
+    os.mkfifo(file)  # whoever reads it waits
     code = "import sys; from pipelines.cli import main; sys.exit(main())"
-    endless = "select count(*) from range(1000000000) as a, range(1000000000) as b where hash(a.range, b.range) = 1"
+    words = ["ingest", "histories", str(file), "--warehouse", str(tmp_path / "warehouse")]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "sql", endless, "--warehouse", str(tmp_path / "warehouse")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as running:
-        time.sleep(3)
+        wait_for_reader(file)
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert err == "interrupted: the same command goes on where it was\n"
+
+
+def wait_for_reader(file: Path) -> None:
+    """Return when a process opens the other end."""
+    for _ in range(600):
+        try:
+            os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(f"nobody reads {file}")
 
 
 def test_a_reader_that_leaves_early_ends_the_command_quietly(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_sample(tmp_path_factory.mktemp("sample"))
+    return write_sample(tmp_path_factory.mktemp("sample"), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def is_neutral(text: str) -> bool:
 
 
 def test_the_same_settings_give_the_same_bytes(files: tuple[Path, Path], tmp_path: Path) -> None:
-    again = write_sample(tmp_path / "again")
+    again = write_sample(tmp_path / "again", CONFIG)
     other = write_sample(tmp_path / "other", replace(CONFIG, seed=1))
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in other] != [path.read_bytes() for path in files]
