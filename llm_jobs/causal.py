@@ -68,7 +68,10 @@ class CausalLM:
         cache = KVCache.of(prefixes, 0)
         embeds = self._embeds(soft, [part.after + answer[:-1] for part, answer in zip(parts, answers, strict=True)])
         count = embeds.shape[1]
-        hidden = self.trunk.forward(embeds, cache.positions(count), cache.causal_mask(count), cache, keep=False)
+        seen = torch.arange(cache.longest, device=self._device) < cache.lengths[:, None]
+        new = torch.ones(len(parts), count, count, dtype=torch.bool, device=self._device).tril()
+        mask = torch.cat([seen[:, None].expand(-1, count, -1), new], dim=2)  # (B, Q, cached + new)
+        hidden = self.trunk.forward(embeds, cache.next_slots(count), mask, cache, None)
         # The token before an answer token predicts it; the first one's is the last of the prompt.
         starts = [soft.shape[1] + len(part.after) - 1 for part in parts]
         if min(starts) < 0:
@@ -92,11 +95,12 @@ class CausalLM:
         """Mean log-probability of every choice of every row (C,), from one pass over the rows' trees."""
         trees = [choice_tree(ids) for ids in choices]
         tokens, depths, sees = (part.to(self._device) for part in padded_trees(trees))
-        cache, last = self._prompts(parts, soft, 0)
-        past = cache.visible[:, None, : cache.used].expand(-1, tokens.shape[1], -1)
-        nodes = self.trunk.forward(
-            self.trunk.embed(tokens), cache.lengths[:, None] + depths, torch.cat([past, sees], dim=2), cache, keep=False
-        )
+        count = tokens.shape[1]
+        cache, last = self._prompts(parts, soft, count)
+        slots = cache.next_slots(count)
+        mask = torch.arange(cache.seen_slots(count), device=self._device) < cache.lengths[:, None, None]
+        mask = mask.repeat(1, count, 1).scatter_(2, slots[:, None].expand(-1, count, -1), sees)  # (B, N, K)
+        nodes = self.trunk.forward(self.trunk.embed(tokens), cache.lengths[:, None] + depths, mask, cache, slots)
         found: list[Tensor | Refusal] = []
         for tree, root, read in zip(trees, last, nodes, strict=True):
             states = torch.cat([root[None], read[: len(tree.tokens)]])  # (R, E)
@@ -130,7 +134,8 @@ class CausalLM:
         for start in range(0, embeds.shape[1], READ_TOKENS):
             piece = embeds[:, start : start + READ_TOKENS]
             width = piece.shape[1]
-            hidden = self.trunk.forward(piece, cache.positions(width), cache.causal_mask(width), cache, keep=True)
+            slots = cache.next_slots(width)
+            hidden = self.trunk.forward(piece, slots, cache.causal_mask(width), cache, slots)
             here = (counts > start) & (counts <= start + width)
             last[here] = hidden[here, counts[here] - 1 - start]
             cache.append((counts - start).clamp(0, width), width)
@@ -169,8 +174,8 @@ class _CachedSteps:
 
     def next(self, tokens: Tensor) -> Tensor:
         cache = self._cache
-        embeds = self._trunk.embed(tokens)[:, None]
-        hidden = self._trunk.forward(embeds, cache.positions(1), cache.causal_mask(1), cache, keep=True)
+        embeds, slots = self._trunk.embed(tokens)[:, None], cache.next_slots(1)
+        hidden = self._trunk.forward(embeds, slots, cache.causal_mask(1), cache, slots)
         cache.append(torch.ones_like(cache.lengths), 1)
         return self._trunk.logits(hidden[:, 0])
 

@@ -1,10 +1,11 @@
 """Keys and values of the tokens a causal LLM has read: of one prompt (Prefix) and of a batch (KVCache).
 
     Prefix   ░░░░░░          one prompt up to the soft prompt, without padding
-    KVCache  ░░░░░░··▒▒▒     rows of a batch: prefixes, unused slots, tokens appended since
-             ░░░░░░░░▒▒·     a row's slots need not be contiguous: keys carry their position, `visible` says what counts
+    KVCache  ░░░░░░▒▒▒··     rows of a batch: prefixes and the tokens appended since
+             ░░░▒▒▒·····     the token at position p of a row is in its slot p, whatever the other rows hold
 
-Shapes: L layers, B rows, H key/value heads, N slots, D head width.
+So a row's sums run over the same numbers in the same order in any batch; in bfloat16 that decides whether its tokens do.
+Shapes: L layers, B rows, H key/value heads, N slots, D head width, Q new tokens per row, K slots that are looked at.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+SLOTS = 64
+"""K is a multiple of it: the processor adds numbers in groups of up to 64, and a ragged last group in another order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +42,10 @@ class KVCache:
 
     store: Tensor
     """(L, 2, B, H, N, D); slots that hold no token are finite."""
-    visible: Tensor
-    """(B, N), true where the slot holds a token of the row."""
     lengths: Tensor
     """(B,) tokens of each row, which is the position of its next token."""
-    used: int
-    """Slots taken; the next tokens go behind them, in every row alike."""
+    longest: int
+    """At least the greatest of `lengths`, known without asking the device."""
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix], room: int) -> "KVCache":
@@ -51,35 +53,38 @@ class KVCache:
         like = prefixes[0].keys_values
         layers, _, heads, _, width = like.shape
         lengths = [prefix.length for prefix in prefixes]
-        used = max(lengths)
-        store = like.new_zeros(layers, 2, len(prefixes), heads, used + room, width)
-        visible = torch.zeros(len(prefixes), used + room, dtype=torch.bool, device=like.device)
+        slots = -(-(max(lengths) + room) // SLOTS) * SLOTS
+        store = like.new_zeros(layers, 2, len(prefixes), heads, slots, width)
         for row, prefix in enumerate(prefixes):
             store[:, :, row, :, : prefix.length] = prefix.keys_values
-            visible[row, : prefix.length] = True
-        return cls(store, visible, torch.tensor(lengths, device=like.device), used)
+        return cls(store, torch.tensor(lengths, device=like.device), max(lengths))
 
-    def positions(self, count: int) -> Tensor:
-        """Positions (B, count) of each row's next tokens."""
+    def next_slots(self, count: int) -> Tensor:
+        """Slots, and positions, of each row's next tokens (B, count)."""
         return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
 
+    def seen_slots(self, count: int) -> int:
+        """K: slots to look at once `count` more tokens per row are written."""
+        return -(-(self.longest + count) // SLOTS) * SLOTS
+
     def causal_mask(self, count: int) -> Tensor:
-        """(B, count, used + count), true where a new token may look: at its row's past, itself and new ones before."""
-        new = torch.ones(count, count, dtype=torch.bool, device=self.visible.device).tril()
-        past = self.visible[:, None, : self.used].expand(-1, count, -1)
-        return torch.cat([past, new.expand(len(past), -1, -1)], dim=2)
+        """(B, Q, K), true in the slots up to each new token's own."""
+        slots = torch.arange(self.seen_slots(count), device=self.lengths.device)
+        return slots <= self.next_slots(count)[:, :, None]
 
     def append(self, counts: Tensor, width: int) -> None:
-        """Take note of `width` slots just written, of which the first counts[row] hold tokens."""
-        slots = torch.arange(width, device=counts.device)
-        self.visible[:, self.used : self.used + width] = slots < counts[:, None]
+        """Take note of new tokens: the first counts[row] of `width` that were written.
+
+        What was written behind them is overwritten before anything looks at it.
+        """
         self.lengths = self.lengths + counts
-        self.used += width
+        self.longest += width
 
     def rows(self, index: Tensor) -> "KVCache":
         """A copy with these rows only."""
-        return KVCache(self.store[:, :, index], self.visible[index], self.lengths[index], self.used)
+        lengths = self.lengths[index]
+        return KVCache(self.store[:, :, index], lengths, int(lengths.max()))
 
     def prefix(self, row: int, length: int) -> Prefix:
-        """A copy of the first `length` slots of a row."""
+        """A copy of the first `length` tokens of a row."""
         return Prefix(self.store[:, :, row, :, :length].clone())

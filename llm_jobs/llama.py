@@ -4,7 +4,8 @@
 
 Faster than `transformers` on a CPU, because the heads that share keys are one matrix (no copies of the cache), and
 because the backward of torch's fused CPU attention is ten times slower than plain matrix products (27 ms against
-2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones).
+2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones). Plain products also add in the same order in every
+batch, which the fused attention does not.
 
 Shapes: B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D head width.
 """
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .kv_cache import KVCache, Prefix
+from .trunk import join
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""
@@ -64,7 +66,7 @@ class LlamaTrunk:
         weight = self._norm
         return Prefix(weight.new_zeros(len(self._layers), 2, self._heads, 0, self._head_width))
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, *, keep: bool) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
         cos, sin = self._rotary(embeds, positions)  # (B, Q, D), both halves alike
         half = self._head_width // 2
         turn = cos[:, :, None, :half], sin[:, :, None, :half]
@@ -72,12 +74,13 @@ class LlamaTrunk:
         blocked = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device)
         blocked.masked_fill_(~mask, torch.finfo(embeds.dtype).min)
         blocked = blocked[:, None].expand(-1, self._group, -1, -1).flatten(1, 2)[:, None]  # (B, 1, G Q, K)
+        past = mask.shape[2] if slots is not None else cache.longest
         hidden = embeds
-        for layer, store in zip(self._layers, cache.store, strict=True):
+        for layer, store in zip(self._layers, cache.store[..., :past, :], strict=True):
             normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.norm, self._eps)
             query, key, value = self._query_key_value(normed, layer, turn)
-            attend = self._attend_and_keep if keep else self._attend
-            hidden = hidden + F.linear(attend(query, key, value, blocked, store, cache.used), layer.out)
+            attended = self._attend(query, *join(store, key, value, slots), blocked)
+            hidden = hidden + F.linear(attended, layer.out)
             normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.mlp_norm, self._eps)
             gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
             hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
@@ -97,26 +100,12 @@ class LlamaTrunk:
         query = query.view(rows, count, self._heads, self._group, self._head_width).permute(0, 2, 3, 1, 4)
         return query.flatten(2, 3), key.transpose(1, 2), value.transpose(1, 2)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, store: Tensor, used: int) -> Tensor:
-        """Attention over the cached and the new tokens (B, Q, H G D); gradients reach the new ones only."""
-        past = store[..., :used, :]
-        keys, values = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)  # (B, H, K, D)
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
+        """Attention of the new tokens (B, Q, H G D), heads in the order of transformers'."""
         scores = (query * self._head_width**-0.5) @ keys.transpose(2, 3) + blocked  # (B, H, G Q, K)
-        return self._merge(scores.softmax(-1) @ values)
-
-    def _attend_and_keep(
-        self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor, store: Tensor, used: int
-    ) -> Tensor:
-        """The same without gradients; the new keys and values stay in the cache."""
-        end = used + key.shape[2]
-        store[0, :, :, used:end], store[1, :, :, used:end] = key, value
-        keys, values = store[0, :, :, :end], store[1, :, :, :end]
-        return self._merge(F.scaled_dot_product_attention(query, keys, values, attn_mask=blocked))
-
-    def _merge(self, attended: Tensor) -> Tensor:
-        """(B, H, G Q, D) to (B, Q, H G D), the order of transformers' heads."""
-        rows = attended.shape[0]
-        return attended.view(rows, self._heads, self._group, -1, self._head_width).permute(0, 3, 1, 2, 4).flatten(2)
+        attended = scores.softmax(-1) @ values  # (B, H, G Q, D)
+        attended = attended.view(len(attended), self._heads, self._group, -1, self._head_width)
+        return attended.permute(0, 3, 1, 2, 4).flatten(2)
 
 
 def _layer(layer: nn.Module) -> _Layer:

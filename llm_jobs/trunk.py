@@ -1,10 +1,11 @@
 """The layers of a causal LLM between token embeddings and logits, run by `transformers`' own model classes.
 
-Shapes: B rows, Q new tokens per row, E width, V vocabulary, K slots (cached and new).
+Shapes: B rows, Q new tokens per row, E width, V vocabulary, K slots looked at.
     embeds     (B, Q, E)
-    positions  (B, Q)
-    mask       (B or 1, Q, K)   true where a new token may look; a row may be padding, but must look somewhere
-    returns    (B, Q, E)        hidden states after the last norm
+    positions  (B, Q)     counted from the start of the prompt
+    mask       (B, Q, K)  true where a new token may look; even padding must look somewhere
+    slots      (B, Q)     where keys and values of the new tokens are written
+    returns    (B, Q, E)  hidden states after the last norm
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,12 @@ class Trunk(Protocol):
 
     def empty_prefix(self) -> Prefix: ...
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, *, keep: bool) -> Tensor:
-        """Hidden states; with `keep` keys and values are written to the cache's next slots, else left to autograd."""
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
+        """Hidden states.
+
+        New keys and values are written to their slots, for K slots of the cache to be looked at. Without `slots` they
+        are left to autograd: the new tokens then look at the cache's first `longest` slots and each other.
+        """
         ...
 
 
@@ -64,11 +69,12 @@ class TransformersTrunk:
     def empty_prefix(self) -> Prefix:
         return self._empty
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, *, keep: bool) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
         # The lowest finite number, not -inf: a row of padding then gives some number instead of NaN.
         blocked = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device)
         blocked.masked_fill_(~mask, torch.finfo(embeds.dtype).min)
-        layers: Any = [_SlotLayer(store, cache.used, keep=keep) for store in cache.store]
+        past = mask.shape[2] if slots is not None else cache.longest
+        layers: Any = [_SlotLayer(store[..., :past, :], slots) for store in cache.store]
         return self._decoder(
             inputs_embeds=embeds,
             attention_mask=blocked[:, None],
@@ -81,22 +87,32 @@ class TransformersTrunk:
 class _SlotLayer(DynamicLayer):
     """One layer of a KVCache, as `transformers` wants to see it."""
 
-    def __init__(self, store: Tensor, used: int, *, keep: bool) -> None:
+    def __init__(self, store: Tensor, slots: Tensor | None) -> None:
         super().__init__()
-        self._store, self._used, self._keep = store, used, keep
+        self._store, self._slots = store, slots
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        if not self._keep:
-            past = self._store[..., : self._used, :]
-            return torch.cat([past[0], key_states], dim=2), torch.cat([past[1], value_states], dim=2)
-        end = self._used + key_states.shape[2]
-        self._store[0, :, :, self._used : end] = key_states
-        self._store[1, :, :, self._used : end] = value_states
-        return self._store[0, :, :, :end], self._store[1, :, :, :end]
+        return join(self._store, key_states, value_states, self._slots)
 
     def get_seq_length(self) -> int:
-        return self._used
+        return self._store.shape[3]
+
+
+def join(store: Tensor, key: Tensor, value: Tensor, slots: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Keys and values to look at (B, H, K, D).
+
+    Args:
+        store: one layer's cached ones (2, B, H, cached slots, D).
+        key: new ones (B, H, Q, D).
+        value: new ones (B, H, Q, D).
+        slots: where to write the new ones; None puts them behind the cached ones, in new memory.
+    """
+    if slots is None:
+        return torch.cat([store[0], key], dim=2), torch.cat([store[1], value], dim=2)
+    rows = torch.arange(len(slots), device=slots.device)[:, None]
+    store[0][rows, :, slots], store[1][rows, :, slots] = key.transpose(1, 2), value.transpose(1, 2)
+    return store[0], store[1]
 
 
 def _empty_prefix(model: PreTrainedModel) -> Prefix:
@@ -132,8 +148,8 @@ def require_same_logits(trunk: Trunk, model: PreTrainedModel, ids: Sequence[int]
     try:
         for half in row.chunk(2, dim=1):
             count = half.shape[1]
-            mask, positions = cache.causal_mask(count), cache.positions(count)
-            hidden = trunk.forward(trunk.embed(half), positions, mask, cache, keep=True)
+            slots = cache.next_slots(count)
+            hidden = trunk.forward(trunk.embed(half), slots, cache.causal_mask(count), cache, slots)
             cache.append(torch.tensor([count], device=model.device), count)
     except TypeError as error:
         raise PplugError(f"{name} takes no soft prompt or no mask ({error}): choose another LLM") from error

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from llm_jobs.kinds import Kind
 from pipelines.intake import Intake
-from pipelines.lamp import read_golds, read_lamp
+from pipelines.lamp import read_lamp
+from pipelines.lamp_files import read_golds
 from pipelines.records import records, require_files
 from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
 from pipelines.tables import KEYS, TABLES, file_schema

@@ -232,8 +232,6 @@ class Warehouse:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # another run still has files there
-                    folder.parent.rmdir()
 
     def _live(self, name: str, table: DeltaTable, ds: date | None = None) -> list[Path]:
         """The live files, in one night if given. `file_uris` would return names that are percent-encoded."""
@@ -278,5 +276,5 @@ class Warehouse:
             except CommitFailedError as error:
                 for file in linked:  # any other failure leaves them: the commit may have been made
                     file.path.unlink(missing_ok=True)
-                told = f"{name} {lock} was written by another run meanwhile and its rows stand"
-                raise CommitConflict(f"{told}: run the command again to replace them") from error
+                told = f"{name} {lock}" if mode == "overwrite" else name
+                raise CommitConflict(f"{told} was written by another run meanwhile: run the command again") from error

@@ -72,10 +72,9 @@ def read_texts(paths: Sequence[Path], count: int) -> list[str]:
         return made_up_texts(count)
     found: dict[str, None] = {}
     for path in paths:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
-            rows = (json.loads(line) for line in lines)
-            found.update(dict.fromkeys(text for row in rows if (text := row.get("text") or row.get("abstract"))))
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        rows = map(json.loads, content.splitlines())
+        found.update(dict.fromkeys(text for row in rows if (text := row.get("text") or row.get("abstract"))))
     texts = list(found)
     random.Random(0).shuffle(texts)
     return texts[:count]
@@ -219,7 +218,7 @@ def measure(folder: Path, texts: list[str], threads: int, rounds: int) -> list[R
             sys.stderr.write(f"left out: {rival.__name__}: {type(error).__name__}: {' '.join(str(error).split())}\n")
     torch.set_num_threads(threads)
     vectors = {(name, precision): encode(texts) for name, precision, encode in encoders}  # warms up, too
-    seconds: dict[tuple[str, Precision], list[tuple[float, float]]] = {key: [] for key in vectors}
+    seconds: dict[tuple[str, Precision], list[tuple[float, float]]] = {encoder[:2]: [] for encoder in encoders}
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     ceilings: dict[Precision, list[float]] = {precision: [] for precision in precisions}
     for _ in range(rounds):
@@ -271,8 +270,9 @@ def table(rows: Sequence[Row]) -> str:
         name = f"**{row.name}**" if row.name == "pplug" else row.name
         share = "" if row.ceiling_share is None else f"{row.ceiling_share:.0%}"
         lines.append(
-            f"| {name} | {row.precision} | {row.threads} | {row.texts_per_second:.0f} | {row.wall_texts_per_second:.0f} "
-            f"| {row.speed_up:.2f} | {share} | {row.cosine_mean:.6f} | {row.cosine_min:.5f} |"
+            f"| {name} | {row.precision} | {row.threads} | {row.texts_per_second:.0f} "
+            f"| {row.wall_texts_per_second:.0f} | {row.speed_up:.2f} | {share} "
+            f"| {row.cosine_mean:.6f} | {row.cosine_min:.5f} |"
         )
     return "\n".join(lines)
 
@@ -288,7 +288,8 @@ def about(arguments: argparse.Namespace) -> str:
         except PackageNotFoundError:
             continue
     machine = " / ".join(dict.fromkeys(wanted)) or platform.processor()
-    return f"{datetime.now(UTC):%Y-%m-%d}; CPU {machine}; {', '.join(found)}; {arguments.count} texts, {arguments.rounds} rounds"
+    size = f"{arguments.count} texts, median of {arguments.rounds} rounds"
+    return f"{datetime.now(UTC):%Y-%m-%d}; CPU {machine}; {', '.join(found)}; {size}"
 
 
 def run_with_threads(threads: int) -> list[Row]:

@@ -2,21 +2,16 @@
 
 import json
 import os
-import tempfile
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import load_kinds
-from pipelines import lamp
 from pipelines.ingest import IngestResult, ingest_lamp
-from pipelines.lamp import elements, lamp_time
-from pipelines.rows import Refusal
+from pipelines.lamp import lamp_kind, lamp_time
 from pipelines.views import connect
 from pipelines.warehouse import Warehouse
 
@@ -256,7 +251,7 @@ def test_the_kind_is_found_out_from_prompt_name_and_fields(
     prompt: str, task: str | None, item: dict[str, Any] | None, kind: str
 ) -> None:
     asked = {"id": "1", "input": prompt, "profile": [] if item is None else [item]}
-    found = lamp.lamp_kind([asked], task, KINDS)
+    found = lamp_kind([asked], task, KINDS)
     assert found is not None
     assert found.name == kind
 
@@ -265,7 +260,7 @@ def test_a_kind_that_cannot_be_found_out_is_asked_for(warehouse: Warehouse) -> N
     questions = [question(input="reworded article: A")]
     with pytest.raises(UsageError, match=r"q\.json.*name it with --kind"):
         ingest(warehouse, questions)
-    assert [path.name for path in warehouse.root.glob("_staging/*")] == []
+    assert list(warehouse.root.glob("_staging/*")) == []
     assert ingest(warehouse, questions, kind="LaMP_4").rows_out == 2
     with pytest.raises(UsageError, match="no kind 'LaMP_8': there are LaMP_1, "):
         ingest(warehouse, questions, kind="LaMP_8")
@@ -341,27 +336,6 @@ def test_a_missing_file_is_told_before_anything_is_written(warehouse: Warehouse,
 )
 def test_dates_are_whole_numbers_between_dashes(value: object, expected: object) -> None:
     assert lamp_time(value, None) == expected
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(json_values, max_size=6), st.integers(1, 30), st.sampled_from([None, 1, 4]))
-def test_a_list_is_read_element_by_element_whatever_the_size_of_the_chunks(
-    values: list[Any], chunk: int, indent: int | None
-) -> None:
-    text = json.dumps(values, indent=indent)
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(lamp, "CHUNK_CHARACTERS", chunk)
-        assert list(elements(write(Path(folder) / "q.json", text))) == values
-        *whole, refusal = elements(write(Path(folder) / "q.json", text[:-1]))
-        assert whole == values[:-1]
-        assert isinstance(refusal, Refusal)
 
 
 @pytest.mark.skipif("REAL_DATA" not in os.environ, reason="needs the folder that shared/data/prepare.py writes")

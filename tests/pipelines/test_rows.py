@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ingesting import HISTORY, KINDS, TASK
 
 from pipelines.rows import DETAIL_CHARACTERS, Refusal, parse_history, parse_line, parse_task, parse_time, shown
-
-KINDS = {"LaMP_4"}
-HISTORY = {"user_id": "u", "item_id": "i", "kind": "LaMP_4", "posted_at": "2026-11-20", "text": "t", "output": "o"}
-TASK = {"task_id": "t", "user_id": "u", "kind": "LaMP_4", "queued_at": "2026-11-20", "input": "x"}
 
 
 def history(**changes: object) -> bytes:
