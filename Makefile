@@ -46,8 +46,10 @@ format: setup ## Format the sources in place
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## Measure speed; the numbers go into the README with machine and date
-	$(BIN)/python -m pytest tests/benchmarks -o 'python_files=bench_*.py' -o 'python_functions=bench_*' -s -q
+bench: setup ## Measure speed; numbers go into the README with machine, date and command
+	@for script in tests/benchmarks/*.py; do \
+		echo "$$script $(BENCH_FLAGS)"; $(BIN)/python "$$script" $(BENCH_FLAGS) || exit 1; \
+	done
 
 # What a user of the package gets: a wheel, built here and installed in an empty environment, outside the checkout.
 wheel-demo: setup

@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pooling import TextSettings, pool
+from .pooling import Pooling, TextSettings, pool
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 """`model_type` of the architectures that are BERT with, at most, other position numbers."""
 
 GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """`hidden_act` to torch's name of the approximation."""
+
+FLOAT32_POWERS = 100
+"""Longest text in tokens whose float32 attention is faster by `attend`'s own steps than by torch's (measured)."""
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -69,9 +72,11 @@ class PackedBert:
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
         x = torch.cat([self._embed(run) for run in runs])  # (T, d)
         x = F.layer_norm(x, x.shape[1:], *self.norm, self.eps).to(self.dtype)
-        for layer in self.layers:
-            x = layer(x, runs)
-        states = zip(x.split([run.numel() for run in runs]), runs, strict=True)
+        for layer in self.layers[:-1]:
+            x = layer(x, runs, runs)
+        kept = [run[:1] for run in runs] if self.pooling == Pooling.CLS else runs
+        x = self.layers[-1](x, runs, kept)
+        states = zip(x.split([run.numel() for run in kept]), kept, strict=True)
         return torch.cat([pool(rows.view(*run.shape, -1), self.pooling) for rows, run in states])
 
     def _embed(self, run: Tensor) -> Tensor:
@@ -84,7 +89,13 @@ class PackedBert:
 
 
 class Layer:
-    """One transformer layer over packed rows; `x` (T, d) of the model's dtype comes back as the same."""
+    """One transformer layer over packed rows of the model's dtype.
+
+    Shapes: as in PackedBert.
+        x        (T, d)
+        kept     the leading positions of each run that are wanted: all, or in a last layer with CLS pooling the first
+        returns  (tokens in kept, d)
+    """
 
     def __init__(self, layer: Any, config: Any, dtype: torch.dtype, is_onednn: bool) -> None:
         def linear(weight: Tensor, bias: Tensor, gelu: str | None = None) -> Linear:
@@ -103,12 +114,15 @@ class Layer:
         self.norms = _norm(out.LayerNorm, dtype), _norm(down.LayerNorm, dtype)
         self.eps: float = config.layer_norm_eps
 
-    def __call__(self, x: Tensor, runs: Sequence[Tensor]) -> Tensor:
-        qkv, mixed = self.qkv(x), torch.empty_like(x)  # (T, 3d), (T, d)
-        sizes = [run.numel() for run in runs]
-        for run, rows, out in zip(runs, qkv.split(sizes), mixed.split(sizes), strict=True):
+    def __call__(self, x: Tensor, runs: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+        sizes, kept_sizes = [run.numel() for run in runs], [run.numel() for run in kept]
+        qkv = self.qkv(x)  # (T, 3d)
+        if kept is not runs:
+            x = torch.cat([rows[:size] for rows, size in zip(x.split(sizes), kept_sizes, strict=True)])
+        mixed = torch.empty_like(x)
+        for run, rows, out in zip(runs, qkv.split(sizes), mixed.split(kept_sizes), strict=True):
             heads = run.shape[1] * self.heads
-            attend(rows.view(len(run), heads, 3, -1), out=out.view(len(run), heads, -1))
+            attend(rows.view(len(run), heads, 3, -1), out=out.view(-1, heads, x.shape[1] // self.heads))
         x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
         return F.layer_norm(self.down(self.up(x)).add_(x), x.shape[1:], *self.norms[1], self.eps)
 
@@ -117,20 +131,25 @@ def attend(heads: Tensor, out: Tensor) -> None:
     """Attention of each head on its own.
 
     softmax(s) is 2^t / sum 2^t with t = s·log2(e), which the query weights hold already. The usual subtraction of the
-    largest score only keeps the powers in range; they nearly always are, so it is done (by torch) when they are not.
+    largest score only keeps the powers in range. They nearly always are; torch's own attention does the others.
 
     Shapes: l tokens, m = heads of all texts, h = width of a head.
         heads  (l, m, 3, h)  query, key, value
-        out    (l, m, h)     is written
+        out    (k, m, h)     is written: what the first k tokens see
     """
-    q, k, v = heads.permute(2, 1, 0, 3)  # each (m, l, h), a view
-    powers = torch.bmm(q, k.mT).exp2_()  # (m, l, l)
-    total = powers.sum(-1, keepdim=True)  # (m, l, 1)
-    low, high = total.aminmax()
-    if low > 1e-34 and high < 1e34:  # then powers @ v stays below 3e38 too
-        torch.div(torch.bmm(powers, v).transpose(0, 1), total.transpose(0, 1), out=out)
-    else:
-        out.copy_(F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0].transpose(0, 1))
+    views = heads.permute(2, 1, 0, 3)  # (3, m, l, h)
+    is_bfloat16 = heads.dtype == torch.bfloat16  # then oneDNN multiplies, which would copy a view matrix by matrix
+    q, k, v = views.contiguous() if is_bfloat16 else views
+    q = q[:, : len(out)]
+    if is_bfloat16 or len(heads) <= FLOAT32_POWERS:
+        powers = torch.bmm(q, k.mT).exp2_()  # (m, k, l)
+        total = powers.sum(-1, keepdim=True)  # (m, k, 1)
+        low, high = total.aminmax()
+        if low > 1e-34 and high < 1e34:  # then powers @ v stays below 3e38 too
+            torch.div(torch.bmm(powers, v).transpose(0, 1), total.transpose(0, 1), out=out)
+            return
+    mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0]  # (m, k, h)
+    out.copy_(mixed.transpose(0, 1))
 
 
 def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

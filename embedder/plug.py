@@ -99,9 +99,8 @@ class PersonaPlug(nn.Module):
         self.config = config
         width, llm_width = config.encoder_width, config.llm_width
         self.weights = HistoryWeights(width, config.temperature)
-        self.project = nn.Sequential(
-            nn.Linear(width, llm_width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(llm_width, llm_width)
-        )
+        self.hidden = nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Dropout(config.dropout))
+        self.project = nn.Linear(llm_width, llm_width)
         self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
         self.gain = nn.Parameter(torch.tensor(config.embedding_norm))
         directions = F.normalize(torch.randn(config.instruction_count, llm_width), dim=-1)
@@ -113,8 +112,9 @@ class PersonaPlug(nn.Module):
         vectors = torch.cat([vectors, default], dim=1)  # (B, H + 1, D)
         is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
         weights = self.weights(task, vectors, torch.cat([counts, is_new], dim=1))  # (B, H + 1)
-        persona = torch.einsum("bh,bhe->be", weights, self.project(vectors))  # (B, E)
-        persona = F.normalize(persona, dim=-1) * self.gain
+        # The projector's second layer is linear and the weights sum to one: it may follow the sum, once per user.
+        hidden = torch.einsum("bh,bhe->be", weights, self.hidden(vectors))  # (B, E)
+        persona = F.normalize(self.project(hidden), dim=-1) * self.gain
         instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
         return torch.cat([instruction, persona[:, None]], dim=1), weights[:, :-1]
 

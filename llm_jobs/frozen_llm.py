@@ -130,7 +130,8 @@ class FrozenLLM:
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
         """Answers or refusals in the order of the requests; free ones greedily, closed ones by log-probability.
 
-        In float32 an answer does not depend on the other requests (but for ties of two tokens within rounding).
+        An answer does not depend on the other requests: to the last bit in bfloat16 on a CPU with a Llama-like model,
+        in float32 up to ties of two tokens within rounding.
 
         Raises:
             Exception: the model's own, if it fails on every request that could be put to it.

@@ -4,7 +4,7 @@
     KVCache  ░░░░░░▒▒▒··     rows of a batch: prefixes and the tokens appended since
              ░░░▒▒▒·····     the token at position p of a row is in its slot p, whatever the other rows hold
 
-So a row's sums run over the same numbers in the same order in any batch; in bfloat16 that decides whether its tokens do.
+So a row adds the same numbers in the same order in any batch; in bfloat16 its tokens would else change with the batch.
 Shapes: L layers, B rows, H key/value heads, N slots, D head width, Q new tokens per row, K slots that are looked at.
 """
 

@@ -25,6 +25,8 @@ from .trunk import join
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""
 
+LEAST_ROWS = 4
+
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
@@ -60,7 +62,7 @@ class LlamaTrunk:
         return self._embedding(ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self._head).float()
+        return linear(hidden, self._head).float()
 
     def empty_prefix(self) -> Prefix:
         weight = self._norm
@@ -80,10 +82,10 @@ class LlamaTrunk:
             normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.norm, self._eps)
             query, key, value = self._query_key_value(normed, layer, turn)
             attended = self._attend(query, *join(store, key, value, slots), blocked)
-            hidden = hidden + F.linear(attended, layer.out)
+            hidden = hidden + linear(attended, layer.out)
             normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.mlp_norm, self._eps)
-            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
+            gate, up = linear(normed, layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + linear(F.silu(gate) * up, layer.down)
         return F.rms_norm(hidden, (hidden.shape[-1],), self._norm, self._eps)
 
     def _query_key_value(
@@ -91,7 +93,7 @@ class LlamaTrunk:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, H, G Q, D), key and value (B, H, Q, D), rotated to their positions."""
         rows, count, _ = normed.shape
-        joined = F.linear(normed, layer.qkv, layer.qkv_bias).view(rows, count, -1, self._head_width)
+        joined = linear(normed, layer.qkv, layer.qkv_bias).view(rows, count, -1, self._head_width)
         to_turn, value = joined.split([joined.shape[2] - self._heads, self._heads], dim=2)
         first, second = to_turn.chunk(2, dim=-1)
         cos, sin = turn
@@ -106,6 +108,17 @@ class LlamaTrunk:
         attended = scores.softmax(-1) @ values  # (B, H, G Q, D)
         attended = attended.view(len(attended), self._heads, self._group, -1, self._head_width)
         return attended.permute(0, 3, 1, 2, 4).flatten(2)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear, but a row's result does not depend on how many rows there are.
+
+    Fewer than four rows take another way through oneDNN, which adds in another order (measured on torch 2.13).
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    missing = max(0, LEAST_ROWS - len(flat))
+    found = F.linear(F.pad(flat, (0, 0, 0, missing)) if missing else flat, weight, bias)
+    return found[: len(flat)].view(*rows.shape[:-1], -1)
 
 
 def _layer(layer: nn.Module) -> _Layer:

@@ -1,12 +1,15 @@
 """Keys and values of the prompts of a training run, kept between epochs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kv_cache import Prefix
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being counted (behind a comma, the running loss), how many are done and how many there are."""
 
 PREFIXES_AT_ONCE = 64
 """Prompts whose keys and values are computed in one call."""
@@ -19,7 +22,9 @@ class PrefixCache:
     a resumed run computes with the same numbers.
     """
 
-    def __init__(self, llm: FrozenLLM, befores: Iterable[tuple[int, ...]], limit_bytes: int) -> None:
+    def __init__(
+        self, llm: FrozenLLM, befores: Iterable[tuple[int, ...]], limit_bytes: int, progress: Progress
+    ) -> None:
         self._llm = llm
         self._tails: dict[tuple[int, ...], Tensor] = {}
         unique = sorted(set(befores), key=lambda before: (len(before), before))
@@ -34,6 +39,7 @@ class PrefixCache:
             if limit_bytes < 0:
                 return
             self._tails |= zip(chunk, tails, strict=True)
+            progress("prompts read", start + len(chunk), len(unique))
 
     def prefixes(self, befores: Sequence[tuple[int, ...]]) -> list[Prefix] | None:
         """A prefix for each of `befores`; None where the LLM has no use for them (sequence-to-sequence)."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from embedder.errors import PplugError
 from embedder.plug import PersonaPlug, PlugConfig, pad_histories
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prefix_cache import PrefixCache
+from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement, PromptParts
 
 FloatArray = NDArray[np.float32]
@@ -78,10 +78,6 @@ class Prepared:
     example: Example
     parts: PromptParts
     answer: tuple[int, ...]
-
-
-Progress = Callable[[int, int, float], None]
-"""Called after each step with steps done, steps in all, and the running loss."""
 
 
 def train_plug(
@@ -203,7 +199,8 @@ class TrainingRun:
         optimizer = AdamW(plug.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.steps))
         self.state = RunState(plug, optimizer, schedule)
-        self.cache = PrefixCache(llm, (item.parts.before for item in train), int(config.cache_gib * 2**30))
+        befores = [item.parts.before for item in train]
+        self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 
     def fit_epoch(self, prepared: Sequence[Prepared], epoch: int) -> float:
         """One pass in a random order that depends on the seed and the epoch only."""
@@ -220,7 +217,7 @@ class TrainingRun:
             self.state.schedule.step()
             self.state.step += 1
             total, count = total + loss.item() * len(batch), count + len(batch)
-            self.progress(self.state.step, self.steps, total / count)
+            self.progress(f"steps, loss {total / count:.3f}", self.state.step, self.steps)
         return total / count
 
     @torch.no_grad()

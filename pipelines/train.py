@@ -125,14 +125,7 @@ def train_job(
         models = load_models(config)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
         plug = seeded_plug(plug_config(data.kind, models), train.seed)
-        losses = train_plug(
-            plug,
-            models.llm,
-            examples,
-            train,
-            folder,
-            lambda done, total, loss: progress(f"steps, loss {loss:.3f}", done, total),
-        )
+        losses = train_plug(plug, models.llm, examples, train, folder, progress)
         record.rows_in = record.rows_out = len(examples)
         prepared = prepare(examples, models.llm, Placement(plug.config.placement))
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -165,7 +158,7 @@ def plan_train(
     rate = tokens_per_second(
         warehouse,
         JOB,
-        lambda: TrainingRun(plug, models.llm, once, sample, lambda *_: None).fit_epoch(sample, 0),
+        lambda: TrainingRun(plug, models.llm, once, sample, no_progress).fit_epoch(sample, 0),
         work_tokens(sample, plug.config, 1),
     )
     texts = {target.query for target in data.targets.found}

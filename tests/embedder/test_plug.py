@@ -45,7 +45,7 @@ def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: n
     query = plug.weights.query.weight @ task
     scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
     weights = scores.exp() / scores.exp().sum()
-    persona = sum(weight * plug.project(item) for weight, item in zip(weights, items, strict=True))
+    persona = sum(weight * plug.project(plug.hidden(item)) for weight, item in zip(weights, items, strict=True))
     return persona / persona.norm() * plug.gain
 
 

@@ -24,6 +24,7 @@ from embedder.models import weights_sha256
 from llm_jobs import FrozenLLM
 from llm_jobs.answering import Prepared, batches
 from llm_jobs.causal import CausalLM
+from llm_jobs.frozen_llm import has_bfloat16
 from llm_jobs.kv_cache import Prefix
 from llm_jobs.llama import LlamaTrunk, is_supported
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
@@ -312,6 +313,18 @@ def test_bfloat16_answers_with_the_instructions_or_says_that_it_does_not(
     fallback = FrozenLLM.from_pretrained(str(tiny_llm_folder), dtype="bfloat16")
     assert fallback.kernel == "pplug llama float32 (no bfloat16 instructions)"
     assert fallback.answer(requests, Placement.AFTER) == tiny_llm.answer(requests, Placement.AFTER)
+
+
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16 instructions")
+def test_in_bfloat16_an_answer_is_the_same_to_the_last_bit_in_any_batch() -> None:
+    pytest.importorskip("gguf")
+    llm = FrozenLLM.from_pretrained("smollm2", dtype="bfloat16")
+    soft = torch.randn(6, 4, llm.width, generator=torch.Generator().manual_seed(0)) * 0.13
+    labels = ("arts & culture", "arts", "world news", "politics")
+    requests = [Request("a headline about rain " * (at + 1), soft[at], None, 6) for at in range(3)]
+    requests += [Request("a category of news " * (at + 1), soft[at], labels) for at in range(3, 6)]
+    alone = [answer for request in requests for answer in llm.answer([request], Placement.AFTER)]
+    assert llm.answer(requests, Placement.AFTER) == alone
 
 
 def test_models_that_cannot_be_used_are_refused(tiny_llm_folder: Path, tmp_path: Path) -> None:
