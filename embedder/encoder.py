@@ -38,7 +38,7 @@ TEXTS_PER_CHUNK = 8192
 TEXTS_PER_TOKENIZER_CALL = 256
 """The tokenizer keeps about 100 bytes per token of whole texts until the call ends."""
 
-CHARACTERS_PER_TOKEN = 64
+CHARACTERS_PER_TOKEN = 16
 """Only this many characters per token of `max_tokens` are tokenised when they turn out to fill the model."""
 
 PROBE = "Héllo,  WORLD!\n\tnaïve 你好 😀 [SEP]</s> 0.5% https://example.org/a_b?c=d"

@@ -1,10 +1,10 @@
 """Cut a prompt into the token ids that stand before and after a user's soft prompt.
 
-    header │ input │ footer      header and footer come from the LLM's chat template, the input is the task's prompt
-    before ▲                     Placement.BEFORE: header ▲ input footer   (the paper)
-           before ▲              Placement.AFTER:  header input ▲ footer   (equal prompts share all that is before ▲)
+    header ▲ input   footer         Placement.BEFORE, as in the paper
+    header   input   footer ▲       Placement.AFTER: equal prompts of different users share everything before ▲
 
-Header, input and footer are tokenised one by one, so training and answering see the same tokens for either placement.
+Header and footer come from the LLM's chat template. Header, input and footer are tokenised one by one, so training and
+answering see the same tokens with either placement.
 """
 
 import re
@@ -26,7 +26,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Placement(StrEnum):
-    """Where the soft prompt stands: before the task's input (the paper) or after it."""
+    """Where the soft prompt stands: before the task's input (the paper), or after the whole prompt."""
 
     BEFORE = "before"
     AFTER = "after"

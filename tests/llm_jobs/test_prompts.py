@@ -63,7 +63,8 @@ def test_both_placements_hold_the_same_tokens(chat: PromptFormat, text: str, roo
     after = chat.parts(text, Placement.AFTER, room)
     assert before.before + before.after == after.before + after.after
     assert before.is_shortened == after.is_shortened
-    assert (before.before, after.after) == (chat.header, chat.footer)
+    assert (before.before, after.after) == (chat.header, ())
+    assert before.after[-len(chat.footer) :] == chat.footer
     assert len(before.before + before.after) <= room
 
 
