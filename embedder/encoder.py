@@ -63,7 +63,7 @@ class TextEncoder:
 
     def __init__(self, folder: Path, settings: TextSettings, precision: torch.dtype) -> None:
         self._tokenizer, model = _load(folder, precision)
-        limits = (settings.max_tokens, self._tokenizer.model_max_length, _position_count(model.config))
+        limits = (settings.max_tokens, self._tokenizer.model_max_length, _position_count(model))
         self.max_tokens: int = min(limit for limit in limits if limit)
         self.width: int = model.config.hidden_size
         self._settings = settings
@@ -206,7 +206,8 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return tokenizer, model.eval()
 
 
-def _position_count(config: Any) -> int | None:
+def _position_count(model: Any) -> int | None:
     """How many tokens a text may have; RoBERTa's positions begin behind those of padding."""
-    count = getattr(config, "max_position_embeddings", None)
-    return count - config.pad_token_id - 1 if count and "roberta" in config.model_type else count
+    count = getattr(model.config, "max_position_embeddings", None)
+    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    return count if count is None or padding is None else count - padding - 1

@@ -64,7 +64,7 @@ class PackedBert:
         self.words = embeddings.word_embeddings.weight.detach()
         types = embeddings.token_type_embeddings.weight[0]  # a text on its own is all of type 0
         self.positions = (embeddings.position_embeddings.weight + types).detach()
-        self.pad_id: int | None = None if config.model_type == "bert" else config.pad_token_id
+        self.pad_id: int | None = getattr(embeddings, "padding_idx", None)  # RoBERTa's; BERT has none
         self.norm = _norm(embeddings.LayerNorm, torch.float32)
         self.layers = [Layer(layer, config, dtype, is_onednn) for layer in bert.encoder.layer]
 

@@ -24,6 +24,7 @@ from pipelines.lamp import read_lamp
 from pipelines.lamp_files import read_golds
 from pipelines.records import records, require_files
 from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
+from pipelines.runs import recorded_run
 from pipelines.tables import KEYS, TABLES, file_schema
 from pipelines.upsert import scratch, upsert
 from pipelines.views import quoted
@@ -110,7 +111,6 @@ def ingest_histories(
     ds: date,
     kinds: Container[str],
     *,
-    run_id: str | None = None,
     dry_run: bool = False,
 ) -> IngestResult:
     """Upsert items of users' histories by (user_id, kind, item_id); an unchanged item keeps its night.
@@ -120,13 +120,12 @@ def ingest_histories(
         files: JSONL or Parquet, taken one after the other; of a key that is in two files the later one wins.
         ds: the night of ingestion.
         kinds: names of the kinds there are.
-        run_id: written to the commits and to `rejects`; made up unless given.
         dry_run: count only.
 
     Raises:
         InputMissing: if a file is not there; then nothing is written.
     """
-    return _ingest_files(warehouse, "ingest_histories", files, ds, partial(parse_history, kinds=kinds), run_id, dry_run)
+    return _ingest_files(warehouse, "ingest_histories", files, ds, partial(parse_history, kinds=kinds), dry_run)
 
 
 def ingest_tasks(
@@ -135,14 +134,13 @@ def ingest_tasks(
     ds: date,
     kinds: Container[str],
     *,
-    run_id: str | None = None,
     dry_run: bool = False,
 ) -> IngestResult:
     """Upsert queued tasks of a night by task_id; the same id in another night is another task.
 
     Arguments and errors are those of `ingest_histories`.
     """
-    return _ingest_files(warehouse, "ingest_tasks", files, ds, partial(parse_task, kinds=kinds), run_id, dry_run)
+    return _ingest_files(warehouse, "ingest_tasks", files, ds, partial(parse_task, kinds=kinds), dry_run)
 
 
 def ingest_lamp(
@@ -154,7 +152,6 @@ def ingest_lamp(
     *,
     kind: str | None = None,
     undated: date | None = None,
-    run_id: str | None = None,
     dry_run: bool = False,
 ) -> IngestResult:
     """Upsert LaMP questions as tasks of a night, and their profiles as histories.
@@ -167,7 +164,6 @@ def ingest_lamp(
         kinds: the kinds there are.
         kind: name of the questions' kind, found out unless given.
         undated: day of profile items without a date; they are refused unless given.
-        run_id: written to the commits and to `rejects`; made up unless given.
         dry_run: count only.
 
     Raises:
@@ -182,8 +178,11 @@ def ingest_lamp(
         for name, row_id, row in read_lamp(questions, golds, ds, kinds, kind, undated):
             intake.take(name, row_id, row)
 
-    run = run_id or uuid.uuid4().hex
-    return ingest_source(warehouse, "ingest_lamp", questions, ds, run, ("histories", "tasks"), fill, dry_run=dry_run)
+    def ingest(run_id: str) -> IngestResult:
+        tables = ("histories", "tasks")
+        return ingest_source(warehouse, "ingest_lamp", questions, ds, run_id, tables, fill, dry_run=dry_run)
+
+    return _recorded(warehouse, "ingest_lamp", ds, [questions], ingest, dry_run=dry_run)
 
 
 def _ingest_files(
@@ -192,7 +191,6 @@ def _ingest_files(
     files: Sequence[Path],
     ds: date,
     parse: Callable[[object], Row | Refusal],
-    run_id: str | None,
     dry_run: bool,
 ) -> IngestResult:
     require_files(files)
@@ -203,8 +201,29 @@ def _ingest_files(
         for line, record in records(path, columns):
             intake.take(name, f"{path.name}:{line}", record if isinstance(record, Refusal) else parse(record))
 
-    run = run_id or uuid.uuid4().hex
-    result = IngestResult()
-    for path in files:
-        result += ingest_source(warehouse, job, path, ds, run, (name,), partial(fill, path=path), dry_run=dry_run)
+    def ingest(run_id: str) -> IngestResult:
+        result = IngestResult()
+        for path in files:
+            given = partial(fill, path=path)
+            result += ingest_source(warehouse, job, path, ds, run_id, (name,), given, dry_run=dry_run)
+        return result
+
+    return _recorded(warehouse, job, ds, files, ingest, dry_run=dry_run)
+
+
+def _recorded(
+    warehouse: Warehouse,
+    job: str,
+    ds: date,
+    files: Sequence[Path],
+    ingest: Callable[[str], IngestResult],
+    *,
+    dry_run: bool,
+) -> IngestResult:
+    """Ingest under a run id, and leave a row in `runs` unless it is a dry run."""
+    if dry_run:
+        return ingest(uuid.uuid4().hex)
+    with recorded_run(warehouse, job, ds, {"files": [path.name for path in files]}) as record:
+        result = ingest(record.run_id)
+        record.rows_in, record.rows_out, record.rows_rejected = result.rows_in, result.rows_out, result.rows_rejected
     return result

@@ -216,7 +216,8 @@ def test_the_same_files_twice_change_nothing(warehouse: Warehouse) -> None:
     versions = warehouse.versions()
     assert ingest(warehouse, questions, golds) == IngestResult(4, 3, 1, unchanged=3)
     assert first == IngestResult(4, 3, 1, changed=3)
-    assert {**warehouse.versions(), "rejects": 0} == {**versions, "rejects": 0}
+    changing = {"rejects": 0, "runs": 0}
+    assert warehouse.versions() | changing == versions | changing
 
 
 def test_a_dry_run_writes_nothing(warehouse: Warehouse) -> None:
@@ -338,7 +339,7 @@ def test_dates_are_whole_numbers_between_dashes(value: object, expected: object)
     assert lamp_time(value, None) == expected
 
 
-@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="needs the folder that shared/data/prepare.py writes")
+@pytest.mark.skipif("REAL_DATA" not in os.environ, reason="set REAL_DATA to a folder of LaMP files")
 @pytest.mark.parametrize(
     ("kind", "rows_in"), [("LaMP_2N", 12_707), ("LaMP_3", 410), ("LaMP_4", 15_215), ("LaMP_5", 8_097)]
 )
