@@ -57,9 +57,11 @@ def test_every_malformed_line_is_refused_and_its_neighbours_are_kept(
 
 def test_a_reject_says_which_job_refused_which_value_of_whom(warehouse: Warehouse, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "h.jsonl", item(posted_at="soon"))
-    ingest_histories(warehouse, [file], NIGHT, KINDS, run_id="run-7")
+    ingest_histories(warehouse, [file], NIGHT, KINDS)
+    ((run_id, *counts),) = rows(warehouse, "select run_id, job, status, rows_in, rows_out, rows_rejected from runs")
+    assert counts == ["ingest_histories", "done", 1, 0, 1]
     found = rows(warehouse, "select * from rejects")
-    assert found == [("ingest_histories", "h.jsonl:1", "u", "bad_time", "soon", "run-7", str(file), NIGHT)]
+    assert found == [("ingest_histories", "h.jsonl:1", "u", "bad_time", "soon", run_id, str(file), NIGHT)]
 
 
 def test_the_same_file_twice_makes_no_new_version(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_a_dry_run_counts_and_writes_nothing(warehouse: Warehouse, tmp_path: Pat
 
 def test_nothing_staged_is_left(warehouse: Warehouse, tmp_path: Path) -> None:
     ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", item(), b"broken")], NIGHT, KINDS)
-    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_staging", "histories", "rejects"]
+    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_staging", "histories", "rejects", "runs"]
 
 
 def test_nothing_staged_is_left_when_a_file_vanishes_while_it_is_read(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_nothing_staged_is_left_when_a_file_vanishes_while_it_is_read(warehouse:
     files = [jsonl(tmp_path / "one.jsonl", item("a")), jsonl(tmp_path / "two.jsonl", item("b"))]
     with pytest.raises(FileNotFoundError):
         ingest_histories(warehouse, files, NIGHT, Vanishing())
-    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_staging", "histories", "rejects"]
+    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_staging", "histories", "rejects", "runs"]
     assert items(warehouse) == [("a", "t", NIGHT)], "each file is taken by itself"
 
 
