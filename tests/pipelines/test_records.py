@@ -135,7 +135,7 @@ def test_an_empty_file_is_no_rows_and_the_tables_are_there(
 ) -> None:
     (tmp_path / "h.jsonl").write_bytes(content)
     assert ingest_histories(warehouse, [tmp_path / "h.jsonl"], NIGHT, KINDS) == IngestResult()
-    assert warehouse.versions() == {"histories": 0, "rejects": 0}
+    assert warehouse.versions() == {"histories": 0, "rejects": 0, "runs": 1}
 
 
 def test_a_parquet_file_without_rows_or_columns_of_ours_is_no_error(warehouse: Warehouse, tmp_path: Path) -> None:
