@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import tiny_tokenizer
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -30,34 +30,7 @@ from transformers import (
 from llm_jobs import FrozenLLM
 from llm_jobs.prompts import PromptParts
 
-CORPUS = (
-    "which news category does this article belong to",
-    "politics world news arts & culture sports science",
-    "é 你好",
-)
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 CONTEXT = 96
-
-
-def tiny_tokenizer(*, is_chat: bool) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 300 tokens; without chat it is T5's kind, which ends every text with an end token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<pad>")
-    if is_chat:
-        fast.bos_token = "<|im_start|>"
-        fast.chat_template = TEMPLATE
-    return fast
 
 
 @pytest.fixture(scope="session")
