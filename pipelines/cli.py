@@ -49,7 +49,7 @@ def demo(
 ) -> None:
     """Run the whole job on a generated sample.
 
-    Example: pplug demo /tmp/pplug-demo
+    Example: pplug demo my-demo
     """
     from pipelines.demo import plan_demo, run_demo
 
