@@ -113,6 +113,11 @@ class TextEncoder:
         Returns:
             (len(texts), width) float32 rows of unit norm, in the order of the texts.
         """
+        return self.encode_counted(texts, is_query)[0]
+
+    def encode_counted(self, texts: Sequence[str], is_query: bool = False) -> tuple[NDArray[np.float32], int]:
+        """Like `encode`, and how many tokens went through the model."""
+        token_count = 0
         first: dict[str, int] = {}
         source = np.fromiter((first.setdefault(text, row) for row, text in enumerate(texts)), np.int64, len(texts))
         rows = list(first.values())
@@ -120,13 +125,15 @@ class TextEncoder:
         for start in range(0, len(rows), TEXTS_PER_CHUNK):
             chunk = rows[start : start + TEXTS_PER_CHUNK]
             tokens = list(self._tokens([texts[row] for row in chunk], is_query))
-            for batch in token_batches([len(ids) for ids in tokens]):
+            lengths = [len(ids) for ids in tokens]
+            token_count += sum(lengths)
+            for batch in token_batches(lengths):
                 runs = groupby((tokens[index] for index in batch), len)
                 pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
                 vectors[np.array(chunk)[batch]] = F.normalize(pooled, dim=-1).numpy()
         copies = np.flatnonzero(source != np.arange(len(texts)))
         vectors[copies] = vectors[source[copies]]
-        return vectors
+        return vectors, token_count
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens the model sees of each text: special tokens and text prefix included, after the cut."""

@@ -83,12 +83,12 @@ class Prepared:
 def train_plug(
     plug: PersonaPlug,
     llm: FrozenLLM,
-    examples: Sequence[Example],
+    prepared: Sequence[Prepared],
     config: TrainConfig,
     folder: Path,
     progress: Progress,
 ) -> list[EpochLoss]:
-    """Fit `plug` in place and save it in `folder`.
+    """Fit `plug` in place to examples that `prepare` made, and save it in `folder`.
 
     Returns:
         The losses of each epoch, those before a resume too.
@@ -96,7 +96,6 @@ def train_plug(
     Raises:
         PplugError: if there is nothing to train on.
     """
-    prepared = prepare(examples, llm, Placement(plug.config.placement))
     train, held_out = split_users(prepared, config.held_out)
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")

@@ -23,12 +23,15 @@ from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from pipelines.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
-from pipelines.jobs import Night, publish_shards, run_shards
+from pipelines.jobs import Night, planned_night, publish_shards, run_shards
 from pipelines.plans import Plan, tokens_per_second
-from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
-from pipelines.shards import Receipt, Shard, ShardFolder, cut_shards
+from pipelines.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.shards import Receipt, Shard, cut_shards
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
+
+READS = ("histories", "history_vectors")
+"""Tables that the vectors are made from."""
 
 SAMPLE_TEXTS = 64
 """Texts that are encoded to estimate the speed before the first night."""
@@ -156,34 +159,26 @@ def encode_night(
     with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
         encoder = load_encoder(config)
         record.config = asdict(config) | {"encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
-        night = planned_night(warehouse, ds, kinds, record.config, record.run_id)
+        hashes = {name: kind.sha256 for name, kind in kinds.items()}
+        settings = {"settings": record.config, "kinds": hashes}
+        night = planned_night(warehouse, record, warehouse.versions(READS), kinds, settings)
         shards = user_shards(warehouse, night.versions, ds, config.shard_items)
-        if force:
-            night.folder.remove()
-        run_shards(shards, EncodeNight(night, config, encoder.sha256, force=force), night.folder, "items", progress)
-        publish_shards(warehouse, night, JOB, ("history_vectors", "persona_vectors"), shards, record)
+        work = EncodeNight(night, config, encoder.sha256, force=force)
+        run_shards(shards, work, night.folder, "items", progress, force=force)
+        publish_shards(warehouse, night, ("history_vectors", "persona_vectors"), shards, record)
     return record
-
-
-def planned_night(
-    warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], settings: Mapping[str, Any], run_id: str
-) -> Night:
-    """The night's work on the tables as they are now; the same work has the same folder of shards."""
-    versions = warehouse.versions()
-    hashes = {name: kind.sha256 for name, kind in kinds.items()}
-    determinants = {"settings": settings, "ds": ds, "versions": versions, "kinds": hashes}
-    return Night(warehouse.root, ds, run_id, versions, kinds, ShardFolder.of(warehouse, JOB, determinants))
 
 
 def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> Plan:
     """What `encode_night` would do; nothing is written."""
     encoder = load_encoder(config)
-    night = planned_night(warehouse, ds, kinds, {}, "")
+    record = RunRecord("", JOB, ds, utc_now())  # of a run that does not take place
+    night = planned_night(warehouse, record, warehouse.versions(READS), kinds, {})
     users = items = texts = tokens = 0
     sample: list[str] = []
     for shard in user_shards(warehouse, night.versions, ds, config.shard_items):
         pending = pending_items(read_items(shard, night, encoder.sha256), night, force=False)
-        todo = pending.unique_texts
+        todo = list(dict.fromkeys(pending.todo_texts))
         users += len(set(pending.rows["user_id"].to_pylist()))
         items, texts, tokens = items + len(pending.texts), texts + len(todo), tokens + sum(encoder.token_counts(todo))
         sample = todo[:SAMPLE_TEXTS]

@@ -23,16 +23,13 @@ from pipelines.controls import DRAWS, control_answers
 from pipelines.generate import plan_generate
 from pipelines.models import GenerateConfig, load_models, load_plugs
 from pipelines.plans import Plan
-from pipelines.queue import newest_personas, personal_tasks, queued_tasks
+from pipelines.queue import EVERYONE, newest_personas, personal_tasks, queued_tasks
 from pipelines.runs import Progress, no_progress, recorded_run
 from pipelines.tables import file_schema
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
 
 JOB = "evaluate"
-
-FIRST_USER, LAST_USER = "", "\U0010ffff"
-"""Every user id lies between these two."""
 
 Arms = dict[str, list[Scored]]
 
@@ -64,11 +61,12 @@ def evaluate_night(
     """
     config = config or GenerateConfig()
     with recorded_run(warehouse, JOB, ds, asdict(config) | {"plugs": [str(folder) for folder in plugs]}) as record:
-        arms = own_answers(warehouse, ds)
+        scored = scored_tasks(warehouse, ds)
+        arms = own_answers(scored)
         if plugs:
             for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, progress).items():
                 arms[kind] |= controls
-        labels = label_lists(warehouse, ds, kinds)
+        labels = label_lists(scored, kinds)
         rows = [
             row | {"kind": kind, "run_id": record.run_id}
             for kind, by_arm in arms.items()
@@ -80,14 +78,23 @@ def evaluate_night(
     return table
 
 
-def own_answers(warehouse: Warehouse, ds: date) -> dict[str, Arms]:
-    """What was written to `outputs`, by kind; a task without an answer counts as wrong."""
+def scored_tasks(warehouse: Warehouse, ds: date) -> list[dict[str, Any]]:
+    """The night's tasks that have a reference, with what was written to `outputs`.
+
+    Raises:
+        InputMissing: if there are none, or none was answered.
+    """
     with connect(warehouse) as db:
         rows = run_sql(db, "jobs/scored_tasks", {"ds": ds}).to_pylist()
     if not rows:
         raise InputMissing(f"no task of {ds} has a reference: run `pplug ingest tasks FILE --ds {ds}`")
     if all(row["output"] is None for row in rows):
         raise InputMissing(f"no task of {ds} is answered: run `pplug generate --ds {ds} --plug DIR`")
+    return rows
+
+
+def own_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Arms]:
+    """What was written to `outputs`, by kind; a task without an answer counts as wrong."""
     arms: dict[str, Arms] = {}
     for row in rows:
         scored = Scored(row["user_id"], row["output"] or "", row["reference"])
@@ -108,8 +115,7 @@ def controls_of(
     loaded = load_plugs(plugs, models)
     with connect(warehouse) as db:
         persona_ds = newest_personas(db, ds, models.encoder.sha256)
-        params = {"ds": ds, "persona_ds": persona_ds, "first_user": FIRST_USER, "last_user": LAST_USER}
-        queue = queued_tasks(run_sql(db, "jobs/tasks_of_users", params), models.encoder.width)
+        queue = queued_tasks(db, ds, persona_ds, EVERYONE, models.encoder.width)
     arms: dict[str, Arms] = {}
     for kind, plug in loaded.items():
         tasks = [task for task in queue if task.kind == kind and task.reference is not None]
@@ -119,10 +125,8 @@ def controls_of(
     return arms
 
 
-def label_lists(warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind]) -> dict[str, Sequence[str] | None]:
+def label_lists(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, Sequence[str] | None]:
     """The fixed label list of each closed kind: the choices its tasks carry, else those of the kind."""
-    with connect(warehouse) as db:
-        rows = run_sql(db, "jobs/scored_tasks", {"ds": ds}).to_pylist()
     carried = {row["kind"]: row["choices"] for row in rows if row["choices"]}
     return {row["kind"]: carried.get(row["kind"], kinds[row["kind"]].choices) for row in rows}
 
@@ -141,11 +145,10 @@ def plan_evaluate(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], *, plugs: Sequence[Path] = (), config: GenerateConfig
 ) -> Plan:
     """What `evaluate_night` would answer in its control arms; nothing is written."""
-    arms = own_answers(warehouse, ds)
+    scored = scored_tasks(warehouse, ds)
     if not plugs:
-        scored = [answer for by_arm in arms.values() for answer in by_arm["own"]]
-        return Plan(JOB, ds, len({answer.user_id for answer in scored}), len(scored), 0, 0, 0.0)
+        return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_generate(warehouse, ds, plugs, config, kinds)
     times = DRAWS + 2  # arms that are answered: the draws of `other`, `default` and `none`
-    rows, tokens, seconds = (times * size for size in (one_arm.row_count, one_arm.tokens, one_arm.seconds))
-    return replace(one_arm, job=JOB, row_count=int(rows), tokens=int(tokens), seconds=seconds)
+    rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
+    return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

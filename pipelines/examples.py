@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-import numpy as np
-
 from embedder.encoder import TextEncoder
-from embedder.personas import FloatArray
 from llm_jobs.kinds import Kind
 from llm_jobs.training import Example
 from pipelines.persona_table import runs_of_equals
@@ -91,7 +88,7 @@ def label_set(tasks: Sequence[Row], items: Iterable[Row], kind: Kind) -> Sequenc
 def examples_of(
     targets: Sequence[Target], items: Sequence[Row], kinds: Mapping[str, Kind], encoder: TextEncoder
 ) -> list[Example]:
-    """Encode items and queries, equal texts once, and give each target the items strictly before it.
+    """Encode items and queries and give each target the items strictly before it.
 
     Args:
         targets: what the plug shall learn to answer.
@@ -101,8 +98,8 @@ def examples_of(
     """
     known = [item for item in items if item["kind"] in kinds]
     texts = [kinds[item["kind"]].encoder_text(item["text"], item["output"]) for item in known]
-    vectors = encode_unique(encoder, texts, is_query=False)
-    queries = encode_unique(encoder, [target.query for target in targets], is_query=True)
+    vectors = encoder.encode(texts)
+    queries = encoder.encode([target.query for target in targets], is_query=True)
     spans = {known[start]["user_id"]: (start, stop) for start, stop in runs_of_equals([i["user_id"] for i in known])}
     times = [item["posted_at"] for item in known]
     examples: list[Example] = []
@@ -111,10 +108,3 @@ def examples_of(
         history = vectors[start : bisect_left(times, target.moment, start, stop)]
         examples.append(Example(target.user_id, target.prompt, target.target, query, history))
     return examples
-
-
-def encode_unique(encoder: TextEncoder, texts: Sequence[str], *, is_query: bool) -> FloatArray:
-    """(n, D) a vector for each text; equal texts are encoded once."""
-    unique = list(dict.fromkeys(texts))
-    places = {text: at for at, text in enumerate(unique)}
-    return encoder.encode(unique, is_query=is_query)[np.array([places[text] for text in texts], dtype=np.int64)]

@@ -19,15 +19,18 @@ from apache_beam.metrics.metric import Metrics
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
-from pipelines.jobs import Night, publish_shards, run_shards
+from pipelines.jobs import Night, planned_night, publish_shards, run_shards
 from pipelines.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.outputs import JOB, Answers, Queued, answer_queue, shard_tables
 from pipelines.plans import Plan, tokens_per_second
 from pipelines.queue import newest_personas, queued_tasks
 from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
-from pipelines.shards import Receipt, Shard, ShardFolder, canonical_sha256, cut_shards
+from pipelines.shards import Receipt, Shard, canonical_sha256, cut_shards
 from pipelines.views import connect, run_sql
 from pipelines.warehouse import Warehouse
+
+READS = ("tasks", "persona_vectors")
+"""Tables that the answers are made from."""
 
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
@@ -40,14 +43,9 @@ class ReadQueue(beam.DoFn):
         self._night, self._persona_ds, self._width = night, persona_ds, width
 
     def process(self, shard: Shard) -> Iterator[Queued]:
-        params = {
-            "ds": self._night.ds,
-            "persona_ds": self._persona_ds,
-            "first_user": shard.first_user,
-            "last_user": shard.last_user,
-        }
+        users = shard.first_user, shard.last_user
         with connect(Warehouse(self._night.root), self._night.versions) as db:
-            yield Queued(shard, queued_tasks(run_sql(db, "jobs/tasks_of_users", params), self._width))
+            yield Queued(shard, queued_tasks(db, self._night.ds, self._persona_ds, users, self._width))
 
 
 class AnswerTasks(beam.DoFn):
@@ -155,7 +153,7 @@ def generate_night(
         PplugError: if plug, encoder and LLM do not belong together.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
-        versions = warehouse.versions()
+        versions = warehouse.versions(READS)
         shards = task_shards(warehouse, versions, ds, config.shard_tasks)
         models = load_models(config)
         loaded = load_plugs(plugs, models)
@@ -163,18 +161,12 @@ def generate_night(
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
         settings = answer_settings(models, kinds, loaded)
         record.config = asdict(config) | settings
-        folder = ShardFolder.of(
-            warehouse, JOB, settings | {"ds": ds, "versions": versions, "shard": config.shard_tasks}
-        )
-        night = Night(warehouse.root, ds, record.run_id, versions, kinds, folder)
-        if force:
-            folder.remove()
+        night = planned_night(warehouse, record, versions, kinds, settings | {"shard": config.shard_tasks})
         sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
-        run_shards(
-            shards, GenerateNight(night, config, plugs, models.encoder.width, constants), folder, "tasks", progress
-        )
-        publish_shards(warehouse, night, JOB, ("outputs",), shards, record)
+        work = GenerateNight(night, config, plugs, models.encoder.width, constants)
+        run_shards(shards, work, night.folder, "tasks", progress, force=force)
+        publish_shards(warehouse, night, ("outputs",), shards, record)
     return record
 
 

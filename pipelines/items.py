@@ -45,9 +45,9 @@ class Pending(NamedTuple):
     """No earlier night holds the item's vector."""
 
     @property
-    def unique_texts(self) -> list[str]:
-        """What the encoder must run on; equal texts once."""
-        return list(dict.fromkeys(text for text, is_todo in zip(self.texts, self.is_todo, strict=True) if is_todo))
+    def todo_texts(self) -> list[str]:
+        """What the encoder must run on, in the order of the items."""
+        return [text for text, is_todo in zip(self.texts, self.is_todo, strict=True) if is_todo]
 
 
 class Encoded(NamedTuple):
@@ -86,16 +86,14 @@ def pending_items(items: Items, night: Night, *, force: bool) -> Pending:
 def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: bool) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     pending = pending_items(items, night, force=force)
-    is_todo, todo = pending.is_todo, pending.unique_texts
-    places = {text: at for at, text in enumerate(todo)}
-    sources = [places[text] for text, is_wanted in zip(pending.texts, is_todo, strict=True) if is_wanted]
+    is_todo = pending.is_todo
     vectors = np.zeros((len(pending.texts), encoder.width), np.float32)
-    vectors[is_todo] = encoder.encode(todo)[np.array(sources, np.int64)]
+    vectors[is_todo], tokens = encoder.encode_counted(pending.todo_texts)
     vectors[~is_todo] = matrix(pending.rows["vector"].filter(pa.array(~is_todo)), encoder.width)
     rows = pending.rows.drop_columns(["vector", "item_sha256"])
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
     rejects = rejected_items(pending.refused, night)
-    return Encoded(items.shard, rows, vectors, pending.is_new, rejects, sum(encoder.token_counts(todo)))
+    return Encoded(items.shard, rows, vectors, pending.is_new, rejects, tokens)
 
 
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:

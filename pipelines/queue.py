@@ -7,7 +7,6 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
@@ -16,6 +15,9 @@ from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
 from pipelines.persona_table import matrix
 from pipelines.views import run_sql
+
+EVERYONE = ("", "\U0010ffff")
+"""Every user id lies between these two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,20 @@ def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str
     return persona_ds
 
 
-def queued_tasks(rows: pa.Table, width: int) -> list[QueuedTask]:
-    """Rows of `sql/jobs/tasks_of_users.sql` as tasks.
+def queued_tasks(
+    db: duckdb.DuckDBPyConnection, ds: date, persona_ds: date, users: tuple[str, str], width: int
+) -> list[QueuedTask]:
+    """The tasks of a night, joined by user with the personas of `persona_ds`.
 
     Args:
-        rows: the query's result.
+        db: a connection to the tables.
+        ds: night of the tasks.
+        persona_ds: night of the personas.
+        users: the first and the last user wanted; `EVERYONE` for all.
         width: D of the vectors, known even if no user has a history.
     """
+    params = {"ds": ds, "persona_ds": persona_ds, "first_user": users[0], "last_user": users[1]}
+    rows = run_sql(db, "jobs/tasks_of_users", params)
     names = ("task_id", "user_id", "kind", "input", "choices", "reference", "counts", "items")
     columns = {name: rows.column(name).to_pylist() for name in names}
     vectors = rows.column("vectors")
@@ -82,14 +91,10 @@ def queued_tasks(rows: pa.Table, width: int) -> list[QueuedTask]:
 
 
 def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
-    """The tasks as the plug takes them; equal queries are encoded once."""
-    queries = [kinds[task.kind].query_encoder_text(task.input) for task in tasks]
-    unique = list(dict.fromkeys(queries))
-    encoded = dict(zip(unique, encoder.encode(unique, is_query=True), strict=True))
+    """The tasks as the plug takes them."""
+    queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
     return [
-        PersonalTask(
-            task.input, encoded[query], task.vectors, task.counts, task.choices, kinds[task.kind].max_new_tokens
-        )
+        PersonalTask(task.input, query, task.vectors, task.counts, task.choices, kinds[task.kind].max_new_tokens)
         for task, query in zip(tasks, queries, strict=True)
     ]
 

@@ -125,9 +125,9 @@ def train_job(
         models = load_models(config)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
         plug = seeded_plug(plug_config(data.kind, models), train.seed)
-        losses = train_plug(plug, models.llm, examples, train, folder, progress)
-        record.rows_in = record.rows_out = len(examples)
         prepared = prepare(examples, models.llm, Placement(plug.config.placement))
+        losses = train_plug(plug, models.llm, prepared, train, folder, progress)
+        record.rows_in = record.rows_out = len(examples)
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
 

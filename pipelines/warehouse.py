@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -159,9 +159,9 @@ class Warehouse:
         table = self.table(name)
         return None if table is None else table.version()
 
-    def versions(self) -> dict[str, int]:
-        """Newest Delta version of every table that exists; readers that share them see the same rows."""
-        return {name: version for name in TABLES if (version := self.version(name)) is not None}
+    def versions(self, names: Iterable[str] = TABLES) -> dict[str, int]:
+        """Newest Delta version of those of the tables that exist; readers that share them see the same rows."""
+        return {name: version for name in names if (version := self.version(name)) is not None}
 
     def files(self, name: str, version: int | None = None) -> list[Path]:
         """The live Parquet files of a table, in a fixed order."""

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 CORPUS = (
     "which news category does this article belong to",
@@ -14,6 +15,21 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+DECODER_SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.1,
+}
+"""A causal LLM that fits the tokenizer."""
 
 
 def tiny_tokenizer(*, is_chat: bool) -> PreTrainedTokenizerFast:
@@ -32,6 +48,12 @@ def tiny_tokenizer(*, is_chat: bool) -> PreTrainedTokenizerFast:
         fast.bos_token = "<|im_start|>"
         fast.chat_template = TEMPLATE
     return fast
+
+
+def tiny_llama(seed: int, context: int) -> LlamaForCausalLM:
+    """A Llama two layers deep and 32 wide, with two query heads for each key head."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**DECODER_SIZES, max_position_embeddings=context))
 
 
 def save_model(folder: Path, model: PreTrainedModel, *, is_chat: bool) -> Path:

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_tokenizer
+from tiny_models import DECODER_SIZES, tiny_llama, tiny_tokenizer
+from tiny_models import save_model as save_tiny_model
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -55,9 +54,7 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, PreTr
 
     def save(name: str, model: PreTrainedModel, is_chat: bool) -> Path:
         folder = tmp_path_factory.mktemp("models") / name
-        widen(model).save_pretrained(folder)
-        tiny_tokenizer(is_chat=is_chat).save_pretrained(folder)
-        return folder
+        return save_tiny_model(folder, widen(model), is_chat=is_chat)
 
     return save
 
@@ -65,41 +62,14 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, PreTr
 @pytest.fixture(scope="session")
 def tiny_llm_folder(save_model: Callable[[str, PreTrainedModel, bool], Path]) -> Path:
     """A Llama with two query heads for each key head."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
-    return save_model("llama", LlamaForCausalLM(config), True)
+    return save_model("llama", tiny_llama(0, CONTEXT), True)
 
 
 @pytest.fixture(scope="session")
 def tiny_qwen_folder(save_model: Callable[[str, PreTrainedModel, bool], Path]) -> Path:
     """A decoder our own forward pass does not know: it goes through `transformers`. No chat template."""
     torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
+    config = Qwen3Config(**DECODER_SIZES, head_dim=8, max_position_embeddings=CONTEXT)
     return save_model("qwen3", Qwen3ForCausalLM(config), False)
 
 

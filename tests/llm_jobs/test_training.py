@@ -10,13 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_models import save_model
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from tiny_models import save_model, tiny_llama
+from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
 from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs import FrozenLLM
+from llm_jobs.checkpoint import EpochLoss
+from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import (
     Example,
@@ -36,21 +38,7 @@ CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.02, held_out=0.0, c
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
-    return save_model(tmp_path_factory.mktemp("llama"), LlamaForCausalLM(config), is_chat=True)
+    return save_model(tmp_path_factory.mktemp("llama"), tiny_llama(5, 256), is_chat=True)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +80,12 @@ def quiet(label: str, done: int, total: int) -> None:
     assert label.startswith(("steps, loss ", "prompts read"))
 
 
+def fit(
+    plug: PersonaPlug, llm: FrozenLLM, made: list[Example], config: TrainConfig, folder: Path, progress: Progress
+) -> list[EpochLoss]:
+    return train_plug(plug, llm, prepare(made, llm, Placement(plug.config.placement)), config, folder, progress)
+
+
 def same_weights(one: PersonaPlug, two: PersonaPlug) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
 
@@ -103,7 +97,7 @@ def test_training_lowers_the_loss_and_never_touches_the_llm(
     folder: Path = request.getfixturevalue(model)
     llm = FrozenLLM.from_pretrained(str(folder))
     before = {name: value.clone() for name, value in llm.model.state_dict().items()}
-    losses = train_plug(new_plug(llm), llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
+    losses = fit(new_plug(llm), llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
     assert losses[-1].train < losses[0].train - 0.2
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in llm.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())
@@ -113,7 +107,7 @@ def test_training_lowers_the_loss_and_never_touches_the_llm(
 def test_the_weights_on_disk_hash_the_same_before_and_after(llama: Path, tmp_path: Path) -> None:
     before = weights_sha256(llama)
     llm = FrozenLLM.from_pretrained(str(llama))
-    train_plug(new_plug(llm), llm, examples(8), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
+    fit(new_plug(llm), llm, examples(8), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
     assert weights_sha256(llama) == before
 
 
@@ -121,7 +115,7 @@ def test_the_same_seed_gives_the_same_plug_twice(llama: Path, tmp_path: Path) ->
     llm = FrozenLLM.from_pretrained(str(llama))
     plugs = [new_plug(llm), new_plug(llm)]
     for at, plug in enumerate(plugs):
-        train_plug(plug, llm, examples(), CONFIG, tmp_path / str(at), quiet)
+        fit(plug, llm, examples(), CONFIG, tmp_path / str(at), quiet)
     assert same_weights(*plugs)
     assert not same_weights(plugs[0], new_plug(llm, seed=1))
 
@@ -134,7 +128,7 @@ class KilledError(Exception):
 def test_a_killed_run_resumes_to_the_same_weights(llama: Path, tmp_path: Path, kill_at: int) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     undisturbed, resumed = new_plug(llm), new_plug(llm)
-    losses = train_plug(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
+    losses = fit(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
 
     def kill(label: str, done: int, total: int) -> None:
         del total
@@ -142,8 +136,8 @@ def test_a_killed_run_resumes_to_the_same_weights(llama: Path, tmp_path: Path, k
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_plug(new_plug(llm), llm, examples(), CONFIG, tmp_path / "killed", kill)
-    assert train_plug(resumed, llm, examples(), CONFIG, tmp_path / "killed", quiet) == losses
+        fit(new_plug(llm), llm, examples(), CONFIG, tmp_path / "killed", kill)
+    assert fit(resumed, llm, examples(), CONFIG, tmp_path / "killed", quiet) == losses
     assert same_weights(undisturbed, resumed)
     assert same_weights(undisturbed, PersonaPlug.from_pretrained(tmp_path / "killed"))
 
@@ -157,17 +151,17 @@ def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path)
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_plug(new_plug(llm), llm, examples(), CONFIG, tmp_path / "plug", kill)
+        fit(new_plug(llm), llm, examples(), CONFIG, tmp_path / "plug", kill)
     other = replace(CONFIG, learning_rate=0.01)
     fresh, after = new_plug(llm), new_plug(llm)
-    train_plug(fresh, llm, examples(), other, tmp_path / "fresh", quiet)
-    train_plug(after, llm, examples(), other, tmp_path / "plug", quiet)
+    fit(fresh, llm, examples(), other, tmp_path / "fresh", quiet)
+    fit(after, llm, examples(), other, tmp_path / "plug", quiet)
     assert same_weights(fresh, after)
 
 
 def test_the_folder_holds_the_plug_its_card_and_how_it_was_trained(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    train_plug(new_plug(llm), llm, examples(), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
+    fit(new_plug(llm), llm, examples(), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
     files = sorted(file.name for file in (tmp_path / "plug").iterdir())
     assert files == ["README.md", "config.json", "plug.safetensors", "training.json"]
     report = json.loads((tmp_path / "plug" / "training.json").read_text())
@@ -180,7 +174,7 @@ def test_the_best_epoch_on_held_out_users_is_kept(llama: Path, tmp_path: Path) -
     llm = FrozenLLM.from_pretrained(str(llama))
     plug = new_plug(llm)
     wild = replace(CONFIG, epochs=5, held_out=0.3, learning_rate=0.1)
-    losses = train_plug(plug, llm, examples(), wild, tmp_path / "plug", quiet)
+    losses = fit(plug, llm, examples(), wild, tmp_path / "plug", quiet)
     assert len({loss.held_out for loss in losses}) == 5
     assert same_weights(plug, PersonaPlug.from_pretrained(tmp_path / "plug"))
 
@@ -188,7 +182,7 @@ def test_the_best_epoch_on_held_out_users_is_kept(llama: Path, tmp_path: Path) -
 def test_nothing_to_train_on_is_one_clear_line(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     with pytest.raises(PplugError, match="--tasks"):
-        train_plug(new_plug(llm), llm, [], CONFIG, tmp_path, quiet)
+        fit(new_plug(llm), llm, [], CONFIG, tmp_path, quiet)
 
 
 @given(st.integers(0, 40), st.integers(0, 10_000), st.integers(1, 12))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from small_night import NIGHT, NOTE
-from tiny_models import save_model
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from tiny_models import save_model, tiny_llama
+from transformers import BertConfig, BertModel
 
 from llm_jobs.kinds import Kind, load_kinds
 from pipelines.encode import EncodeConfig
@@ -41,21 +41,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
-    return save_model(tmp_path_factory.mktemp("llama"), LlamaForCausalLM(config), is_chat=True)
+    return save_model(tmp_path_factory.mktemp("llama"), tiny_llama(4, 512), is_chat=True)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ import pytest
 from small_night import ITEMS, NIGHT, item
 
 from embedder.encoder import TextEncoder
-from embedder.errors import InputMissing
+from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
+from pipelines.jobs import run_shards
+from pipelines.shards import Shard
 from pipelines.views import connect
 from pipelines.warehouse import Warehouse
 
@@ -121,6 +123,28 @@ def test_an_item_of_a_kind_that_is_gone_is_rejected_and_the_rest_encoded(
     assert [(row["row_id"], row["user_id"], row["reason"]) for row in rejects] == [
         ("LaMP_5/ann-70", "ann", "unknown_kind")
     ]
+
+
+def test_what_a_failed_run_finished_is_not_done_again(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, warehouse = fill(ITEMS, name="undisturbed"), fill(ITEMS, name="failed")
+    encode_night(undisturbed, NIGHT, encode_config, kinds)
+    config = replace(encode_config, shard_items=12)  # ann fills a shard, bob and cid share one
+
+    def run_one_shard(shards: list[Shard], *others: Any, force: bool) -> None:
+        run_shards(shards[:1], *others, force=force)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.encode.run_shards", run_one_shard)
+        with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
+            encode_night(warehouse, NIGHT, config, kinds)
+    encode_night(warehouse, NIGHT, config, kinds)
+    assert_same(rows_of(undisturbed, "persona_vectors"), rows_of(warehouse, "persona_vectors"))
+    with connect(warehouse) as db:
+        runs = dict(db.sql("select user_id, run_id from persona_vectors").fetchall())
+        status = dict(db.sql("select run_id, status from runs where job = 'encode'").fetchall())
+    assert [status[runs[user]] for user in ("ann", "bob", "cid")] == ["failed", "done", "done"]
 
 
 def test_equal_texts_are_encoded_once(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:

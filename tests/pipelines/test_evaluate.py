@@ -13,9 +13,9 @@ from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
 from pipelines.models import GenerateConfig, load_models, load_plugs
-from pipelines.queue import personal_tasks, queued_tasks
+from pipelines.queue import EVERYONE, personal_tasks, queued_tasks
 from pipelines.train import plan_train, train_job
-from pipelines.views import connect, run_sql
+from pipelines.views import connect
 from pipelines.warehouse import Warehouse
 
 Fill = Callable[..., Warehouse]
@@ -66,9 +66,8 @@ def test_the_default_arm_is_a_user_without_history_and_the_own_persona_gives_the
     warehouse, plug = answered
     models = load_models(generate_config)
     (loaded,) = load_plugs([plug], models).values()
-    everyone = {"ds": NIGHT, "persona_ds": NIGHT, "first_user": "", "last_user": "\U0010ffff"}
     with connect(warehouse) as db:
-        queue = queued_tasks(run_sql(db, "jobs/tasks_of_users", everyone), models.encoder.width)
+        queue = queued_tasks(db, NIGHT, NIGHT, EVERYONE, models.encoder.width)
         outputs = dict(db.sql("select task_id, output from outputs").fetchall())
     tasks = [task for task in queue if task.reference is not None]
     personal = personal_tasks(tasks, kinds, models.encoder)
