@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from embedder.errors import PplugError
-from pipelines import options as opt
-from pipelines.boundary import option_names, run_app
-from pipelines.console import message, print_rows, progress_bars, rows_of
-from pipelines.settings import read_settings
+from pipelines.command import options as opt
+from pipelines.command.boundary import option_names, run_app
+from pipelines.command.console import message, print_rows, progress_bars, rows_of
+from pipelines.command.settings import read_settings
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
@@ -129,7 +129,7 @@ def train(
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
     from llm_jobs.training import TrainConfig
-    from pipelines.models import GenerateConfig
+    from pipelines.answers.models import GenerateConfig
     from pipelines.train import plan_train, train_job
 
     config = GenerateConfig(**vars(models))
@@ -187,8 +187,8 @@ def generate(
 
     Example: pplug generate --ds 2026-11-01 --plug plugs/news
     """
+    from pipelines.answers.models import GenerateConfig
     from pipelines.generate import generate_night, plan_generate
-    from pipelines.models import GenerateConfig
 
     what = (common.tables, ds, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
@@ -215,8 +215,8 @@ def evaluate(
 
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
+    from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate
-    from pipelines.models import GenerateConfig
 
     plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
     what = (common.tables, ds, opt.kinds_of(ctx))
@@ -239,8 +239,8 @@ def query(
 
     Example: pplug query task_coverage -p ds=2026-11-01
     """
-    from pipelines.queries import run_query
-    from pipelines.views import connect
+    from pipelines.tables.queries import run_query
+    from pipelines.tables.views import connect
 
     params = dict(map(opt.key_and_value, param))
     with connect(common.tables) as db:
@@ -254,8 +254,8 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
 
     Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
     """
-    from pipelines.queries import lock_down, run_sql
-    from pipelines.views import connect
+    from pipelines.tables.queries import lock_down, run_sql
+    from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
         lock_down(db, [common.warehouse])
@@ -269,8 +269,8 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
 
     Example: pplug check --ds 2026-11-01
     """
-    from pipelines.queries import run_checks
-    from pipelines.views import connect
+    from pipelines.tables.queries import run_checks
+    from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
         found = run_checks(db, ds)
@@ -288,8 +288,8 @@ def runs(common: opt.Common) -> None:
 
     Example: pplug runs
     """
-    from pipelines.queries import run_sql
-    from pipelines.views import connect
+    from pipelines.tables.queries import run_sql
+    from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
         common.show(rows_of(run_sql(db, "from runs order by started_at desc, run_id")), "config", "versions")

@@ -14,18 +14,18 @@ from typing import Final
 from embedder.errors import UsageError
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training import TrainConfig
-from pipelines.console import Row, rows_of
+from pipelines.answers.models import GenerateConfig
+from pipelines.command.console import Row, rows_of
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
-from pipelines.models import GenerateConfig
-from pipelines.queries import run_query
-from pipelines.runs import Progress
+from pipelines.nights.runs import Progress
 from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
+from pipelines.tables.queries import run_query
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 from pipelines.train import train_job
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from apache_beam.utils.shared import Shared
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
-from pipelines.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
-from pipelines.jobs import Night, planned_night, publish_shards, run_shards
-from pipelines.plans import Plan, tokens_per_second
-from pipelines.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
-from pipelines.shards import Receipt, Shard, cut_shards
-from pipelines.views import connect, run_sql
-from pipelines.warehouse import Warehouse
+from pipelines.nights.jobs import Night, planned_night, publish_shards, run_shards
+from pipelines.nights.plans import Plan, tokens_per_second
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.nights.shards import Receipt, Shard, cut_shards
+from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Warehouse
 
 READS = ("histories", "history_vectors")
 """Tables that the vectors are made from."""

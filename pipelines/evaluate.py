@@ -19,15 +19,15 @@ import pyarrow as pa
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import Scored, evaluate_answers
-from pipelines.controls import DRAWS, control_answers
+from pipelines.answers.controls import DRAWS, control_answers
+from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.answers.queue import EVERYONE, newest_personas, personal_tasks, queued_tasks
 from pipelines.generate import plan_generate
-from pipelines.models import GenerateConfig, load_models, load_plugs
-from pipelines.plans import Plan
-from pipelines.queue import EVERYONE, newest_personas, personal_tasks, queued_tasks
-from pipelines.runs import Progress, no_progress, recorded_run
-from pipelines.tables import file_schema
-from pipelines.views import connect, run_sql
-from pipelines.warehouse import Warehouse
+from pipelines.nights.plans import Plan
+from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.tables.schema import file_schema
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Warehouse
 
 JOB = "evaluate"
 

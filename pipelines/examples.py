@@ -16,7 +16,7 @@ from typing import Any
 from embedder.encoder import TextEncoder
 from llm_jobs.kinds import Kind
 from llm_jobs.training import Example
-from pipelines.persona_table import runs_of_equals
+from pipelines.personas.persona_table import runs_of_equals
 
 Row = Mapping[str, Any]
 

@@ -19,15 +19,15 @@ from apache_beam.metrics.metric import Metrics
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
-from pipelines.jobs import Night, planned_night, publish_shards, run_shards
-from pipelines.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
-from pipelines.outputs import JOB, Answers, Queued, answer_queue, shard_tables
-from pipelines.plans import Plan, tokens_per_second
-from pipelines.queue import newest_personas, queued_tasks
-from pipelines.runs import Progress, RunRecord, no_progress, recorded_run
-from pipelines.shards import Receipt, Shard, canonical_sha256, cut_shards
-from pipelines.views import connect, run_sql
-from pipelines.warehouse import Warehouse
+from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
+from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_tables
+from pipelines.answers.queue import newest_personas, queued_tasks
+from pipelines.nights.jobs import Night, planned_night, publish_shards, run_shards
+from pipelines.nights.plans import Plan, tokens_per_second
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
+from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Warehouse
 
 READS = ("tasks", "persona_vectors")
 """Tables that the answers are made from."""

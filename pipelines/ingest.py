@@ -19,16 +19,16 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from llm_jobs.kinds import Kind
-from pipelines.intake import Intake
-from pipelines.lamp import read_lamp
-from pipelines.lamp_files import read_golds
-from pipelines.records import records, require_files
-from pipelines.rows import Refusal, Row, parse_history, parse_task, shown
-from pipelines.runs import recorded_run
-from pipelines.tables import KEYS, TABLES, file_schema
-from pipelines.upsert import scratch, upsert
-from pipelines.views import quoted
-from pipelines.warehouse import Warehouse, retried
+from pipelines.intake.lamp import read_lamp
+from pipelines.intake.lamp_files import read_golds
+from pipelines.intake.records import records, require_files
+from pipelines.intake.rows import Refusal, Row, parse_history, parse_task, shown
+from pipelines.intake.waiting import Intake
+from pipelines.nights.runs import recorded_run
+from pipelines.tables.schema import KEYS, TABLES, file_schema
+from pipelines.tables.upsert import scratch, upsert
+from pipelines.tables.views import quoted
+from pipelines.tables.warehouse import Warehouse, retried
 
 BATCH_ROWS: Final = 5_000
 

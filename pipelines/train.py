@@ -18,12 +18,12 @@ from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training import Example, TrainConfig, TrainingRun, prepare, seeded_plug, train_plug, work_tokens
+from pipelines.answers.models import GenerateConfig, Models, load_models
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
-from pipelines.models import GenerateConfig, Models, load_models
-from pipelines.plans import Plan, tokens_per_second
-from pipelines.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
-from pipelines.views import connect, run_sql
-from pipelines.warehouse import Warehouse
+from pipelines.nights.plans import Plan, tokens_per_second
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Warehouse
 
 JOB = "train"
 

@@ -13,10 +13,10 @@ from tiny_models import save_model, tiny_llama
 from transformers import BertConfig, BertModel
 
 from llm_jobs.kinds import Kind, load_kinds
+from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories, ingest_tasks
-from pipelines.models import GenerateConfig
-from pipelines.warehouse import Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 
 @pytest.fixture(scope="session")

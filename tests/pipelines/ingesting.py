@@ -5,8 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 
 NIGHT, NEXT = date(2026, 11, 20), date(2026, 11, 21)
 KINDS = {"LaMP_4"}

@@ -16,9 +16,9 @@ from small_night import ITEMS, NIGHT, NOTE, TASKS
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipelines.boundary import option_names
 from pipelines.cli import app, main
-from pipelines.settings import read_settings
+from pipelines.command.boundary import option_names
+from pipelines.command.settings import read_settings
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -325,7 +325,7 @@ def test_a_failed_check_prints_its_rows_and_fails(
     (tmp_path / "sql" / "checks").mkdir(parents=True)
     check = "-- odd: an odd row.\n-- Grain:  one row per n\n-- Reads:  runs\n-- Params: none\n-- Holds:  none is odd\n"
     (tmp_path / "sql" / "checks" / "odd.sql").write_text(f"{check}select 7 as n where $ds is null", encoding="utf8")
-    monkeypatch.setattr("pipelines.queries.SQL_ROOT", tmp_path / "sql")
+    monkeypatch.setattr("pipelines.tables.queries.SQL_ROOT", tmp_path / "sql")
     said = pplug("check", "--json")
     assert (said.code, said.rows) == (1, [{"check": "odd", "row": {"n": 7}}])
     assert "1 of 1 checks failed: odd" in said.err

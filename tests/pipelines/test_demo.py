@@ -6,10 +6,10 @@ import pytest
 from embedder.errors import UsageError
 from llm_jobs.training import TrainConfig
 from pipelines.demo import ARMS, closing_table, plan_demo, run_demo
-from pipelines.runs import no_progress
+from pipelines.nights.runs import no_progress
 from pipelines.sample import SampleConfig, write_sample
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 
 SMALL = SampleConfig(users=6, users_without_history=1, news=3, headlines=1, tasks=2)
 

@@ -12,10 +12,10 @@ from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
-from pipelines.jobs import run_shards
-from pipelines.shards import Shard
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
+from pipelines.nights.jobs import run_shards
+from pipelines.nights.shards import Shard
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 
 Fill = Callable[..., Warehouse]
 NEXT_NIGHT = NIGHT + timedelta(days=1)

@@ -8,15 +8,15 @@ from small_night import ITEMS, NIGHT, TASKS
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.training import TrainConfig
-from pipelines.controls import control_answers
+from pipelines.answers.controls import control_answers
+from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
-from pipelines.models import GenerateConfig, load_models, load_plugs
-from pipelines.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plan_train, train_job
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
 
 Fill = Callable[..., Warehouse]
 

@@ -16,12 +16,12 @@ from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training import seeded_plug
+from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night, plan_generate
-from pipelines.models import GenerateConfig, load_models
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
-from pipelines.views import connect
-from pipelines.warehouse import Warehouse
 
 Fill = Callable[..., Warehouse]
 

@@ -15,7 +15,7 @@ from test_rows import MALFORMED_HISTORIES, MALFORMED_TASKS
 
 from embedder.errors import InputMissing
 from pipelines.ingest import IngestResult, ingest_histories, ingest_tasks
-from pipelines.warehouse import Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 
 @pytest.fixture

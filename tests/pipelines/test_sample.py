@@ -10,7 +10,7 @@ import pytest
 from llm_jobs.kinds import load_kinds
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.sample import CATEGORIES, NEWS, NIGHT, STYLES, SampleConfig, users, write_sample
-from pipelines.warehouse import Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 CONFIG = SampleConfig()
 Rows = list[dict[str, Any]]

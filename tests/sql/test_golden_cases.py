@@ -17,8 +17,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pipelines.queries import SQL_ROOT, Query, list_checks, list_queries, run_query
-from pipelines.tables import TABLES
+from pipelines.tables.queries import Query, list_checks, list_queries, run_query
+from pipelines.tables.schema import TABLES
+from pipelines.tables.views import SQL_ROOT
 
 HERE = Path(__file__).parent
 QUERIES = {query.name: query for query in list_queries()}

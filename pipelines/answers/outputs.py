@@ -1,0 +1,97 @@
+"""Answer the tasks of a shard of users, and turn the answers into rows of `outputs` and `rejects`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from llm_jobs.answers import Answered, answer_tasks
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Refusal
+from pipelines.answers.models import LoadedPlug, Models
+from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
+from pipelines.nights.jobs import Night
+from pipelines.nights.shards import Shard
+from pipelines.tables.schema import file_schema
+
+JOB = "generate"
+
+
+class Queued(NamedTuple):
+    """A shard's tasks."""
+
+    shard: Shard
+    tasks: list[QueuedTask]
+
+
+class Answers(NamedTuple):
+    """A shard's tasks, each with its answer or the reason why there is none."""
+
+    shard: Shard
+    results: list[tuple[QueuedTask, Answered | Refusal]]
+
+
+def answer_queue(
+    tasks: Sequence[QueuedTask], plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind], models: Models
+) -> list[tuple[QueuedTask, Answered | Refusal]]:
+    """Answer every task with the plug of its kind, or say why not."""
+    results: list[tuple[QueuedTask, Answered | Refusal]] = [
+        (task, Refusal("no_plug", f"no plug answers kind {task.kind!r}: train one and pass it with --plug"))
+        for task in tasks
+        if task.kind not in plugs or task.kind not in kinds
+    ]
+    for kind in sorted(plugs.keys() & kinds.keys()):
+        own = [task for task in tasks if task.kind == kind]
+        personal = personal_tasks(own, kinds, models.encoder)
+        results += zip(own, answer_tasks(models.llm, plugs[kind].plug, personal), strict=True)
+    return results
+
+
+def shard_tables(answers: Answers, night: Night, constants: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """The shard's rows of each table."""
+    outputs, rejects = list[dict[str, Any]](), list[dict[str, Any]]()
+    for task, result in answers.results:
+        if isinstance(result, Refusal):
+            rejects.append(reject_row(task, result) | {"run_id": night.run_id})
+        else:
+            outputs.append(output_row(task, result, **constants) | {"run_id": night.run_id})
+    return {
+        name: pa.Table.from_pylist(rows, schema=file_schema(name))
+        for name, rows in (("outputs", outputs), ("rejects", rejects))
+    }
+
+
+def output_row(
+    task: QueuedTask, answered: Answered, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
+) -> dict[str, Any]:
+    """One row of `outputs`, apart from the run."""
+    answer, has_history = answered.answer, len(task.vectors) > 0
+    return {
+        "task_id": task.task_id,
+        "user_id": task.user_id,
+        "kind": task.kind,
+        "output": answer.text,
+        "score": answer.score,
+        "finish_reason": answer.finish_reason,
+        "persona_source": "history" if has_history else "default",
+        "persona_ds": persona_ds if has_history else None,
+        "top_items": top_items(task, answered.weights),
+        "prompt_tokens": answer.prompt_tokens,
+        "output_tokens": answer.output_tokens,
+        "is_shortened": answer.is_shortened,
+        "plug_sha256": plugs[task.kind],
+        **sha256s,
+    }
+
+
+def reject_row(task: QueuedTask, refusal: Refusal) -> dict[str, Any]:
+    """One row of `rejects`, apart from the run."""
+    return {
+        "job": JOB,
+        "row_id": task.task_id,
+        "user_id": task.user_id,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+        "source": "tasks",
+    }

@@ -1,0 +1,105 @@
+"""The queue of a night: its tasks, each joined with its user's persona."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from embedder.encoder import TextEncoder
+from embedder.errors import InputMissing, PplugError
+from embedder.personas import FloatArray
+from llm_jobs.answers import PersonalTask
+from llm_jobs.kinds import Kind
+from pipelines.personas.persona_table import matrix
+from pipelines.tables.views import run_sql
+
+EVERYONE = ("", "\U0010ffff")
+"""Every user id lies between these two."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueuedTask:
+    """A task of the night with what is known of its user."""
+
+    task_id: str
+    user_id: str
+    kind: str
+    input: str
+    choices: tuple[str, ...] | None
+    reference: str | None
+    vectors: FloatArray
+    """(n, D) the user's history vectors; n is 0 without a history."""
+    counts: FloatArray
+    """(n,) items behind each vector."""
+    items: Sequence[Mapping[str, str]]
+    """(n,) kind and item_id of the most typical item of each vector."""
+
+
+def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str) -> date:
+    """The newest night of `persona_vectors` that the tasks of `ds` may use.
+
+    Raises:
+        InputMissing: if no night up to `ds` was encoded.
+        PplugError: if that night was encoded with another encoder than the plug wants.
+    """
+    found = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
+    if not found:
+        raise InputMissing(f"no persona_vectors up to {ds}: run `pplug encode --ds {ds}`")
+    persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
+    if built_with != encoder_sha256:
+        raise PplugError(
+            f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this plug wants "
+            f"{encoder_sha256[:8]}: run `pplug encode --ds {persona_ds}` with that encoder"
+        )
+    return persona_ds
+
+
+def queued_tasks(
+    db: duckdb.DuckDBPyConnection, ds: date, persona_ds: date, users: tuple[str, str], width: int
+) -> list[QueuedTask]:
+    """The tasks of a night, joined by user with the personas of `persona_ds`.
+
+    Args:
+        db: a connection to the tables.
+        ds: night of the tasks.
+        persona_ds: night of the personas.
+        users: the first and the last user wanted; `EVERYONE` for all.
+        width: D of the vectors, known even if no user has a history.
+    """
+    params = {"ds": ds, "persona_ds": persona_ds, "first_user": users[0], "last_user": users[1]}
+    rows = run_sql(db, "jobs/tasks_of_users", params)
+    names = ("task_id", "user_id", "kind", "input", "choices", "reference", "counts", "items")
+    columns = {name: rows.column(name).to_pylist() for name in names}
+    vectors = rows.column("vectors")
+    return [
+        QueuedTask(
+            task_id=columns["task_id"][at],
+            user_id=columns["user_id"][at],
+            kind=columns["kind"][at],
+            input=columns["input"][at],
+            choices=None if columns["choices"][at] is None else tuple(columns["choices"][at]),
+            reference=columns["reference"][at],
+            vectors=matrix(vectors[at].values, width) if vectors[at].is_valid else np.zeros((0, width), np.float32),
+            counts=np.array(columns["counts"][at] or [], np.float32),
+            items=columns["items"][at] or [],
+        )
+        for at in range(rows.num_rows)
+    ]
+
+
+def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
+    """The tasks as the plug takes them."""
+    queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
+    return [
+        PersonalTask(task.input, query, task.vectors, task.counts, task.choices, kinds[task.kind].max_new_tokens)
+        for task, query in zip(tasks, queries, strict=True)
+    ]
+
+
+def top_items(task: QueuedTask, weights: FloatArray, most: int = 3) -> list[dict[str, Any]]:
+    """The items that the plug looked at most, the heaviest first; ties in the persona's own order."""
+    order = np.argsort(-weights, kind="stable")[:most]
+    return [dict(task.items[at]) | {"weight": float(weights[at])} for at in order]

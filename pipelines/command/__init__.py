@@ -1,0 +1,1 @@
+"""The command line around the commands: options, settings, errors and what is shown."""

@@ -1,0 +1,73 @@
+"""Run the command line: the one place where an exception becomes a line on stderr and an exit code."""
+
+import os
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from embedder.errors import PplugError
+from pipelines.command.console import message, quiet_libraries
+from pipelines.command.settings import OptionNames
+
+INTERRUPTED = 130
+
+
+@dataclass
+class State:
+    """What the options of `pplug` itself say to its commands; `ctx.obj` of Typer."""
+
+    is_debug: bool = False
+    kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Tables [kinds.NAME] of pplug.toml."""
+
+
+def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
+    """Run a command and return its exit code."""
+    prepare_environment()
+    quiet_libraries()
+    state = State()
+    try:
+        code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
+    except Exception as error:
+        if state.is_debug:
+            traceback.print_exception(error)
+        message(error_line(error))
+        return error.exit_code if isinstance(error, PplugError | TyperException) else 1
+    if code == INTERRUPTED:  # Typer turns Ctrl-C into this
+        message("interrupted: the same command goes on where it was")
+    return code or 0
+
+
+def error_line(error: Exception) -> str:
+    """What is wrong, the value seen, and the next move."""
+    if isinstance(error, PplugError):
+        return str(error)
+    if isinstance(error, TyperException):
+        context: Any = getattr(error, "ctx", None)
+        said = error.format_message().replace("Value error, ", "").rstrip(".")  # pydantic's words for ours
+        return f"{said}: see `{context.command_path if context else 'pplug'} --help`"
+    first, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first[:300]} (not expected: --debug shows where)"
+
+
+def prepare_environment() -> None:
+    """Set what torch and tokenizers read when they are imported, unless the user has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost 4 to 7 times when a core is shared
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hub ids are read from the local cache
+
+
+def option_names(command: object, path: str = "") -> OptionNames:
+    """The flags of each command and the parameters they set, as pplug.toml may name them."""
+    if isinstance(command, TyperGroup):
+        inner = (option_names(sub, f"{path} {name}".strip()) for name, sub in command.commands.items())
+        return {name: flags for names in inner for name, flags in names.items()}
+    params: Sequence[Any] = getattr(command, "params", ())
+    return {path: {flag.lstrip("-"): param.name for param in params for flag in param.opts if flag.startswith("--")}}

@@ -1,0 +1,172 @@
+"""What a command shows: rows on stdout, logs and progress on stderr.
+
+Progress bars show only where stderr is a terminal, so that the log of a nightly job holds no bars.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from itertools import islice
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.progress import TaskID
+    from rich.table import Table
+
+    from pipelines.nights.runs import Progress
+
+TABLE_ROWS = 1_000
+"""Most rows of a printed table; --json prints all."""
+
+OUR_LOGGERS = ("embedder", "llm_jobs", "pipelines")
+
+LIBRARY_SETTINGS = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
+"""Environment variables that keep the libraries from writing to stderr."""
+
+Row = Mapping[str, object]
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is now: a progress bar replaces it while it shows."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def quiet_libraries() -> None:
+    """Log what we say, and of what libraries say only errors; call it before they are imported."""
+    for name, value in LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.basicConfig(handlers=[_StderrHandler()], level=logging.ERROR, force=True)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs the traceback of what it then raises
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def loud_libraries() -> None:
+    """Show everything, for --debug."""
+    for name in LIBRARY_SETTINGS:
+        os.environ.pop(name, None)
+    warnings.simplefilter("default")
+    logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.NOTSET)
+
+
+@contextmanager
+def progress_bars() -> "Generator[Progress]":
+    """A function that shows how far a job is; it shows nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(label: str, done: int, total: int) -> None:
+            name = label.partition(",")[0]  # what follows the comma may change, as in "steps, loss 0.52"
+            if name not in tasks:
+                tasks[name] = bars.add_task(label, total=total)
+            bars.update(tasks[name], description=label, completed=done, total=total)
+
+        yield show
+
+
+def print_rows(rows: Iterable[Row], *, as_json: bool, hidden: Sequence[str] = ()) -> None:
+    """Print rows on stdout: as a table, or with `as_json` one JSON object a line.
+
+    Args:
+        rows: all with the same keys. Dates become ISO text; a number that is not finite becomes null.
+        as_json: for machines; every column, every row.
+        hidden: columns that the printed table leaves out.
+    """
+    if as_json:
+        for row in rows:
+            sys.stdout.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+
+    left = iter(rows)
+    shown = list(islice(left, TABLE_ROWS))
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, width=10_000)  # a pipe has no width: never fold
+    if shown:
+        console.print(_table(shown, [name for name in shown[0] if name not in hidden]))
+    more = sum(1 for _ in left)
+    if more or not shown:
+        message(f"{more:,} more rows: --json prints them all" if more else "no rows")
+
+
+def rows_of(table: "pa.Table") -> Iterator[Row]:
+    """The rows of an Arrow table, converted batch by batch."""
+    for batch in table.to_batches(max_chunksize=TABLE_ROWS):
+        yield from batch.to_pylist()
+
+
+def message(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(" ".join(text.split()) + "\n")
+
+
+def _table(rows: Sequence[Row], names: Sequence[str]) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        is_number = any(isinstance(row[name], int | float) for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row[name])) for name in names))
+    return table
+
+
+def _plain(value: object) -> object:
+    """The value as JSON can hold it."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple | Mapping):
+        return json.dumps(_plain(value), ensure_ascii=False)
+    return str(_plain(value))

@@ -1,0 +1,211 @@
+"""The options of the commands, each spelled once: flag, PPLUG_* variable, meaning and type.
+
+A value comes from the flag > the variable > pplug.toml > the default.
+
+Options that several commands share are fields of a dataclass, which a command takes as one argument:
+
+    @app.command()
+    @grouped
+    def runs(common: Common) -> None: ...        # has --warehouse, --json and --debug
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import UTC, date, datetime
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from embedder.errors import InputMissing, PplugError, UsageError
+from pipelines.command.console import Row, loud_libraries, print_rows
+
+if TYPE_CHECKING:
+    from llm_jobs.kinds import Kind
+    from pipelines.ingest import IngestResult
+    from pipelines.nights.runs import RunRecord
+    from pipelines.tables.warehouse import Warehouse
+
+
+class TooManyRejects(PplugError):
+    """The job is done, but refused more rows than allowed."""
+
+    exit_code = 3
+
+
+def option(flag: str, meaning: str, *more: str, **settings: Any) -> Any:
+    """An option that PPLUG_<FLAG> sets too."""
+    variable = "PPLUG_" + flag.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(flag, *more, envvar=variable, help=meaning, **settings)
+
+
+def note_debug(ctx: typer.Context, value: bool) -> bool:
+    """Remember --debug, wherever it stands."""
+    if value:
+        ctx.find_root().obj.is_debug = True
+        loud_libraries()
+    return value
+
+
+def show_version(value: bool) -> None:
+    """Answer --version."""
+    if value:
+        sys.stdout.write(f"pplug {version('pplug')}\n")
+        raise typer.Exit
+
+
+def parse_date(text: str | date) -> date:
+    """Read a night; a default is one already."""
+    try:
+        return text if isinstance(text, date) else date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no date like 2026-11-01") from None
+
+
+def today() -> date:
+    """The night of an ingestion that names none; UTC like all times here."""
+    return datetime.now(UTC).date()
+
+
+def key_and_value(text: str) -> tuple[str, str]:
+    """Split what stands behind -p."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"-p {text!r} is not key=value: write for example -p ds=2026-11-01")
+    return key, value
+
+
+def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
+    """The built-in kinds of tasks and those of pplug.toml."""
+    from llm_jobs.kinds import load_kinds
+
+    return load_kinds(ctx.obj.kinds)
+
+
+def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
+    """The plugs to answer the control arms with."""
+    if is_wanted != bool(plugs):
+        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
+    return plugs
+
+
+Dtype = Literal["float32", "bfloat16"]
+DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
+
+Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
+Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
+IngestNight = Annotated[
+    date, option("--ds", "Night of ingestion.", default_factory=today, show_default="today", **DATE)
+]
+CheckNight = Annotated[date | None, option("--ds", "Only this night; all nights unless given.", **DATE)]
+Until = Annotated[date | None, option("--until", "Last day whose items are used.", **DATE)]
+TaskNights = Annotated[list[date], option("--tasks", "Night whose references are used too; repeatable.", **DATE)]
+NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.")]
+Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.")]
+KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of the histories unless given.")]
+LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
+Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
+Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
+Engine = Annotated[Literal["transformers"], option("--engine", "What runs the LLM.")]
+MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
+Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
+Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
+Params = Annotated[list[str], option("--param", "A parameter of the query, key=value; repeatable.", "-p")]
+Force = Annotated[bool, option("--force", "Compute everything anew.")]
+DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
+AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
+Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
+ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command that uses a warehouse takes."""
+
+    warehouse: Annotated[Path, option("--warehouse", "Folder of the tables.")] = Path("warehouse")
+    as_json: AsJson = False
+    debug: Debug = False
+
+    @property
+    def tables(self) -> "Warehouse":
+        """The warehouse, as the jobs take it."""
+        from pipelines.tables.warehouse import Warehouse
+
+        if not self.warehouse.is_dir():
+            raise InputMissing(f"no warehouse {self.warehouse}: run `pplug ingest histories FILE` or name --warehouse")
+        return Warehouse(self.warehouse)
+
+    def show(self, rows: Iterable[Row], *hidden: str) -> None:
+        """Print rows, without the columns `hidden` unless for machines."""
+        print_rows(rows, as_json=self.as_json, hidden=hidden)
+
+
+@dataclass(frozen=True)
+class Writing(Common):
+    """What every command that writes takes."""
+
+    dry_run: DryRun = False
+
+
+@dataclass(frozen=True)
+class Counted(Writing):
+    """What every command takes that takes or refuses rows."""
+
+    max_reject_rate: Annotated[float, option("--max-reject-rate", "Exit with 3 above this share.", min=0, max=1)] = 0.05
+
+    @property
+    def new_tables(self) -> "Warehouse":
+        """The warehouse to ingest into; it need not be there yet."""
+        from pipelines.tables.warehouse import Warehouse
+
+        return Warehouse(self.warehouse)
+
+    def show_counts(self, counts: "IngestResult | RunRecord", *hidden: str) -> None:
+        """Print how a job ended, and fail if it refused too many rows."""
+        self.show([asdict(counts)], *hidden)
+        if counts.rows_rejected > self.max_reject_rate * counts.rows_in:
+            told = f"{counts.rows_rejected} of {counts.rows_in} rows rejected"
+            limit = f"more than --max-reject-rate {self.max_reject_rate}"
+            raise TooManyRejects(f"{told}, {limit}: run `pplug query reject_reasons`")
+
+
+@dataclass(frozen=True)
+class EncoderNames:
+    """Which encoder a command uses."""
+
+    encoder: Annotated[str, option("--encoder", "minilm, a folder, or a downloaded hub id.")] = "minilm"
+    dtype: Annotated[Dtype, option("--dtype", "Precision of the encoder.")] = "float32"
+    cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.")] = None
+
+
+@dataclass(frozen=True)
+class ModelNames(EncoderNames):
+    """Which models a command uses."""
+
+    llm: Annotated[str, option("--llm", "smollm2, a folder, or a downloaded hub id.")] = "smollm2"
+    llm_dtype: Annotated[Dtype, option("--llm-dtype", "Precision of the LLM.")] = "bfloat16"
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Spread the dataclasses that a command takes into options of their own."""
+    given = inspect.signature(command, eval_str=True)
+    annotations: dict[str, Any] = {name: param.annotation for name, param in given.parameters.items()}
+    groups: dict[str, Any] = {name: group for name, group in annotations.items() if is_dataclass(group)}
+
+    @wraps(command)
+    def spread(**values: object) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{option.name: values.pop(option.name) for option in fields(group)})
+        command(**values)
+
+    params = [param for name, param in given.parameters.items() if name not in groups]
+    for group in groups.values():
+        params += inspect.signature(group, eval_str=True).parameters.values()
+    names_only = [param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in params]
+    vars(spread)["__signature__"] = given.replace(parameters=names_only)  # what Typer reads
+    return spread

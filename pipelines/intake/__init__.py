@@ -1,0 +1,1 @@
+"""What users bring: files of any quality become rows or refusals."""

@@ -1,0 +1,1 @@
+"""What the nightly jobs share: shards, the record of a run, and plans."""

@@ -1,0 +1,223 @@
+"""Run the files of sql/ and any other question over the views of the published tables, read-only.
+
+Every query is one pure `select` under a header that says what a row is and which `$params` it takes. The header is
+read here: it is the help text, and it gives the parameters their types and defaults.
+"""
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from embedder.errors import PplugError, UsageError
+from pipelines.tables.views import SQL_ROOT
+
+Value = str | int | date | None
+
+TYPES: Final[Mapping[str, Callable[[str], Value]]] = {"TEXT": str, "INT": int, "DATE": date.fromisoformat}
+"""How the text of a parameter becomes a value."""
+
+_EXAMPLES: Final = {"TEXT": "TEXT", "INT": "10", "DATE": "2026-11-01"}
+_HEADER: Final = ("Grain", "Reads", "Params", "Holds")
+_HEADER_LINE: Final = re.compile(r"-- (?P<label>\w+): *(?P<text>\S.*)")
+_PARAM: Final = re.compile(
+    r"\$(?P<name>\w+) \((?P<type>\w+)(?:, default (?P<default>[^:)]+)(?:: (?P<meaning>[^)]+))?)?\)"
+)
+_EXPLAIN: Final = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Param:
+    """One `$name` of a query."""
+
+    name: str
+    type: str
+    """A key of `TYPES`."""
+    default: str | None
+    """As text; None: the parameter has to be given. `null` is SQL's null."""
+    meaning: str
+    """What the default stands for, where it does not say so itself."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One file of sql/ or sql/checks/."""
+
+    name: str
+    row: str
+    """What a row is."""
+    grain: str
+    """Which columns are different in every row."""
+    reads: tuple[str, ...]
+    """The tables."""
+    params: tuple[Param, ...]
+    holds: str
+    """What is true of every row; of a check, what is true of the tables when it has no rows."""
+    sql: str
+
+
+def list_queries() -> list[Query]:
+    """Every query of sql/, by name."""
+    return [read_query(path) for path in sorted(SQL_ROOT.glob("*.sql"))]
+
+
+def list_checks() -> list[Query]:
+    """Every check of sql/checks/, by name."""
+    return [read_query(path) for path in sorted((SQL_ROOT / "checks").glob("*.sql"))]
+
+
+def describe(name: str) -> Query:
+    """The query of that name.
+
+    Raises:
+        UsageError: There is none; it says which there are.
+    """
+    path = SQL_ROOT / f"{name}.sql"
+    names = [query.stem for query in sorted(SQL_ROOT.glob("*.sql"))]
+    if name in names:
+        return read_query(path)
+    near = get_close_matches(name, names, n=1)
+    advice = f"did you mean `pplug query {near[0]}`?" if near else f"run `pplug query NAME` with {' or '.join(names)}"
+    raise UsageError(f"there is no query {name!r}: {advice}")
+
+
+def run_query(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, str]) -> pa.Table:
+    """Run a query of sql/ over the views of `db`, with parameters as the user typed them.
+
+    Raises:
+        UsageError: An unknown query; a parameter that is unknown, missing or not of its type.
+    """
+    query = describe(name)
+    return _run(db, query.sql, _typed_params(query, params), next_step=_command(query))
+
+
+def run_checks(db: duckdb.DuckDBPyConnection, ds: date | None) -> dict[str, pa.Table]:
+    """The rows that break each promise of the contract, by check; all empty means pass.
+
+    Args:
+        db: A connection with the views.
+        ds: Only this night; None: all nights.
+    """
+    return {check.name: _run(db, check.sql, {"ds": ds}, next_step="run `pplug check`") for check in list_checks()}
+
+
+def run_sql(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
+    """Run one statement that only reads; which files it may read is up to `lock_down`.
+
+    Raises:
+        UsageError: It is not one statement, not one that reads, or DuckDB does not understand it.
+        PplugError: It failed while it ran.
+    """
+    next_step = "run `pplug sql 'show tables'`"
+    with _one_line_errors(next_step):
+        statements = db.extract_statements(text)
+        if len(statements) != 1:
+            raise UsageError(f"pplug sql runs one statement, saw {len(statements)}: {next_step}")
+        if not _is_reading(db, statements[0]):
+            kind = statements[0].type.name.lower().replace("_", " ")
+            raise UsageError(f"pplug sql only reads, saw a statement of type {kind}: {next_step}")
+    return _run(db, text, {}, next_step)
+
+
+def lock_down(db: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
+    """Let `db` touch no file outside `folders` (and its own spill folder), no network and no setting, for good.
+
+    Call it when the views are made. DuckDB may still write inside the folders, so `run_sql` refuses what writes.
+    """
+    db.execute("set allowed_directories = $folders", {"folders": [str(folder.resolve()) for folder in folders]})
+    db.execute("set python_enable_replacements = false")  # a variable of ours is no table
+    db.execute("set enable_external_access = false")
+    db.execute("set lock_configuration = true")
+
+
+def read_query(path: Path) -> Query:
+    """Read a file and its header; a ValueError says what is wrong with the header."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    labels = (path.stem, *_HEADER)
+    matches = [_HEADER_LINE.fullmatch(line) for line in lines[: len(labels)]]
+    found = {match["label"]: match["text"] for match in matches if match}
+    if tuple(found) != labels:
+        raise ValueError(f"{path} begins with the lines {', '.join(found) or 'of no header'}, not {', '.join(labels)}")
+    row, grain, reads, params, holds = found.values()
+    return Query(
+        name=path.stem,
+        row=row,
+        grain=grain,
+        reads=tuple(reads.split(", ")),
+        params=_parse_params(params, path),
+        holds=holds,
+        sql="\n".join(lines[len(labels) :]),
+    )
+
+
+def _parse_params(text: str, path: Path) -> tuple[Param, ...]:
+    if text == "none":
+        return ()
+    matches = list(_PARAM.finditer(text))
+    if ", ".join(match[0] for match in matches) != text:
+        raise ValueError(
+            f"{path} has the parameters {text!r}, not $name (TYPE) or $name (TYPE, default VALUE: MEANING)"
+        )
+    params = tuple(Param(m["name"], m["type"], m["default"], m["meaning"] or "") for m in matches)
+    if unknown := {param.type for param in params} - set(TYPES):
+        raise ValueError(f"{path} has a parameter of type {', '.join(unknown)}, not {', '.join(TYPES)}")
+    return params
+
+
+def _typed_params(query: Query, given: Mapping[str, str]) -> dict[str, Value]:
+    known = {param.name: param for param in query.params}
+    if unknown := [name for name in given if name not in known]:
+        takes = ", ".join(known) or "none"
+        raise UsageError(f"{query.name} has no parameter {unknown[0]!r}, it takes {takes}: {_command(query)}")
+    values: dict[str, Value] = {}
+    for name, param in known.items():
+        text = given.get(name, param.default)
+        if text is None:
+            raise UsageError(f"{query.name} needs {name} ({param.type}): {_command(query)}")
+        try:
+            values[name] = None if name not in given and text == "null" else TYPES[param.type](text)
+        except ValueError:
+            example = _EXAMPLES[param.type]
+            raise UsageError(f"{name}={text!r} is no {param.type}: write it like -p {name}={example}") from None
+    return values
+
+
+def _command(query: Query) -> str:
+    """The shortest command that runs it."""
+    required = (f" -p {param.name}={_EXAMPLES[param.type]}" for param in query.params if param.default is None)
+    return f"run `pplug query {query.name}{''.join(required)}`"
+
+
+def _is_reading(db: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
+    """Whether it is a query, `explain` or `explain analyze` of one."""
+    if statement.type == duckdb.StatementType.EXPLAIN and (match := _EXPLAIN.match(statement.query)):
+        # `explain analyze` runs what it explains, so that has to be a query too
+        explained = db.extract_statements(statement.query[match.end() :])
+        return [inner.type for inner in explained] == [duckdb.StatementType.SELECT]
+    if statement.type == duckdb.StatementType.MULTI:
+        # `pivot` is several statements to DuckDB, and so is `copy from database`; only a query can stand in parentheses
+        return len(db.extract_statements(f"from (\n{statement.query.rstrip().rstrip(';')}\n)")) == 1
+    return statement.type == duckdb.StatementType.SELECT
+
+
+def _run(db: duckdb.DuckDBPyConnection, sql: str, params: Mapping[str, Value], next_step: str) -> pa.Table:
+    with _one_line_errors(next_step):
+        return db.sql(sql, params=dict(params)).to_arrow_table()
+
+
+@contextmanager
+def _one_line_errors(next_step: str) -> Generator[None]:
+    """What DuckDB says, without the lines that draw where it stopped."""
+    try:
+        yield
+    except duckdb.Error as error:
+        said = " ".join(str(error).partition("\n\nLINE ")[0].split()).rstrip(".!")
+        is_usage = isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.PermissionException)
+        raise (UsageError if is_usage else PplugError)(f"{said}: {next_step}") from error

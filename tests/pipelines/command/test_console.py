@@ -1,0 +1,120 @@
+import json
+import logging
+import math
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.command import console
+
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"a": VALUES, "b": VALUES}), max_size=5))
+def test_json_lines_give_the_rows_back(rows: list[dict[str, object]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[str] = []
+        patch.setattr("sys.stdout.write", written.append)
+        console.print_rows(rows, as_json=True)
+    assert [json.loads(line) for line in written] == rows
+    assert all(line.endswith("\n") and "\n" not in line[:-1] for line in written)
+
+
+def test_json_has_iso_times_and_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"ds": date(2026, 11, 1), "at": datetime(2026, 11, 1, 2, tzinfo=UTC), "low": math.nan, "most": [math.inf]}
+    console.print_rows([row], as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "ds": "2026-11-01",
+        "at": "2026-11-01T02:00:00+00:00",
+        "low": None,
+        "most": [None],
+    }
+
+
+def test_a_printed_table_keeps_long_texts_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "word " * 100 + "end"
+    console.print_rows([{"text": text, "run_id": "r1", "weight": 0.123456}], as_json=False, hidden=["run_id"])
+    out = capsys.readouterr().out
+    assert text in out
+    assert "0.1235" in out
+    assert "r1" not in out
+
+
+def test_square_brackets_are_text_and_not_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows([{"text": "[red]tags: [sci-fi][/red]"}], as_json=False)
+    assert "[red]tags: [sci-fi][/red]" in capsys.readouterr().out
+
+
+def test_a_long_table_says_how_many_rows_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows(({"n": n} for n in range(console.TABLE_ROWS + 7)), as_json=False)
+    said = capsys.readouterr()
+    assert str(console.TABLE_ROWS - 1) in said.out.split()
+    assert said.err == "7 more rows: --json prints them all\n"
+
+
+def test_no_rows_are_said_to_be_none(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows([], as_json=False)
+    assert capsys.readouterr() == ("", "no rows\n")
+
+
+def test_an_arrow_table_comes_row_by_row() -> None:
+    rows = [{"n": n} for n in range(2 * console.TABLE_ROWS + 1)]
+    assert list(console.rows_of(pa.Table.from_pylist(rows))) == rows
+
+
+def test_progress_shows_nothing_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress_bars() as progress:
+        progress("items", 1, 2)
+        progress("items", 2, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_shows_one_bar_a_label_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.progress_bars() as progress:
+        progress("steps, loss 2.0", 1, 2)
+        progress("steps, loss 1.0", 2, 2)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "steps, loss 1.0" in said.err
+    assert "2/2" in said.err
+
+
+def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console.message("first\n   second")
+    assert capsys.readouterr().err == "first second\n"
+
+
+@pytest.fixture
+def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the loggers back as they were."""
+    for logger in (logging.getLogger(name) for name in (None, "apache_beam", *console.OUR_LOGGERS)):
+        monkeypatch.setattr(logger, "level", logger.level)
+        monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr("os.environ", {})
+
+
+@pytest.mark.usefixtures("loggers")
+def test_logs_go_to_stderr_and_libraries_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    console.quiet_libraries()
+    logging.getLogger("pipelines.encode").info("encoded 3 items")
+    logging.getLogger("a_library").warning("a notice")  # transformers, once imported, has its own level
+    logging.getLogger("apache_beam.runners").error("a traceback")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.endswith("INFO encoded 3 items\n")
+    assert said.err.count("\n") == 1
+    console.loud_libraries()
+    logging.getLogger("apache_beam.runners").error("a traceback")
+    assert "a traceback" in capsys.readouterr().err

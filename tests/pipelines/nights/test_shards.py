@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedder.errors import PplugError
+from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
+from pipelines.tables.schema import file_schema
+from pipelines.tables.warehouse import Warehouse
+
+users = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 50), max_size=30)
+
+
+@given(users, st.integers(1, 60))
+def test_every_user_is_in_exactly_one_shard_and_none_is_split(sizes: dict[str, int], most: int) -> None:
+    shards = cut_shards(sorted(sizes.items()), most)
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    assert sum(shard.row_count for shard in shards) == sum(sizes.values())
+    for user, size in sizes.items():
+        (home,) = [shard for shard in shards if shard.first_user <= user <= shard.last_user]
+        assert home.row_count >= size
+        assert home.row_count <= most or home.first_user == home.last_user
+
+
+def folder_of(root: Path, **determinants: str) -> ShardFolder:
+    return ShardFolder.of(Warehouse(root), "encode", determinants)
+
+
+def rejects(count: int) -> pa.Table:
+    schema = file_schema("rejects")
+    row = dict.fromkeys(schema.names, "x")
+    return pa.Table.from_pylist([row] * count, schema=schema)
+
+
+def test_a_shard_is_done_once_its_receipt_is_there(tmp_path: Path) -> None:
+    folder, shards = folder_of(tmp_path), cut_shards([("a", 2), ("b", 3)], 2)
+    assert folder.receipt(shards[0]) is None
+    with pytest.raises(PplugError, match="2 of 2 shards are unfinished"):
+        folder.finish(shards)
+    for shard in shards:
+        receipt = Receipt(shard.index, shard.row_count, shard.row_count - 1, 1, 7)
+        folder.write(shard, {"rejects": rejects(shard.index)}, receipt)
+        assert folder.receipt(shard) == receipt
+    assert [receipt.rows_in for receipt in folder.finish(shards)] == [2, 3]
+    assert folder.files(shards, "rejects") == [folder.file(shards[1], "rejects")]  # a shard without rows has no file
+    folder.remove()
+    assert folder.receipt(shards[0]) is None
+
+
+def test_other_work_has_another_folder(tmp_path: Path) -> None:
+    assert folder_of(tmp_path, dtype="float32") == folder_of(tmp_path, dtype="float32")
+    assert folder_of(tmp_path, dtype="float32") != folder_of(tmp_path, dtype="bfloat16")
+
+
+def test_no_rows_give_no_shards() -> None:
+    assert cut_shards([], 10) == list[Shard]()
