@@ -1,18 +1,20 @@
 """The plug: turn a user's history vectors and the task at hand into soft prompt vectors for a frozen LLM.
 
-    task vector ──▶ query ──┐
-    history vectors ────────┴─▶ weights ─▶ sum of projected vectors ─▶ scaled to the LLM ─┐
-    instruction vectors (trained, the same for everybody) ────────────────────────────────┴─▶ soft prompt
+    task vector ──▶ query ──┬─────────────────────────────────────────┐
+    history vectors ────────┴─▶ weights ─▶ weighted sum ─┐            │
+              └───────────────▶ plain mean ──────────────┴─ joined ◀──┘ ─▶ layers ─▶ scaled to the LLM ─┐
+    instruction vectors (trained, the same for everybody) ──────────────────────────────────────────────┴─▶ soft prompt
 
 After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equations 3 to 5). What differs from
 the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
-mean), they count how many items stand behind a vector, the scale is the LLM's own measured embedding norm, and a
-learned default answers users without a history.
+mean) and count how many items stand behind a vector; the projector sees what is near the task, what the user does
+on the whole and the task itself, and gives several vectors (docs/experiments.md says what each is worth); the scale
+is the LLM's own measured embedding norm; and a learned default answers users without a history.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -27,6 +29,15 @@ from torch.nn import functional as F
 from embedder.errors import InputMissing, PplugError
 
 FloatArray = NDArray[np.float32]
+
+PROJECTED: Mapping[str, tuple[str, ...]] = {
+    "attention": ("attended", "mean", "task"),
+    "mean": ("mean",),
+    "task": ("task",),
+    "none": (),
+}
+"""What the projector sees, by the name of the aggregation. The last three are what the first is compared with: the
+plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only."""
 
 WEIGHTS_FILE = "plug.safetensors"
 CONFIG_FILE = "config.json"
@@ -48,11 +59,15 @@ class PlugConfig:
     """Mean L2 norm of the LLM's token embeddings; the persona starts at this length."""
     placement: str = "after"
     """Where the soft prompt stands: "before" the task's input (the paper) or "after" it."""
+    aggregation: str = "attention"
+    """How a history becomes a persona: a name in PROJECTED."""
     instruction_count: int = 4
     """Trained vectors that are the same for everybody."""
+    persona_count: int = 3
+    """Vectors that depend on the user."""
     temperature: float = 0.06
     """Start value. BGE and MiniLM cosines spread over about 0.5, so that weights differ by up to e^8."""
-    dropout: float = 0.1
+    dropout: float = 0.3
     """Share of the projector's hidden units dropped in training."""
 
     def __post_init__(self) -> None:
@@ -60,6 +75,13 @@ class PlugConfig:
             raise PplugError("a plug needs at least one kind of task: pass --kind")
         if self.embedding_norm <= 0 or self.temperature <= 0:
             raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
+        if self.aggregation not in PROJECTED:
+            raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
+
+    @property
+    def soft_count(self) -> int:
+        """Vectors of the soft prompt."""
+        return self.instruction_count + (self.persona_count if PROJECTED[self.aggregation] else 0)
 
 
 class HistoryWeights(nn.Module):
@@ -86,11 +108,11 @@ class HistoryWeights(nn.Module):
 class PersonaPlug(nn.Module):
     """Soft prompt vectors for each user, and which of the user's vectors they came from.
 
-    Shapes: B users, H vectors, D = encoder width, E = LLM width, I = instruction vectors.
+    Shapes: B users, H vectors, D = encoder width, E = LLM width, I = instruction vectors, P = persona vectors.
         task     (B, D)          encoded task input
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
-        returns  (B, I + 1, E)   soft prompt, float32
+        returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
 
@@ -98,25 +120,41 @@ class PersonaPlug(nn.Module):
         super().__init__()
         self.config = config
         width, llm_width = config.encoder_width, config.llm_width
-        self.weights = HistoryWeights(width, config.temperature)
-        self.hidden = nn.Sequential(nn.Linear(width, llm_width), nn.GELU(), nn.Dropout(config.dropout))
-        self.project = nn.Linear(llm_width, llm_width)
-        self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.gain = nn.Parameter(torch.tensor(config.embedding_norm))
         directions = F.normalize(torch.randn(config.instruction_count, llm_width), dim=-1)
         self.instruction = nn.Parameter(directions * config.embedding_norm)
+        self._projected = PROJECTED[config.aggregation]
+        if "attended" in self._projected:
+            self.weights = HistoryWeights(width, config.temperature)
+        if self._projected:
+            self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
+            joined = width * len(self._projected)
+            self.hidden = nn.Sequential(nn.Linear(joined, llm_width), nn.GELU(), nn.Dropout(config.dropout))
+            self.project = nn.Linear(llm_width, config.persona_count * llm_width)
+            self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        # One more slot holds the learned default; it counts only for users without a history.
-        default = self.default.expand(len(task), 1, -1)
-        vectors = torch.cat([vectors, default], dim=1)  # (B, H + 1, D)
-        is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
-        weights = self.weights(task, vectors, torch.cat([counts, is_new], dim=1))  # (B, H + 1)
-        # The projector's second layer is linear and the weights sum to one: it may follow the sum, once per user.
-        hidden = torch.einsum("bh,bhe->be", weights, self.hidden(vectors))  # (B, E)
-        persona = F.normalize(self.project(hidden), dim=-1) * self.gain
         instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
-        return torch.cat([instruction, persona[:, None]], dim=1), weights[:, :-1]
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (B, H)
+        if not self._projected:
+            return instruction, shares
+        # One more slot holds the learned default; it counts only for users without a history.
+        is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
+        counts, shares = torch.cat([counts, is_new], dim=1), torch.cat([shares, is_new], dim=1)
+        vectors = torch.cat([vectors, self.default.expand(len(task), 1, -1)], dim=1)  # (B, H + 1, D)
+        weights = self.weights(task, vectors, counts) if "attended" in self._projected else shares
+        seen = {
+            "attended": torch.einsum("bh,bhd->bd", weights, vectors),
+            "mean": torch.einsum("bh,bhd->bd", shares, vectors),
+            "task": task,
+        }
+        persona = self._persona(torch.cat([seen[name] for name in self._projected], dim=1))
+        return torch.cat([instruction, persona], dim=1), weights[:, :-1]
+
+    def _persona(self, joined: Tensor) -> Tensor:
+        """Persona vectors (B, P, E) of what the projector sees (B, n D); unit vectors are brought to unit entries."""
+        hidden = self.hidden(joined * math.sqrt(joined.shape[1]) / len(self._projected))
+        directions = self.project(hidden).view(len(joined), self.config.persona_count, -1)
+        return F.normalize(directions, dim=-1) * self.gain
 
     def require(self, encoder_sha256: str, llm_sha256: str) -> None:
         """Refuse models other than those the plug was trained with.
@@ -155,8 +193,12 @@ class PersonaPlug(nn.Module):
         if not (folder / WEIGHTS_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
             raise InputMissing(f"{folder} holds no plug: run `pplug train --plug {folder}`")
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
-        plug = cls(PlugConfig(**settings | {"kinds": tuple(settings["kinds"])}))
-        plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        try:
+            plug = cls(PlugConfig(**settings | {"kinds": tuple(settings["kinds"])}))
+            plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except (RuntimeError, TypeError) as error:
+            made = "was made by another version of pplug"
+            raise PplugError(f"the plug in {folder} {made}: run `pplug train --plug {folder}` again") from error
         return plug.eval()
 
 
@@ -187,7 +229,7 @@ license: apache-2.0
 ---
 # A persona plug for {", ".join(config.kinds)}
 
-Turns a user's history vectors into {config.instruction_count + 1} soft prompt vectors for a frozen LLM
+Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM
 (PPlug, arXiv 2409.11901). It holds nothing of any one user, but its weights were fitted to the histories of
 many: see `training.json` beside this file for whose.
 

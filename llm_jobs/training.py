@@ -49,7 +49,10 @@ class Example:
 class TrainConfig:
     """How a plug is trained."""
 
-    epochs: int = 8
+    epochs: int = 3
+    """Most passes over the examples; the learning rate falls to 0 at their end."""
+    patience: int = 2
+    """Passes without a smaller loss on held-out users after which training stops."""
     batch_size: int = 32
     learning_rate: float = 3e-3
     """Peak. Prompt tuning through a frozen model wants far more than fine-tuning does."""
@@ -67,8 +70,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise PplugError(f"training needs epochs >= 1 and batch_size >= 1, not {self.epochs} and {self.batch_size}")
+        if min(self.epochs, self.batch_size, self.patience) < 1:
+            counts = f"{self.epochs}, {self.batch_size} and {self.patience}"
+            raise PplugError(f"training needs epochs, batch_size and patience of at least 1, not {counts}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +107,9 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
-    for epoch in range(len(losses), config.epochs):
-        train_loss = run.fit_epoch(train, epoch)
-        losses.append(EpochLoss(epoch, train_loss, run.loss_of(held_out) if held_out else train_loss))
+    while len(losses) < config.epochs and not is_stuck(losses, config.patience):
+        train_loss = run.fit_epoch(train, losses)
+        losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
         checkpoint.save(run.state, losses)
         if losses[-1].held_out <= min(loss.held_out for loss in losses):
             plug.save_pretrained(folder)
@@ -114,6 +118,12 @@ def train_plug(
     plug.load_state_dict(PersonaPlug.from_pretrained(folder).state_dict())
     plug.eval()
     return losses
+
+
+def is_stuck(losses: Sequence[EpochLoss], patience: int) -> bool:
+    """Whether the last `patience` epochs were all no better than one before them."""
+    held_out = [loss.held_out for loss in losses]
+    return len(losses) > patience and min(held_out[-patience:]) >= min(held_out[:-patience])
 
 
 def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
@@ -127,8 +137,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
 
 def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
     """Tokens the LLM computes: prompts once, and in each epoch what stands behind them."""
-    soft = plug.instruction_count + 1
-    behind = sum(soft + len(item.parts.after) + len(item.answer) for item in prepared)
+    behind = sum(plug.soft_count + len(item.parts.after) + len(item.answer) for item in prepared)
     return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
@@ -201,9 +210,10 @@ class TrainingRun:
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 
-    def fit_epoch(self, prepared: Sequence[Prepared], epoch: int) -> float:
-        """One pass in a random order that depends on the seed and the epoch only."""
-        rng = np.random.default_rng([self.config.seed, epoch])
+    def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
+        """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""
+        rng = np.random.default_rng([self.config.seed, len(earlier)])
+        told = f", held out {earlier[-1].held_out:.3f}" if earlier else ""
         torch.manual_seed(int(rng.integers(2**31)))
         self.plug.train()
         total, count = 0.0, 0
@@ -216,7 +226,7 @@ class TrainingRun:
             self.state.schedule.step()
             self.state.step += 1
             total, count = total + loss.item() * len(batch), count + len(batch)
-            self.progress(f"steps, loss {total / count:.3f}", self.state.step, self.steps)
+            self.progress(f"steps, loss {total / count:.3f}{told}", self.state.step, self.steps)
         return total / count
 
     @torch.no_grad()

@@ -158,7 +158,7 @@ def plan_train(
     rate = tokens_per_second(
         warehouse,
         JOB,
-        lambda: TrainingRun(plug, models.llm, once, sample, no_progress).fit_epoch(sample, 0),
+        lambda: TrainingRun(plug, models.llm, once, sample, no_progress).fit_epoch(sample),
         work_tokens(sample, plug.config, 1),
     )
     texts = {target.query for target in data.targets.found}

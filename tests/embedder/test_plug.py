@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,9 @@ CONFIG = PlugConfig(
 )
 
 
-def tiny_plug() -> PersonaPlug:
+def tiny_plug(aggregation: str = "attention") -> PersonaPlug:
     torch.manual_seed(0)
-    return PersonaPlug(CONFIG).eval()
+    return PersonaPlug(replace(CONFIG, aggregation=aggregation)).eval()
 
 
 def history(count: int, seed: int) -> np.ndarray:
@@ -40,29 +41,48 @@ def run(
 
 
 def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: np.ndarray) -> Tensor:
-    """Equations 3 and 4 of the paper item by item, each item as often as it counts, with our projection and scale."""
+    """Equation 3 of the paper item by item, each item as often as it counts, with our projection and scale."""
     items = [torch.from_numpy(v) for v, n in zip(vectors, counts, strict=True) for _ in range(int(n))] or [plug.default]
-    query = plug.weights.query.weight @ task
-    scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
-    weights = scores.exp() / scores.exp().sum()
-    persona = sum(weight * plug.project(plug.hidden(item)) for weight, item in zip(weights, items, strict=True))
-    return persona / persona.norm() * plug.gain
+    mean = torch.stack(items).mean(0)
+    parts = {"mean": [mean], "task": [task]}.get(plug.config.aggregation)
+    if parts is None:
+        query = plug.weights.query.weight @ task
+        scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
+        weights = scores.exp() / scores.exp().sum()
+        parts = [torch.stack([weight * item for weight, item in zip(weights, items, strict=True)]).sum(0), mean, task]
+    unit_entries = torch.cat(parts) * math.sqrt(CONFIG.encoder_width / len(parts))
+    rows = plug.project(plug.hidden(unit_entries)).split(CONFIG.llm_width)
+    return torch.stack([row / row.norm() * gain for row, gain in zip(rows, plug.gain, strict=True)])
 
 
+@pytest.mark.parametrize("aggregation", ["attention", "mean", "task", "none"])
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 1000))
-def test_each_user_gets_what_the_slow_formula_gives_whoever_else_is_in_the_batch(sizes: list[int], seed: int) -> None:
-    plug = tiny_plug()
+def test_each_user_gets_what_the_slow_formula_gives_whoever_else_is_in_the_batch(
+    aggregation: str, sizes: list[int], seed: int
+) -> None:
+    plug = tiny_plug(aggregation)
     histories = [history(size, seed + at) for at, size in enumerate(sizes)]
     counts = [np.arange(1, size + 1, dtype=np.float32) for size in sizes]
     task = torch.from_numpy(history(len(sizes), seed + 99))
     soft, weights = run(plug, histories, counts, task)
-    assert soft.shape == (len(sizes), CONFIG.instruction_count + 1, CONFIG.llm_width)
+    assert soft.shape == (len(sizes), plug.config.soft_count, CONFIG.llm_width)
+    fixed = CONFIG.instruction_count
     for row, size in enumerate(sizes):
-        expected = slow_persona(plug, task[row], histories[row], counts[row])
-        torch.testing.assert_close(soft[row, -1], expected, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(soft[row, :-1], plug.instruction, atol=0, rtol=0)
+        torch.testing.assert_close(soft[row, :fixed], plug.instruction, atol=0, rtol=0)
+        if aggregation != "none":
+            expected = slow_persona(plug, task[row], histories[row], counts[row])
+            torch.testing.assert_close(soft[row, fixed:], expected, atol=1e-5, rtol=1e-4)
         assert weights[row].sum().item() == pytest.approx(1.0 if size else 0.0, abs=1e-5)
         assert weights[row, size:].abs().sum().item() == 0
+
+
+@pytest.mark.parametrize(("aggregation", "sees_task", "sees_user"), [("mean", False, True), ("task", True, False)])
+def test_an_aggregation_sees_what_its_name_says(aggregation: str, sees_task: bool, sees_user: bool) -> None:
+    plug, ones = tiny_plug(aggregation), [np.ones(3, np.float32)]
+    tasks = torch.from_numpy(history(2, 7))
+    first = run(plug, [history(3, 0)], ones, tasks[:1])[0]
+    assert torch.equal(first, run(plug, [history(3, 0)], ones, tasks[1:])[0]) == (not sees_task)
+    assert torch.equal(first, run(plug, [history(3, 1)], ones, tasks[:1])[0]) == (not sees_user)
 
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(-1e4, 1e4, width=32))
@@ -87,7 +107,7 @@ def test_the_order_of_a_history_is_irrelevant(size: int, seed: int) -> None:
 
 def test_the_persona_starts_at_the_length_of_the_llms_embeddings() -> None:
     soft, _ = run(tiny_plug(), [history(4, 0)], [np.ones(4, np.float32)], torch.from_numpy(history(1, 1)))
-    torch.testing.assert_close(soft.norm(dim=-1), torch.full((1, 5), CONFIG.embedding_norm))
+    torch.testing.assert_close(soft.norm(dim=-1), torch.full((1, CONFIG.soft_count), CONFIG.embedding_norm))
 
 
 def test_users_without_history_train_the_default_and_give_no_nan() -> None:
@@ -138,12 +158,23 @@ def test_a_plug_refuses_models_it_was_not_trained_with(which: str) -> None:
     tiny_plug().require(CONFIG.encoder_sha256, CONFIG.llm_sha256)
 
 
+@pytest.mark.parametrize("change", [{"persona_count": 2}, {"of_tomorrow": 1}])
+def test_a_plug_of_another_version_says_what_to_run(tmp_path: Path, change: dict[str, int]) -> None:
+    tiny_plug().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(PplugError, match="another version of pplug: run `pplug train"):
+        PersonaPlug.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match="pplug train"):
         PersonaPlug.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"kinds": ()}, {"embedding_norm": 0.0}, {"temperature": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"kinds": ()}, {"embedding_norm": 0.0}, {"temperature": -1.0}, {"aggregation": "sum"}]
+)
 def test_a_config_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(PplugError):
         replace(CONFIG, **wrong)

@@ -25,6 +25,7 @@ from llm_jobs.training import (
     TrainConfig,
     batches,
     drop_history,
+    is_stuck,
     learning_rate_share,
     prepare,
     seeded_plug,
@@ -173,10 +174,23 @@ def test_the_folder_holds_the_plug_its_card_and_how_it_was_trained(llama: Path, 
 def test_the_best_epoch_on_held_out_users_is_kept(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     plug = new_plug(llm)
-    wild = replace(CONFIG, epochs=5, held_out=0.3, learning_rate=0.1)
+    wild = replace(CONFIG, epochs=5, held_out=0.3, learning_rate=0.1, patience=5)
     losses = fit(plug, llm, examples(), wild, tmp_path / "plug", quiet)
     assert len({loss.held_out for loss in losses}) == 5
     assert same_weights(plug, PersonaPlug.from_pretrained(tmp_path / "plug"))
+
+
+@given(st.lists(st.sampled_from([0.5, 0.6, 0.7]), min_size=1, max_size=8), st.integers(1, 4))
+def test_training_is_stuck_when_no_late_epoch_beats_an_earlier_one(held_out: list[float], patience: int) -> None:
+    losses = [EpochLoss(at, 1.0, loss) for at, loss in enumerate(held_out)]
+    best_at = held_out.index(min(held_out))
+    assert is_stuck(losses, patience) == (len(losses) - 1 - best_at >= patience)
+
+
+def test_training_stops_when_it_is_stuck(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    still = replace(CONFIG, epochs=30, held_out=0.3, learning_rate=0.0, patience=2)
+    assert len(fit(new_plug(llm), llm, examples(), still, tmp_path / "plug", quiet)) == 3
 
 
 def test_nothing_to_train_on_is_one_clear_line(llama: Path, tmp_path: Path) -> None:
