@@ -80,9 +80,7 @@ def _spread_centres(vectors: FloatArray, count: int) -> FloatArray:
 def _nearest(vectors: FloatArray, centres: FloatArray) -> IntArray:
     """(n,) index of the centre with the least squared distance, for unit `vectors`."""
     half_norms = 0.5 * (centres * centres).sum(axis=1)
-    return np.concatenate(
-        [np.argmax(vectors[rows] @ centres.T - half_norms, axis=1) for rows in _blocks(len(vectors))]
-    )
+    return np.concatenate([np.argmax(vectors[rows] @ centres.T - half_norms, axis=1) for rows in _blocks(len(vectors))])
 
 
 def _means(vectors: FloatArray, groups: IntArray, count: int) -> tuple[FloatArray, IntArray]:
