@@ -27,6 +27,9 @@ GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 FLOAT32_POWERS = 100
 """Longest text in tokens whose float32 attention is faster by `attend`'s own steps than by torch's (measured)."""
 
+ROWS = 32
+"""Rows are padded to a multiple of this: oneDNN keeps 0.6 MB of code for each product of a new number of rows."""
+
 Linear = Callable[[Tensor], Tensor]
 
 
@@ -52,7 +55,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
 class PackedBert:
     """A BERT-family encoder over runs of equally long texts.
 
-    Shapes: n texts of l tokens in a run, T tokens in all runs, d = width, A heads.
+    Shapes: n texts of l tokens in a run, T rows: the tokens of all runs and some padding, d = width, A heads.
         runs     (l, n) int64 each: column = text
         returns  (sum of n, d) float32, pooled, not normalised, in the order of the columns
     """
@@ -70,13 +73,13 @@ class PackedBert:
 
     @torch.inference_mode()
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
-        x = torch.cat([self._embed(run) for run in runs])  # (T, d)
+        x = _whole(torch.cat([self._embed(run) for run in runs]))  # (T, d)
         x = F.layer_norm(x, x.shape[1:], *self.norm, self.eps).to(self.dtype)
         for layer in self.layers[:-1]:
             x = layer(x, runs, runs)
         kept = [run[:1] for run in runs] if self.pooling == Pooling.CLS else runs
         x = self.layers[-1](x, runs, kept)
-        states = zip(x.split([run.numel() for run in kept]), kept, strict=True)
+        states = zip(_parts(x, kept), kept, strict=True)
         return torch.cat([pool(rows.view(*run.shape, -1), self.pooling) for rows, run in states])
 
     def _embed(self, run: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class Layer:
     """One transformer layer over packed rows of the model's dtype.
 
     Shapes: as in PackedBert.
-        x        (T, d)
+        x        (T, d)  rows behind the last run are padding, which may hold any number
         kept     the leading positions of each run that are wanted: all, or in a last layer with CLS pooling the first
         returns  (tokens in kept, d)
     """
@@ -115,12 +118,11 @@ class Layer:
         self.eps: float = config.layer_norm_eps
 
     def __call__(self, x: Tensor, runs: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-        sizes, kept_sizes = [run.numel() for run in runs], [run.numel() for run in kept]
         qkv = self.qkv(x)  # (T, 3d)
         if kept is not runs:
-            x = torch.cat([rows[:size] for rows, size in zip(x.split(sizes), kept_sizes, strict=True)])
-        mixed = torch.empty_like(x)
-        for run, rows, out in zip(runs, qkv.split(sizes), mixed.split(kept_sizes), strict=True):
+            x = _whole(torch.cat([rows[: run.numel()] for rows, run in zip(_parts(x, runs), kept, strict=True)]))
+        mixed = torch.zeros_like(x)
+        for run, rows, out in zip(runs, _parts(qkv, runs), _parts(mixed, kept), strict=True):
             heads = run.shape[1] * self.heads
             attend(rows.view(len(run), heads, 3, -1), out=out.view(-1, heads, x.shape[1] // self.heads))
         x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
@@ -150,6 +152,17 @@ def attend(heads: Tensor, out: Tensor) -> None:
             return
     mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0]  # (m, k, h)
     out.copy_(mixed.transpose(0, 1))
+
+
+def _whole(x: Tensor) -> Tensor:
+    """The rows, padded to a multiple of ROWS."""
+    return F.pad(x, (0, 0, 0, -len(x) % ROWS))
+
+
+def _parts(x: Tensor, runs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The rows of each run; the padding is left out."""
+    sizes = [run.numel() for run in runs]
+    return x[: sum(sizes)].split(sizes)
 
 
 def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

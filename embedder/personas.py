@@ -8,6 +8,7 @@
 The result is a function of the set of items alone: callers pass the items in key order, and nothing here is random.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ IntArray = NDArray[np.int64]
 
 LLOYD_ROUNDS = 8
 """k-means rounds. Measured on 82 authors of news: the ninth would move 0.3% of the items, the first moves 4 to 6%."""
+
+ROWS_AT_A_TIME = 4096
+"""Items whose copies and products are held at a time: what a user of any size needs beyond the vectors themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +48,16 @@ def summarise(vectors: FloatArray, max_vectors: int) -> Persona:
     if len(vectors) <= max_vectors:
         each = np.arange(len(vectors))
         return Persona(_unit_mean(vectors), vectors, np.ones(len(vectors), np.int64), each)
-    groups = _nearest(vectors, _spread_centres(vectors, max_vectors))
+    centres = _spread_centres(vectors, max_vectors)
     for _ in range(LLOYD_ROUNDS):
-        groups = _nearest(vectors, _means(vectors, groups)[0])
-    merged, counts = _means(vectors, groups)
+        centres = _means(vectors, _nearest(vectors, centres), len(centres))[0]
+    groups = _nearest(vectors, centres)
+    merged, counts = _means(vectors, groups, len(centres))
     return Persona(_unit_mean(vectors), merged, counts, _typical(vectors, groups, merged))
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, start + ROWS_AT_A_TIME) for start in range(0, count, ROWS_AT_A_TIME))
 
 
 def _unit_mean(vectors: FloatArray) -> FloatArray:
@@ -70,25 +79,30 @@ def _spread_centres(vectors: FloatArray, count: int) -> FloatArray:
 
 def _nearest(vectors: FloatArray, centres: FloatArray) -> IntArray:
     """(n,) index of the centre with the least squared distance, for unit `vectors`."""
-    return np.argmax(vectors @ centres.T - 0.5 * (centres * centres).sum(axis=1), axis=1)
+    half_norms = 0.5 * (centres * centres).sum(axis=1)
+    return np.concatenate([np.argmax(vectors[rows] @ centres.T - half_norms, axis=1) for rows in _blocks(len(vectors))])
 
 
-def _means(vectors: FloatArray, groups: IntArray) -> tuple[FloatArray, IntArray]:
-    """Mean and size of each group; groups that lost all their items are gone.
+def _means(vectors: FloatArray, groups: IntArray, count: int) -> tuple[FloatArray, IntArray]:
+    """Mean and size of each of `count` groups; groups that lost all their items are gone.
 
     The means are not scaled back to unit length: to first order, `counts * exp(q . mean)` is then what the
     group's items would weigh one by one.
     """
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) > 0])
-    counts = np.diff(np.r_[starts, len(groups)])
-    sums = np.add.reduceat(vectors[order], starts, axis=0, dtype=np.float64)
-    return (sums / counts[:, None]).astype(np.float32), counts
+    sums = np.zeros((count, vectors.shape[1]))
+    for rows in _blocks(len(vectors)):
+        is_in = groups[rows] == np.arange(count)[:, None]  # (count, rows)
+        sums += is_in.astype(np.float64) @ vectors[rows].astype(np.float64)
+    counts = np.bincount(groups, minlength=count)
+    kept = counts > 0
+    return (sums[kept] / counts[kept, None]).astype(np.float32), counts[kept]
 
 
 def _typical(vectors: FloatArray, groups: IntArray, means: FloatArray) -> IntArray:
     """(m,) index of the member with the largest inner product with its group's mean."""
-    rows = np.unique(groups, return_inverse=True)[1]
-    nearness = np.einsum("nd,nd->n", vectors, means[rows])
-    order = np.lexsort((np.arange(len(rows)), -nearness, rows))
-    return order[np.flatnonzero(np.r_[True, np.diff(rows[order]) > 0])]
+    own = np.unique(groups, return_inverse=True)[1]
+    nearness = np.concatenate(
+        [np.einsum("nd,nd->n", vectors[rows], means[own[rows]]) for rows in _blocks(len(vectors))]
+    )
+    order = np.lexsort((np.arange(len(own)), -nearness, own))
+    return order[np.flatnonzero(np.r_[True, np.diff(own[order]) > 0])]

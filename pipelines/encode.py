@@ -17,11 +17,11 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
-from apache_beam.utils.shared import Shared
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import Dtype
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
+from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, tokens_per_second
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
@@ -71,7 +71,7 @@ class EncodeItems(beam.DoFn):
         self._tokens = Metrics.counter(JOB, "tokens")
 
     def setup(self) -> None:
-        self._encoder = load_encoder(self._config)
+        self._encoder = load_encoder(self._config.encoder, self._config.dtype, self._config.cache)
 
     def process(self, items: Items) -> Iterator[Encoded]:
         encoded = encode_items(items, self._night, self._encoder, force=self._force)
@@ -107,18 +107,6 @@ class EncodeNight(beam.PTransform):
             | "Encode" >> beam.ParDo(EncodeItems(self._night, self._config, force=self._force))
             | "Write" >> beam.ParDo(WriteShard(self._night, self._config.max_vectors, self._encoder_sha256))
         )
-
-
-ENCODER = Shared()
-"""One encoder per worker process, whichever DoFn asks."""
-
-
-def load_encoder(config: EncodeConfig) -> TextEncoder:
-    """The encoder that `config` names, loaded once per process."""
-    return ENCODER.acquire(
-        lambda: TextEncoder.from_pretrained(config.encoder, dtype=config.dtype, cache=config.cache),
-        tag=f"{config.encoder} {config.dtype}",
-    )
 
 
 def user_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, shard_items: int) -> list[Shard]:
@@ -157,7 +145,7 @@ def encode_night(
         InputMissing: if there are no histories as of that night, or there is no such encoder.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
-        encoder = load_encoder(config)
+        encoder = load_encoder(config.encoder, config.dtype, config.cache)
         record.config = asdict(config) | {"encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
         hashes = {name: kind.sha256 for name, kind in kinds.items()}
         settings = {"settings": record.config, "kinds": hashes}
@@ -171,7 +159,7 @@ def encode_night(
 
 def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> Plan:
     """What `encode_night` would do; nothing is written."""
-    encoder = load_encoder(config)
+    encoder = load_encoder(config.encoder, config.dtype, config.cache)
     record = RunRecord("", JOB, ds, utc_now())  # of a run that does not take place
     night = planned_night(warehouse, record, warehouse.versions(READS), kinds, {})
     users = items = texts = tokens = 0

@@ -11,6 +11,7 @@ from embedder.errors import UsageError
 from embedder.models import fingerprint
 from embedder.plug import PersonaPlug
 from llm_jobs.frozen_llm import FrozenLLM
+from pipelines.nights.encoders import load_encoder
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LoadedPlug(NamedTuple):
 @lru_cache(maxsize=1)
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
-    encoder = TextEncoder.from_pretrained(config.encoder, dtype=config.dtype, cache=config.cache)
+    encoder = load_encoder(config.encoder, config.dtype, config.cache)
     return Models(encoder, FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache))
 
 

@@ -87,9 +87,12 @@ def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: boo
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     pending = pending_items(items, night, force=force)
     is_todo = pending.is_todo
-    vectors = np.zeros((len(pending.texts), encoder.width), np.float32)
-    vectors[is_todo], tokens = encoder.encode_counted(pending.todo_texts)
-    vectors[~is_todo] = matrix(pending.rows["vector"].filter(pa.array(~is_todo)), encoder.width)
+    fresh, tokens = encoder.encode_counted(pending.todo_texts)
+    vectors = fresh
+    if not is_todo.all():
+        vectors = np.empty((len(is_todo), encoder.width), np.float32)
+        vectors[is_todo] = fresh
+        vectors[~is_todo] = matrix(pending.rows["vector"].filter(pa.array(~is_todo)), encoder.width)
     rows = pending.rows.drop_columns(["vector", "item_sha256"])
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
     rejects = rejected_items(pending.refused, night)
@@ -122,9 +125,11 @@ def rejected_items(rows: pa.Table, night: Night) -> pa.Table:
 def shard_tables(encoded: Encoded, night: Night, max_vectors: int, encoder_sha256: str) -> dict[str, pa.Table]:
     """The shard's rows of each table."""
     constants = {"encoder_sha256": encoder_sha256, "run_id": night.run_id}
-    new = encoded.rows.filter(pa.array(encoded.is_new))
+    rows, vectors, is_new = encoded.rows, encoded.vectors, encoded.is_new
+    if not is_new.all():  # else a large user's vectors would be copied
+        rows, vectors = rows.filter(pa.array(is_new)), vectors[is_new]
     return {
         "persona_vectors": persona_table(encoded.rows, encoded.vectors, max_vectors, constants),
-        "history_vectors": history_vector_table(new, encoded.vectors[encoded.is_new], constants),
+        "history_vectors": history_vector_table(rows, vectors, constants),
         "rejects": encoded.rejects,
     }

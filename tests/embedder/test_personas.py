@@ -1,8 +1,12 @@
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from embedder import personas
 from embedder.personas import summarise
 
 
@@ -65,3 +69,24 @@ def test_merged_vectors_keep_more_of_the_items_than_one_mean_does(seed: int) -> 
     nearest = np.max(vectors @ merged.vectors.T - 0.5 * (merged.vectors**2).sum(1), axis=1)
     one_mean = vectors.mean(axis=0)
     assert nearest.mean() > (vectors @ one_mean - 0.5 * one_mean @ one_mean).mean()
+
+
+@given(seeds, st.integers(1, 250))
+def test_how_many_items_are_held_at_a_time_changes_nothing(seed: int, at_a_time: int) -> None:
+    vectors = unit_vectors(200, seed)
+    wanted = summarise(vectors, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(personas, "ROWS_AT_A_TIME", at_a_time)
+        found = summarise(vectors, 16)
+    np.testing.assert_array_equal(found.counts, wanted.counts)
+    np.testing.assert_array_equal(found.typical, wanted.typical)
+    np.testing.assert_allclose(found.vectors, wanted.vectors, atol=1e-6)
+
+
+def test_a_large_user_needs_little_more_than_his_vectors() -> None:
+    vectors = unit_vectors(40_000, 3, 64)
+    tracemalloc.start()
+    summarise(vectors, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < vectors.nbytes
