@@ -301,7 +301,9 @@ def report(ds: opt.Night, out: opt.ReportFile, *, common: opt.Writing) -> None:
 @app.command()
 @opt.grouped
 def forget(
-    user_id: Annotated[str, typer.Argument(help="The user's id as it stands in the tables, nothing in it a pattern.")],
+    user_id: Annotated[
+        str, typer.Argument(metavar="USER_ID", help="The id as it stands in the tables; no part is a pattern.")
+    ],
     plug: opt.TrainedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     common: opt.Writing,

@@ -70,7 +70,7 @@ def own_rows(rows: pa.Table, person: Person) -> pa.Array:
     if "user_id" not in names:
         return pa.array([False] * rows.num_rows, pa.bool_())
     if "detail" not in names:
-        own = pc.call_function("equal", [rows["user_id"], pa.scalar(person.user_id)])
+        own = pc.call_function("equal", [rows["user_id"].cast(pa.string()), pa.scalar(person.user_id)])
         return own.fill_null(False).combine_chunks()
     columns = (rows[name].to_pylist() for name in ("user_id", "row_id", "detail"))
     own = [_is_own_refusal(person, *values) for values in zip(*columns, strict=True)]

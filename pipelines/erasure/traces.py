@@ -1,7 +1,8 @@
 """Look for a user in every file of a warehouse, whether a table still holds it or not.
 
 *.parquet (also unfinished ones)    ─▶ rows, decoded
-_delta_log: commits, checkpoints    ─▶ statistics and predicates
+_delta_log: commits, checkpoints    ─▶ ranges of values, conditions
+other JSON                          ─▶ its texts
 anything else                       ─▶ its bytes
 """
 
@@ -41,7 +42,7 @@ def data_files(root: Path) -> list[Path]:
 def _tells(path: Path, person: Person) -> bool:
     try:
         if path.parent.name == LOG_FOLDER:
-            return any(person.is_told(text) for entry in _log_entries(path) for text in _cited(entry))
+            return any(_log_tells(entry, person) for entry in _log_entries(path))
         if _is_parquet(path):
             return own_rows(read_rows(path, NEEDED), person).true_count > 0
         if path.suffix == ".json":
@@ -70,12 +71,14 @@ def _log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
         yield from (json.loads(line) for line in path.read_text(encoding="utf8").splitlines() if line)
 
 
-def _cited(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Where Delta's log may cite rows: the least and greatest values of a file, and the condition of a deletion."""
-    for action in ("add", "remove"):
-        if stats := (entry.get(action) or {}).get("stats"):
-            yield from _texts([json.loads(stats).get(side) for side in ("minValues", "maxValues")])
-    yield from _texts(((entry.get("commitInfo") or {}).get("operationParameters") or {}).get("predicate"))
+def _log_tells(entry: Mapping[str, Any], person: Person) -> bool:
+    """Delta's log may hold the least and greatest values of a file, and the condition of a deletion."""
+    stats = [json.loads(found) for name in ("add", "remove") if (found := (entry.get(name) or {}).get("stats"))]
+    ranges = [file.get(side) for file in stats for side in ("minValues", "maxValues")]
+    if not {person.user_id, *person.texts}.isdisjoint(_texts(ranges)):
+        return True
+    condition = ((entry.get("commitInfo") or {}).get("operationParameters") or {}).get("predicate")
+    return any(person.is_told(text) for text in _texts(condition))
 
 
 def _texts(value: object) -> Iterator[str]:
