@@ -283,6 +283,61 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
 
 @app.command()
 @opt.grouped
+def report(ds: opt.Night, out: opt.ReportFile, *, common: opt.Writing) -> None:
+    """Write what happened in a night as one HTML file, without a user's id or text.
+
+    Example: pplug report --ds 2026-11-01 --out report.html
+    """
+    from pipelines.report import night_sections, write_report
+    from pipelines.tables.views import connect
+
+    with connect(common.tables) as db:
+        sections = night_sections(db, ds)
+    if not common.dry_run:
+        write_report(out, ds, sections)
+    common.show({"section": section.title, "row_count": len(section.rows)} for section in sections)
+
+
+@app.command()
+@opt.grouped
+def forget(
+    user_id: Annotated[
+        str, typer.Argument(metavar="USER_ID", help="The id as it stands in the tables; no part is a pattern.")
+    ],
+    plug: opt.TrainedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    common: opt.Writing,
+) -> None:
+    """Remove a user from all tables, old versions and shards.
+
+    Rows of theirs that come later are refused. Of the plugs named it lists those that were trained with the user.
+
+    Example: pplug forget user-17 --plug plugs/news
+    """
+    from pipelines.forget import forget_user
+
+    found = forget_user(common.tables, user_id, plug, dry_run=common.dry_run)
+    common.show(map(asdict, found))
+    if not found:
+        message("nothing of this user is there; rows of theirs that come later are refused")
+
+
+@app.command()
+@opt.grouped
+def expire(keep: opt.Keep, common: opt.Writing) -> None:
+    """Drop old nights of personas, answers and rejects.
+
+    Histories, tasks, evaluations, runs and the vectors that later nights take over stay.
+
+    Example: pplug expire --keep 30
+    """
+    from pipelines.expire import expire_nights
+
+    common.show(map(asdict, expire_nights(common.tables, keep, dry_run=common.dry_run)))
+
+
+@app.command()
+@opt.grouped
 def runs(common: opt.Common) -> None:
     """List all runs, the newest first.
 

@@ -19,6 +19,7 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from llm_jobs.kinds import Kind
+from pipelines.erasure.forgotten import read_forgotten
 from pipelines.intake.lamp import read_lamp
 from pipelines.intake.lamp_files import read_golds
 from pipelines.intake.records import records, require_files
@@ -84,10 +85,11 @@ def ingest_source(
     dry_run: bool,
 ) -> IngestResult:
     """Stage what `fill` reads, settle it, and write it."""
+    forgotten = read_forgotten(warehouse)
     with contextlib.ExitStack() as stack:
         place = tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id)
         folder = Path(stack.enter_context(place))
-        intake = stack.enter_context(Intake.opened(folder, job, source, run_id, names))
+        intake = stack.enter_context(Intake.opened(folder, job, source, run_id, names, forgotten))
         fill(intake)
         rows_in = intake.rejects.count + sum(staged.count for staged in intake.tables.values())
         unchanged = changed = deleted = 0

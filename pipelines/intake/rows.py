@@ -6,7 +6,10 @@
 Null and absent mean the same. Fields that no column has are ignored.
 """
 
+import ast
 import json
+import re
+import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -16,6 +19,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import PydanticCustomError
 
 DETAIL_CHARACTERS: Final = 200
+_NAMED_USER: Final = re.compile(r"""["']user_id["']\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+)""")
+"""In JSON and in Python's own notation, as `detail` cites rows."""
 Row = dict[str, Any]
 
 
@@ -37,6 +42,18 @@ def shown(value: object) -> str:
     else:
         text = value if isinstance(value, str) else repr(value)
     return text[:DETAIL_CHARACTERS].encode("utf8", "backslashreplace").decode("utf8")[:DETAIL_CHARACTERS]
+
+
+def named_user(detail: str) -> str | None:
+    """The user that a cited row names."""
+    found = _NAMED_USER.search(detail)
+    if found is None:
+        return None
+    with warnings.catch_warnings(action="ignore"):  # Python's about escapes that only a broken row has
+        try:
+            return str(json.loads(found[1]) if found[1][0] == '"' else ast.literal_eval(found[1]))
+        except (ValueError, SyntaxError):
+            return None
 
 
 def parse_time(value: object) -> datetime:

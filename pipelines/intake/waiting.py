@@ -5,7 +5,7 @@ row ─▶ take ─▶ <table>.parquet
 """
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Container, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -13,7 +13,7 @@ from typing import Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.intake.rows import Refusal, Row
+from pipelines.intake.rows import Refusal, Row, named_user
 from pipelines.tables.schema import file_schema
 
 BATCH_ROWS: Final = 5_000
@@ -64,15 +64,19 @@ class Intake:
     run_id: str
     tables: dict[str, StagedRows]
     rejects: StagedRows
+    forgotten: Container[object]
+    """Ids of users whose rows are refused, and nothing of them kept."""
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path, job: str, source: Path, run_id: str, names: Iterable[str]) -> Generator[Self]:
+    def opened(
+        cls, folder: Path, job: str, source: Path, run_id: str, names: Iterable[str], forgotten: Container[object] = ()
+    ) -> Generator[Self]:
         """An empty intake for tables of these names."""
         tables = {name: StagedRows(folder / f"{name}.parquet", staged_schema(name)) for name in names}
         rejects = StagedRows(folder / "rejects.parquet", file_schema("rejects"))
         try:
-            yield cls(folder, job, source.absolute().as_posix(), run_id, tables, rejects)
+            yield cls(folder, job, source.absolute().as_posix(), run_id, tables, rejects, forgotten)
         finally:
             for staged in (*tables.values(), rejects):
                 staged.close()
@@ -81,10 +85,16 @@ class Intake:
         """Stage a row of a table, or its refusal."""
         if isinstance(row, Refusal):
             self.refuse(row_id, row)
+        elif row["user_id"] in self.forgotten:
+            self.refuse(row_id, Refusal("forgotten_user", user_id=row["user_id"]))
         else:
             self.tables[name].add(row | {"row_id": row_id})
 
     def refuse(self, row_id: str, refusal: Refusal) -> None:
-        """Stage a row of `rejects`."""
+        """Stage a row of `rejects`; of a forgotten user's row only where it stands in the file."""
+        if refusal.user_id in self.forgotten or named_user(refusal.detail) in self.forgotten:
+            name = Path(self.source).name
+            row_id = row_id if row_id.startswith(f"{name}:") else name  # LaMP's row ids are ids of users
+            refusal = Refusal("forgotten_user")
         origin = {"job": self.job, "source": self.source, "run_id": self.run_id, "row_id": row_id}
         self.rejects.add(origin | vars(refusal))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.tables.job_lock import job_lock
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
@@ -66,12 +67,27 @@ class RunRecord:
 
 @contextmanager
 def recorded_run(
-    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], clock: Clock = utc_now
+    warehouse: Warehouse,
+    job: str,
+    ds: date,
+    config: Mapping[str, Any],
+    clock: Clock = utc_now,
+    *,
+    is_alone: bool = False,
 ) -> Generator[RunRecord]:
     """Record what happens inside in `runs`, as its last commit.
 
-    The caller fills in the row counts. An exception is recorded as `failed` and goes on.
+    The caller fills in the row counts. An exception is recorded as `failed` and goes on. While a run that `is_alone`
+    goes on, no other run can; the others go side by side.
     """
+    with job_lock(warehouse.root, is_alone=is_alone), _written_at_end(warehouse, job, ds, config, clock) as record:
+        yield record
+
+
+@contextmanager
+def _written_at_end(
+    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], clock: Clock
+) -> Generator[RunRecord]:
     started_at = clock()
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
     record = RunRecord(run_id, job, ds, started_at, config=config, versions={name: version(name) for name in VERSIONED})

@@ -5,6 +5,7 @@ import errno
 import itertools
 import uuid
 from collections.abc import Generator, Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,11 @@ ROW_GROUP_ROWS: Final = 16_384
 ROW_GROUP_BYTES: Final = 32 * 2**20
 FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
+
+
+def night_of(path: Path) -> date:
+    """The night that a file of a table belongs to: the name of its folder says it."""
+    return date.fromisoformat(path.parent.name.removeprefix("ds="))
 
 
 @contextlib.contextmanager
@@ -88,15 +94,9 @@ def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
 
 def stats(path: Path) -> dict[str, Any]:
-    """What Delta keeps of a file: rows, and the range of `user_id` so that readers can skip the file."""
-    metadata = pq.read_metadata(path)
-    found: dict[str, Any] = {"numRecords": metadata.num_rows}
-    names = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    if "user_id" in names:
-        index = names.index("user_id")
-        groups = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
-        if groups and all(group is not None and group.has_min_max and group.null_count == 0 for group in groups):
-            found["minValues"] = {"user_id": min(group.min for group in groups)}
-            found["maxValues"] = {"user_id": max(group.max for group in groups)}
-            found["nullCount"] = {"user_id": 0}
-    return found
+    """What Delta keeps of a file: its rows.
+
+    Never a range of values: the least and the greatest `user_id` would stay in the log when the users are forgotten.
+    Readers skip by the statistics inside the Parquet files, which go when the files go.
+    """
+    return {"numRecords": pq.read_metadata(path).num_rows}

@@ -208,7 +208,7 @@ class Warehouse:
         """Take live files out of a table and finished files into their nights, in one transaction.
 
         Args:
-            name: a table that is written by `swap` only.
+            name: a table that is written by `swap` only, or one that nobody else writes to meanwhile.
             run_id: written to the commit.
             removed: live files; they stay on disk for readers of older versions.
             added: night and file.

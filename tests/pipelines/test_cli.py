@@ -112,7 +112,7 @@ def tiny_settings(tmp_path: Path, encoder_folder: Path, llm_folder: Path) -> Pat
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
         *("demo", "ingest lamp", "ingest histories", "ingest tasks", "train", "encode", "generate"),
-        *("evaluate", "query", "sql", "check", "runs"),
+        *("evaluate", "query", "sql", "check", "report", "forget", "expire", "runs"),
     }
 
 
@@ -171,13 +171,16 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
         "check",
         "query",
         "sql",
+        "report",
         "runs",
+        "expire",
+        "forget",
         "ingest lamp",
     ]
     assert {*order, "demo"} == set(COMMANDS)
     for name in order:
         words = [word.replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
-        assert name in {"sql", "query", "check", "runs", "train"} or ds in words
+        assert name in {"sql", "query", "check", "runs", "train", "expire", "forget"} or ds in words
         said = pplug(*words, "--json")
         assert said.code == 0, said.err
         rows[name] = said.rows
@@ -185,7 +188,9 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert rows["generate"][0]["rows_in"] == len(TASKS)
     assert {row["arm"] for row in rows["evaluate"]} == {"own", "other", "default", "none"}
     assert rows["query"][0]["task_count"] == len(TASKS)
-    assert rows["check"] == []
+    assert rows["check"] == rows["expire"] == rows["forget"] == []
+    assert {row["section"]: row["row_count"] for row in rows["report"]}["Answers"] == 1
+    assert "Night of 2026-11-01" in tiny_settings.with_name("report.html").read_text(encoding="utf8")
     assert rows["sql"] == [{"kind": "note", "item_count": len(ITEMS)}]
     assert {"train", "encode", "generate", "evaluate"} <= {row["job"] for row in rows["runs"]}
 
@@ -204,6 +209,11 @@ def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
         said = pplug(*words, "--dry-run", "--json")
         assert said.code == 0, said.err
         assert len(said.rows) == 1
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
+    for name, row_count in (("report", 8), ("expire", 0), ("forget", 6)):
+        words = [word.replace("2026-11-01", ds).replace("user-17", "ann") for word in example(COMMANDS[name])]
+        said = pplug(*words, "--dry-run", "--json")
+        assert (said.code, len(said.rows)) == (0, row_count), said.err
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
 
 
@@ -287,6 +297,11 @@ def test_a_settings_file_that_is_named_must_be_there(pplug: Pplug) -> None:
         ("query task_coverage -p ds", 2, "key=value"),
         ("ingest histories nowhere.jsonl", 4, "nowhere.jsonl"),
         ("ingest", 2, "pplug ingest --help"),
+        ("report --ds 2026-11-01", 2, "--out"),
+        ("expire --keep 0", 2, "--keep"),
+        ("expire", 2, "--keep"),
+        ("forget", 2, "USER_ID"),
+        ("forget u", 4, "no warehouse"),
         ("runs", 4, "no warehouse"),
     ],
 )

@@ -1,0 +1,91 @@
+"""Look for a user in every file of a warehouse, whether a table still holds it or not.
+
+*.parquet (also unfinished ones)    ─▶ rows, decoded
+_delta_log: commits, checkpoints    ─▶ ranges of values, conditions
+other JSON                          ─▶ its texts
+anything else                       ─▶ its bytes
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipelines.erasure.forgotten import KEY_FILE
+from pipelines.erasure.person import Person, own_rows, read_rows, texts_of
+from pipelines.tables.job_lock import LOCK_FILE
+
+LOG_FOLDER: Final = "_delta_log"
+NEEDED: Final = ("user_id", "row_id", "detail", "error")
+"""The columns that tell whose a row is."""
+
+
+def find_person(root: Path, user_id: str) -> Person:
+    """The user with all their texts, of whatever version."""
+    paths = [path for path in data_files(root) if _is_parquet(path) and not _is_unfinished(path)]
+    return Person(user_id, texts_of(user_id, paths))
+
+
+def find_traces(root: Path, person: Person) -> list[Path]:
+    """The files that tell something of the user; one that cannot be read tells nobody that it does not."""
+    return [path for path in data_files(root) if _tells(path, person)]
+
+
+def data_files(root: Path) -> list[Path]:
+    """All files of a warehouse but its lock and its key, in a fixed order."""
+    own = (LOCK_FILE, KEY_FILE)
+    return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(own)]
+
+
+def _tells(path: Path, person: Person) -> bool:
+    try:
+        if path.parent.name == LOG_FOLDER:
+            return any(_log_tells(entry, person) for entry in _log_entries(path))
+        if _is_parquet(path):
+            return own_rows(read_rows(path, NEEDED), person).true_count > 0
+        if path.suffix == ".json":
+            return person.user_id in _texts(json.loads(path.read_bytes()))
+    except ValueError:  # neither Parquet nor JSON, whatever its name
+        return True
+    return person.user_id.encode() in path.read_bytes()
+
+
+def _is_parquet(path: Path) -> bool:
+    return ".parquet" in path.name and path.parent.name != LOG_FOLDER
+
+
+def _is_unfinished(path: Path) -> bool:
+    try:
+        read_rows(path, ())
+    except pa.ArrowInvalid:
+        return True
+    return False
+
+
+def _log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.suffix == ".parquet":
+        yield from read_rows(path).to_pylist()
+    else:
+        yield from (json.loads(line) for line in path.read_text(encoding="utf8").splitlines() if line)
+
+
+def _log_tells(entry: Mapping[str, Any], person: Person) -> bool:
+    """Delta's log may hold the least and greatest values of a file, and the condition of a deletion."""
+    stats = [json.loads(found) for name in ("add", "remove") if (found := (entry.get(name) or {}).get("stats"))]
+    ranges = [file.get(side) for file in stats for side in ("minValues", "maxValues")]
+    if not {person.user_id, *person.texts}.isdisjoint(_texts(ranges)):
+        return True
+    condition = ((entry.get("commitInfo") or {}).get("operationParameters") or {}).get("predicate")
+    return any(person.is_told(text) for text in _texts(condition))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a JSON value, names of fields aside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for inner in value.values() for text in _texts(inner))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _texts(inner))

@@ -1,0 +1,51 @@
+"""Delete for good what the newest version of a table does not need; nobody may write to the table meanwhile."""
+
+import contextlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from deltalake import DeltaTable
+
+from pipelines.tables.warehouse import Warehouse
+
+READER_SECONDS: Final = 2.0
+"""Time that readers who opened a table before a commit get until the files that it took out are deleted."""
+
+LOG_RETENTION: Final = "delta.logRetentionDuration"
+DELTA_DEFAULT: Final = "interval 30 days"
+
+
+def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = READER_SECONDS) -> None:
+    """Delete every file of some tables that their newest versions do not hold, those of runs that died among them.
+
+    A query that began before the last commit and is not done after `reader_seconds` fails for want of a file.
+    """
+    tables = {name: table for name in names if (table := warehouse.table(name)) is not None}
+    full = {name: table for name, table in tables.items() if _vacuum(table, dry_run=True)}
+    if full:
+        time.sleep(reader_seconds)
+    for table in full.values():
+        _vacuum(table, dry_run=False)
+    for name in tables:
+        _remove_empty_nights(warehouse.folder(name))
+
+
+def rewrite_log(warehouse: Warehouse, name: str) -> None:
+    """Leave of a table's log a checkpoint of the newest version, and none of the older entries."""
+    for retention in ("interval 0 seconds", DELTA_DEFAULT):
+        warehouse.create(name).alter.set_table_properties({LOG_RETENTION: retention})
+        table = warehouse.create(name)  # as it is with that retention
+        table.create_checkpoint()
+        table.cleanup_metadata()
+
+
+def _vacuum(table: DeltaTable, *, dry_run: bool) -> list[str]:
+    return table.vacuum(retention_hours=0, dry_run=dry_run, enforce_retention_duration=False, full=True)
+
+
+def _remove_empty_nights(folder: Path) -> None:
+    for night in folder.glob("ds=*"):
+        with contextlib.suppress(OSError):  # it is not empty
+            night.rmdir()

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from pipelines.erasure.person import Person
+from pipelines.erasure.traces import find_person, find_traces
+
+ANN = Person("ann", frozenset({"a poem"}))
+
+
+def found(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in find_traces(root, ANN)]
+
+
+@pytest.mark.parametrize(("least", "tells"), [("ann", True), ("ann-2", False), ("anna", False), ("a poem", True)])
+def test_ranges_in_a_log_and_in_its_checkpoint_are_compared_as_a_whole(least: str, tells: bool, tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"text": [least, "zoe"]}))  # which keeps ranges of every column
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+    assert found(tmp_path) == (["t/_delta_log/00000000000000000000.json"] if tells else [])
+    DeltaTable(tmp_path / "t").create_checkpoint()
+    assert len(found(tmp_path)) == (2 if tells else 0)
+
+
+def test_the_condition_of_a_deletion_tells(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"user_id": ["bob", "zoe"]}))
+    DeltaTable(tmp_path / "t").delete("user_id = 'ann'")
+    commits = found(tmp_path)
+    assert len(commits) <= 1  # a deletion that finds nothing may not be committed
+    write_deltalake(tmp_path / "u", pa.table({"user_id": ["ann", "zoe"]}))
+    DeltaTable(tmp_path / "u").delete("user_id = 'ann'")
+    assert "u/_delta_log/00000000000000000001.json" in found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "tells"),
+    [
+        ("_shards/encode/x/00000.json", {"index": 1, "rows_in": 2}, False),
+        ("_shards/encode/x/plan.json", {"shards": [{"first_user": "ann"}]}, True),
+        ("_shards/encode/x/plan.json", {"ann": "is the name of a field"}, False),
+        ("notes.txt", "for ann", True),
+        ("notes.txt", "for bob", False),
+        ("broken.parquet", "PAR1", True),
+        (".00000.rejects.parquet.f00.tmp", "PAR1", True),
+        ("_jobs.lock", "ann", False),
+        ("_forgotten.key", "ann", False),
+    ],
+)
+def test_every_other_file_is_searched(name: str, content: object, tells: bool, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf8")
+    assert found(tmp_path) == ([name] if tells else [])
+
+
+def test_a_person_is_found_in_files_that_no_table_holds_any_more(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": ["ann", "bob"], "text": ["a poem", "prose"]}), tmp_path / "old.parquet")
+    (tmp_path / "unfinished.parquet").write_bytes(b"PAR1")
+    assert find_person(tmp_path, "ann") == ANN
