@@ -38,7 +38,12 @@ class FrozenLLM:
     """A causal or sequence-to-sequence LLM whose weights never change and never get a gradient."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, note: str = ""
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        note: str = "",
+        memory: int = 1 << 30,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -60,7 +65,7 @@ class FrozenLLM:
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
             require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
-            self._engine = CausalLM(trunk, self._end_ids)
+            self._engine = CausalLM(trunk, self._end_ids, memory)
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
         """Which code and precision runs, for the run record."""
 
