@@ -18,7 +18,7 @@ Ids = tuple[int, ...]
 TIE = 1e-4
 """Two logits that are no further apart may change places with the rounding of another batch or another program."""
 BLOCK = 256
-"""The best token is looked for in blocks: their greatest numbers are found four times as fast as its place (measured)."""
+"""The best token is looked for in blocks: their maxima are found four times as fast as its place (measured)."""
 ROWS_AT_ONCE = 16
 """Rows whose logits are worked on at once: 3 MB for a vocabulary of 49,152."""
 

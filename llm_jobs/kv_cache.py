@@ -10,7 +10,6 @@ Shapes: L layers, R rows, H key/value heads, N slots, D head width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 SLOTS = 32
@@ -44,7 +43,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, like: Prefix, rows: int, slots: int) -> "KVCache":
-        """A cache for at least `slots` tokens a row, of an LLM that makes such prefixes; each row starts with `like`."""
+        """A cache for at least `slots` tokens a row; each row starts with `like`."""
         layers, _, heads, length, width = like.keys_values.shape
         store = like.keys_values.new_zeros(layers, 2, rows, heads, padded(slots), width)
         store[..., :length, :] = like.keys_values[:, :, None]
@@ -60,7 +59,7 @@ class KVCache:
 
     @property
     def slots(self) -> int:
-        """N"""
+        """N."""
         return self.store.shape[4]
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -7,7 +7,8 @@ of the cache), and weights are laid out for the processor (a second copy, made w
 time). In training, because the backward of torch's fused CPU attention is ten times slower than plain matrix products
 (27 ms against 2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones).
 
-Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D head width.
+Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D width
+of a head.
 """
 
 from collections.abc import Callable
