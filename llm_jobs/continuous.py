@@ -22,9 +22,9 @@ from .packing import Piece, pack, step
 from .trunk import Trunk
 
 MOST_ROWS = 128
-"""Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, those of 64 at 87%."""
+"""Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, 64 at 87%."""
 READ_TOKENS = 512
-"""Tokens read in one pass: no slower than more (measured from 128 on), and what a layer makes of them fits the cache."""
+"""Tokens read in one pass: more is no faster (measured from 128 on), and what a layer makes of these fits the cache."""
 LIKE = 2
 """The longest request of a cache has at most so many times the tokens of the shortest; then a new one is made."""
 

@@ -46,16 +46,27 @@ class PackedProjection(Projection):
         self._weight = self._ops._reorder_linear_weight(self._weight, ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._ops._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return self._unary(x, "none")
 
     def silu(self, x: Tensor) -> Tensor:
-        return self._ops._linear_pointwise(x, self._weight, self._bias, "swish", [], "")
+        return self._unary(x, "swish")
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        return self._ops._linear_pointwise.binary(x, factor, self._weight, self._bias, "mul")
+        return self._binary(x, factor, "mul")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self._ops._linear_pointwise.binary(x, residual, self._weight, self._bias, "add")
+        return self._binary(x, residual, "add")
+
+    def _unary(self, x: Tensor, name: str) -> Tensor:
+        return self._ops._linear_pointwise(_two(x), self._weight, self._bias, name, [], "")[: len(x)]
+
+    def _binary(self, x: Tensor, other: Tensor, name: str) -> Tensor:
+        return self._ops._linear_pointwise.binary(_two(x), _two(other), self._weight, self._bias, name)[: len(x)]
+
+
+def _two(x: Tensor) -> Tensor:
+    """At least two rows: a single one takes another way through oneDNN, which adds in another order."""
+    return x if len(x) > 1 else x.expand(2, -1).contiguous()
 
 
 def projection_class(like: Tensor) -> type[Projection]:

@@ -1,14 +1,14 @@
 """Time this engine against other ways to decode with the same frozen LLM on a CPU, alternating in one run.
 
-    prompts of a load ─▶ a file ─▶ each engine in a process of its own, in turn, ROUNDS times ─▶ Markdown table on stdout
+    prompts of a load ─▶ a file ─▶ each engine in a process of its own, in turn, ROUNDS times ─▶ Markdown on stdout
 
     REAL_DATA=prepared python tests/benchmarks/generation.py
     python tests/benchmarks/generation.py --loads closed --threads 1 --engines pplug "one forward per choice"
 
-Loads: `headlines`, 128 prompts of LaMP_4 with at most 24 new tokens and soft prompts of 5 vectors; `queue`, 500 tasks of
-LaMP_4 and LaMP_5; `closed`, choices of LaMP_2N made up to 29. REAL_DATA is a folder with lamp/LaMP_4/dev_questions.json
-and so on; without it the prompts are made up. A new engine is a function and a line in ENGINES. An engine that does not
-load is left out, with a line on stderr.
+Loads: `headlines`, 128 prompts of LaMP_4 with at most 24 new tokens and soft prompts of 5 vectors; `queue`, 500 tasks
+of LaMP_4 and LaMP_5; `closed`, 29 choices for tasks of LaMP_2N. REAL_DATA is a folder with
+lamp/LaMP_4/dev_questions.json and so on; without it the prompts are made up. A new engine is a function and a line in
+ENGINES. An engine that does not load is left out, with a line on stderr.
 """
 
 import argparse
@@ -53,8 +53,9 @@ def pplug(job: Job, dtype: str) -> Run:
     ]
 
     def run() -> int:
-        answers = llm.answer(requests, Placement.BEFORE)
-        tokens = [answer.output_tokens for answer in answers if isinstance(answer, Answer)]
+        answers = [answer for answer in llm.answer(requests, Placement.BEFORE) if isinstance(answer, Answer)]
+        tokens = [answer.output_tokens for answer in answers]
+        sys.stderr.write(f"pplug {dtype}: {sum(answer.tie_count for answer in answers)} ties of {sum(tokens)} tokens\n")
         return len(tokens) if job["choices"] else sum(tokens)
 
     return run
@@ -290,8 +291,8 @@ def decode_operations(job: Job) -> int:
 
 
 HEAD = (
-    "| load | engine | precision | threads | per second | per CPU second | seconds | x time of the first | share of bound "
-    "| peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| load | engine | precision | threads | per second | per CPU second | seconds | x time of the first "
+    "| share of bound | peak MiB |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
