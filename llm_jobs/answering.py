@@ -1,37 +1,25 @@
-"""Turn requests into answers: sorted batches within a token budget; a bad request never takes its batch down.
+"""Turn requests into answers; a bad request never takes the others down.
 
-requests ─▶ prepare ─▶ sort by kind of work and length ─▶ batches ─▶ engine ─▶ answers, in the order of the requests
-               └─▶ refusals                                  └─ an exception: split in halves and try again
+requests ─▶ prepare ─▶ engine ─▶ outcomes ─▶ answers, in the order of the requests
+               └─▶ refusals └─ an exception: split in halves and try again
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from .decoding import Decoded, Ids
+from .decoding import NON_FINITE, TIE, Decoded, Ids
 from .prompts import Answer, PromptParts, Refusal
-
-Parts = Sequence[PromptParts]
-
-MAX_ROWS = 64
-"""Requests per batch. More rows make the matrix products no faster (measured: 64 rows run at 95% of 1,024)."""
-MAX_TOKENS = 8192
-"""Padded tokens per batch, answers included (one request may have more): 190 MB of SmolLM2's cache in bfloat16."""
 
 
 class Engine(Protocol):
     """CausalLM or Seq2SeqLM."""
 
-    def generate(
-        self, parts: Sequence[PromptParts], soft: Tensor, limits: Sequence[int]
-    ) -> list[Decoded | Refusal]: ...
-
-    def choose(
-        self, parts: Sequence[PromptParts], soft: Tensor, choices: Sequence[tuple[Ids, ...]]
-    ) -> list[Tensor | Refusal]: ...
+    def answer(self, requests: Sequence["Prepared"]) -> "list[Outcome]":
+        """Outcomes in the order of the requests."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +45,11 @@ class Prepared:
         """Tokens the LLM reads or writes at most."""
         return self.prompt_tokens + (sum(map(len, self.choices)) or self.limit)
 
-    @property
-    def sort_key(self) -> tuple[bool, int, int, Ids, int]:
-        """Brings together what can share a batch, equal lengths, and equal prompts."""
-        return bool(self.choices), len(self.soft), self.tokens, self.parts.before, self.index
+    def with_something_to_read(self) -> "Prepared":
+        """The request with at least one token behind `before`: the first prediction comes from reading it."""
+        if len(self.soft) or self.parts.after:
+            return self
+        return replace(self, parts=replace(self.parts, before=self.parts.before[:-1], after=self.parts.before[-1:]))
 
 
 @dataclass(frozen=True)
@@ -80,11 +69,11 @@ def run(engine: Engine, prepared: Sequence[Prepared]) -> dict[int, Outcome]:
     """
     outcomes: dict[int, Outcome] = {}
     failures: list[Exception] = []
-    stack = list(batches(prepared))[::-1]
+    stack = [list(prepared)] if prepared else []
     while stack:
         batch = stack.pop()
         try:
-            results = _run_batch(engine, batch)
+            results = engine.answer(batch)
         except Exception as error:  # whatever a bad request can do to a model; raised below if it was not the request
             if len(batch) > 1:
                 stack += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
@@ -97,34 +86,13 @@ def run(engine: Engine, prepared: Sequence[Prepared]) -> dict[int, Outcome]:
     return outcomes
 
 
-def batches(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
-    """Requests of one kind of work and one size of soft prompt each, longest first, within the budget."""
-    batch: list[Prepared] = []
-    for request in sorted(prepared, key=lambda request: request.sort_key, reverse=True):
-        is_full = len(batch) == MAX_ROWS or (batch and batch[0].tokens * (len(batch) + 1) > MAX_TOKENS)
-        if batch and (is_full or request.sort_key[:2] != batch[0].sort_key[:2]):
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
-
-
-def _run_batch(engine: Engine, batch: Sequence[Prepared]) -> list[Outcome]:
-    parts = [request.parts for request in batch]
-    soft = torch.stack([request.soft for request in batch])  # (B, S, E)
-    if not batch[0].choices:
-        return [Outcome(answer) for answer in engine.generate(parts, soft, [request.limit for request in batch])]
-    scores = engine.choose(parts, soft, [request.choices for request in batch])
-    return [_best(request.choices, score) for request, score in zip(batch, scores, strict=True)]
-
-
-def _best(choices: Sequence[Ids], scores: Tensor | Refusal) -> Outcome:
-    """The choice with the highest mean log-probability; the first of equals."""
-    if isinstance(scores, Refusal):
-        return Outcome(scores)
+def best_choice(choices: Sequence[Ids], scores: Tensor) -> Outcome:
+    """The choice with the highest mean log-probability (C,), the first of equals."""
+    if not bool(scores.isfinite().all()):
+        return Outcome(NON_FINITE)
     best = int(scores.argmax())
-    return Outcome(Decoded(choices[best], float(scores[best]), has_ended=True), best)
+    ties = int((scores >= scores[best] - TIE).sum()) - 1
+    return Outcome(Decoded(choices[best], float(scores[best]), has_ended=True, tie_count=min(1, ties)), best)
 
 
 def answer(request: Prepared, outcome: Outcome, text: str) -> Answer | Refusal:
@@ -140,4 +108,5 @@ def answer(request: Prepared, outcome: Outcome, text: str) -> Answer | Refusal:
         prompt_tokens=request.prompt_tokens,
         output_tokens=len(decoded.ids),
         is_shortened=request.parts.is_shortened,
+        tie_count=decoded.tie_count,
     )

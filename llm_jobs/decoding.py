@@ -1,21 +1,31 @@
-"""Greedy decoding of a batch: the most probable token at every step, until an end token or the row's limit.
+"""Greedy decoding: the most probable token at every step, until an end token or the row's limit.
 
-Shapes: B rows, V vocabulary, T steps. Rows that are done leave the batch.
+Shapes: B rows, V vocabulary, T most tokens of an answer.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .prompts import Refusal
 
 Ids = tuple[int, ...]
 
+TIE = 1e-4
+"""Two logits that are no further apart may change places with the rounding of another batch or another program."""
+BLOCK = 256
+"""The best token is looked for in blocks: their maxima are found four times as fast as its place (measured)."""
+ROWS_AT_ONCE = 16
+"""Rows whose logits are worked on at once: 3 MB for a vocabulary of 49,152."""
+
 KEPT_SHARE = 0.75
 """Finished rows are dropped once no more than this share still runs: dropping copies the cache of the others."""
+
+NON_FINITE = Refusal("non_finite_logits", "the LLM's logits are not finite numbers")
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,100 @@ class Decoded:
     """Mean log-probability of `ids`."""
     has_ended: bool
     """Whether the last token is an end token."""
+    tie_count: int = 0
+    """Tokens whose logit was no more than TIE above that of another."""
+
+
+class Best(NamedTuple):
+    """The most probable tokens."""
+
+    tokens: Tensor
+    """(B,) the first of equals."""
+    log_probs: Tensor
+    """(B,) not finite if a logit of the row is NaN or infinite."""
+    is_tie: Tensor
+    """(B,) whether another token is within TIE."""
+
+
+def best_tokens(logits: Tensor) -> Best:
+    """The most probable token of each row of `logits` (B, V), which are float32 and may be overwritten."""
+    parts = [_best(part) for part in logits.split(ROWS_AT_ONCE)]
+    return Best(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    missing = -logits.shape[1] % BLOCK
+    logits = F.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+    blocks = logits.view(len(logits), -1, BLOCK)
+    greatest = blocks.amax(2)
+    best, block = greatest.max(1)
+    winner = blocks[torch.arange(len(blocks), device=blocks.device), block]  # (B, BLOCK)
+    near = (best - TIE)[:, None]
+    # The best itself is counted once among the blocks and once in its own.
+    is_tie = (greatest >= near).sum(1) + (winner >= near).sum(1) > 2
+    tokens = block * BLOCK + winner.argmax(1)
+    return tokens, -blocks.sub_(best[:, None, None]).exp_().sum((1, 2)).log_(), is_tie
+
+
+class Answers:
+    """The greedy answers of the rows of a batch as they grow; rows may be given to other requests.
+
+    No call costs more Python work for more rows, but `result`.
+    """
+
+    def __init__(self, rows: int, longest: int, end_ids: Tensor) -> None:
+        self._end_ids = end_ids
+        like = end_ids.new_zeros(rows)
+        self.tokens = like.clone()
+        """(B,) the last token of each row."""
+        self._ids = end_ids.new_zeros(rows, longest)
+        self._scores = like.float()
+        self._counts, self._ties, self._limits = like.clone(), like.clone(), like.clone()
+        self._has_ended, self._is_done = like.bool(), like.bool()
+
+    def start(self, rows: Tensor, limits: Sequence[int]) -> None:
+        """Begin new answers of at most so many tokens."""
+        for state in (self._scores, self._counts, self._ties, self._is_done):
+            state[rows] = 0
+        self._limits[rows] = torch.tensor(limits, device=rows.device)
+
+    def add(self, rows: Tensor, logits: Tensor) -> None:
+        """Add the most probable token of each row's logits (B, V); a row that is done is left as it is."""
+        best = best_tokens(logits)
+        going = self.going(rows)
+        if not bool(going.all()):
+            rows, best = rows[going], Best(*(part[going] for part in best))
+        self.tokens[rows] = best.tokens
+        self._ids[rows, self._counts[rows]] = best.tokens
+        self._counts[rows] += 1
+        self._scores[rows] += best.log_probs
+        self._ties[rows] += best.is_tie
+        self._has_ended[rows] = torch.isin(best.tokens, self._end_ids)
+        is_full = self._counts[rows] >= self._limits[rows]
+        self._is_done[rows] = self._has_ended[rows] | is_full | ~best.log_probs.isfinite()
+
+    def going(self, rows: Tensor) -> Tensor:
+        """Which of `rows` are not done."""
+        return ~self._is_done[rows]
+
+    def done(self, rows: int) -> list[int]:
+        """Which of the first `rows` are done."""
+        return self._is_done[:rows].nonzero().flatten().tolist()
+
+    def move(self, source: int, target: int) -> None:
+        """Give a row the place of another."""
+        states = (self.tokens, self._ids, self._scores, self._counts, self._ties, self._limits)
+        for state in (*states, self._has_ended, self._is_done):
+            state[target] = state[source]
+
+    def result(self, row: int) -> Decoded | Refusal:
+        """The answer of a row."""
+        count = int(self._counts[row])
+        mean = float(self._scores[row]) / count
+        if not abs(mean) < float("inf"):  # true for NaN too
+            return NON_FINITE
+        ids: list[int] = self._ids[row, :count].tolist()
+        return Decoded(tuple(ids), mean, bool(self._has_ended[row]), int(self._ties[row]))
 
 
 class Steps(Protocol):
@@ -42,43 +146,16 @@ class Steps(Protocol):
         ...
 
 
-NON_FINITE = Refusal("non_finite_logits", "the LLM's logits are not finite numbers")
-
-
 def greedy(logits: Tensor, steps: Steps, limits: Sequence[int], end_ids: Tensor) -> list[Decoded | Refusal]:
     """Continue each row of `logits` (B, V), the first prediction, by at most limits[row] tokens (at least 1)."""
-    longest = max(limits)
-    left = torch.tensor(limits, device=logits.device)
-    ids = torch.zeros(len(limits), longest, dtype=torch.long, device=logits.device)  # (B, T)
-    log_probs = torch.zeros(len(limits), longest, device=logits.device)  # (B, T); NaN marks a refused row
-    counts = torch.zeros_like(left)
-    has_ended = torch.zeros_like(left, dtype=torch.bool)
-    rows = torch.arange(len(limits), device=logits.device)  # row of the result behind each row of the batch
-    going = torch.ones_like(has_ended)
-    for step in range(longest):
-        best, tokens = logits.max(dim=1)
-        running, chosen = rows[going], tokens[going]
-        ids[running, step] = chosen
-        log_probs[running, step] = (best - logits.logsumexp(dim=1))[going]
-        counts[running] += 1
-        has_ended[running] = torch.isin(chosen, end_ids)
-        is_lost = ~log_probs[running, step].isfinite()
-        going[going.clone()] = ~(has_ended[running] | is_lost | (counts[running] >= left[running]))
-        still = int(going.sum())
-        if not still:
-            break
-        if still <= KEPT_SHARE * len(rows):
-            steps.keep(going.nonzero().flatten())
-            rows, tokens = rows[going], tokens[going]
-            going = torch.ones_like(rows, dtype=torch.bool)
-        logits = steps.next(tokens)
-    return _results(ids, log_probs, counts, has_ended)
-
-
-def _results(ids: Tensor, log_probs: Tensor, counts: Tensor, has_ended: Tensor) -> list[Decoded | Refusal]:
-    means: list[float] = (log_probs.sum(1) / counts).tolist()
-    found: list[Decoded | Refusal] = []
-    for row, mean, count, ended in zip(ids.tolist(), means, counts.tolist(), has_ended.tolist(), strict=True):
-        is_finite = abs(mean) < float("inf")  # false for NaN too
-        found.append(Decoded(tuple(row[:count]), mean, ended) if is_finite else NON_FINITE)
-    return found
+    answers = Answers(len(limits), max(limits), end_ids)
+    rows = torch.arange(len(limits), device=end_ids.device)
+    answers.start(rows, limits)
+    answers.add(rows, logits)
+    while bool((going := answers.going(rows)).any()):
+        kept = going.nonzero().flatten()
+        if len(kept) <= KEPT_SHARE * len(rows):
+            steps.keep(kept)
+            rows = rows[kept]
+        answers.add(rows, steps.next(answers.tokens[rows]))
+    return [answers.result(row) for row in range(len(limits))]

@@ -1,21 +1,19 @@
-"""Keys and values of the tokens a causal LLM has read: of one prompt (Prefix) and of a batch (KVCache).
+"""Keys and values of the tokens a causal LLM has read: of one prompt (Prefix) and of many rows (KVCache).
 
     Prefix   ░░░░░░          one prompt up to the soft prompt, without padding
-    KVCache  ░░░░░░▒▒▒··     rows of a batch: prefixes and the tokens appended since
+    KVCache  ░░░░░░▒▒▒··     rows: prefixes and the tokens appended since
              ░░░▒▒▒·····     the token at position p of a row is in its slot p, whatever the other rows hold
 
-So a row adds the same numbers in the same order in any batch; in bfloat16 its tokens would else change with the batch.
-Shapes: L layers, B rows, H key/value heads, N slots, D head width, Q new tokens per row, K slots that are looked at.
+Shapes: L layers, R rows, H key/value heads, N slots, D head width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-SLOTS = 64
-"""K is a multiple of it: the processor adds numbers in groups of up to 64, and a ragged last group in another order."""
+SLOTS = 32
+"""N is a multiple of it: a softmax over a ragged number of slots takes twice the time (measured)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,55 +34,49 @@ class Prefix:
         return self.keys_values.shape[3]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class KVCache:
-    """Preallocated keys and values of a batch; forward passes append to it."""
+    """Preallocated keys and values; a trunk writes the tokens it reads into their slots."""
 
     store: Tensor
-    """(L, 2, B, H, N, D); slots that hold no token are finite."""
-    lengths: Tensor
-    """(B,) tokens of each row, which is the position of its next token."""
-    longest: int
-    """At least the greatest of `lengths`, known without asking the device."""
+    """(L, 2, R, H, N, D); slots that hold no token are finite."""
 
     @classmethod
-    def of(cls, prefixes: Sequence[Prefix], room: int) -> "KVCache":
-        """A cache that starts with one prefix per row and has `room` more slots."""
-        like = prefixes[0].keys_values
-        layers, _, heads, _, width = like.shape
-        lengths = [prefix.length for prefix in prefixes]
-        slots = -(-(max(lengths) + room) // SLOTS) * SLOTS
-        store = like.new_zeros(layers, 2, len(prefixes), heads, slots, width)
+    def empty(cls, like: Prefix, rows: int, slots: int) -> "KVCache":
+        """A cache for at least `slots` tokens a row; each row starts with `like`."""
+        layers, _, heads, length, width = like.keys_values.shape
+        store = like.keys_values.new_zeros(layers, 2, rows, heads, padded(slots), width)
+        store[..., :length, :] = like.keys_values[:, :, None]
+        return cls(store)
+
+    @classmethod
+    def of(cls, prefixes: Sequence[Prefix]) -> "KVCache":
+        """A cache that holds one prefix per row."""
+        cache = cls.empty(Prefix(prefixes[0].keys_values[..., :0, :]), len(prefixes), max(p.length for p in prefixes))
         for row, prefix in enumerate(prefixes):
-            store[:, :, row, :, : prefix.length] = prefix.keys_values
-        return cls(store, torch.tensor(lengths, device=like.device), max(lengths))
+            cache.store[:, :, row, :, : prefix.length] = prefix.keys_values
+        return cache
 
-    def next_slots(self, count: int) -> Tensor:
-        """Slots, and positions, of each row's next tokens (B, count)."""
-        return self.lengths[:, None] + torch.arange(count, device=self.lengths.device)
+    @property
+    def slots(self) -> int:
+        """N."""
+        return self.store.shape[4]
 
-    def seen_slots(self, count: int) -> int:
-        """K: slots to look at once `count` more tokens per row are written."""
-        return -(-(self.longest + count) // SLOTS) * SLOTS
-
-    def causal_mask(self, count: int) -> Tensor:
-        """(B, Q, K), true in the slots up to each new token's own."""
-        slots = torch.arange(self.seen_slots(count), device=self.lengths.device)
-        return slots <= self.next_slots(count)[:, :, None]
-
-    def append(self, counts: Tensor, width: int) -> None:
-        """Take note of new tokens: the first counts[row] of `width` that were written.
-
-        What was written behind them is overwritten before anything looks at it.
-        """
-        self.lengths = self.lengths + counts
-        self.longest += width
-
-    def rows(self, index: Tensor) -> "KVCache":
-        """A copy with these rows only."""
-        lengths = self.lengths[index]
-        return KVCache(self.store[:, :, index], lengths, int(lengths.max()))
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give one row the first tokens of another."""
+        self.store[:, :, target, :, :length] = self.store[:, :, source, :, :length]
 
     def prefix(self, row: int, length: int) -> Prefix:
         """A copy of the first `length` tokens of a row."""
         return Prefix(self.store[:, :, row, :, :length].clone())
+
+
+def padded(slots: int) -> int:
+    """The slots of a cache that holds so many tokens."""
+    return -(-slots // SLOTS) * SLOTS
+
+
+def row_bytes(like: Prefix, slots: int) -> int:
+    """Memory of one row of a cache for so many tokens."""
+    layers, _, heads, _, width = like.keys_values.shape
+    return layers * 2 * heads * width * padded(slots) * like.keys_values.element_size()

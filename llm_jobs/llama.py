@@ -1,17 +1,19 @@
 """Our own forward pass of Llama-like decoders, for speed; the weights stay where `transformers` loaded them.
 
-    embeds ─▶ [ norm ─▶ q k v ─▶ rotate ─▶ attention ─▶ + ─▶ norm ─▶ gate up ─▶ silu ─▶ down ─▶ + ] x layers ─▶ norm
+    embeds ─▶ [ norm ─▶ q k v ─▶ rotate ─▶ attention ─▶ + ─▶ norm ─▶ silu(gate) · up ─▶ down ─▶ + ] x layers ─▶ norm
 
-Faster than `transformers` on a CPU, because the heads that share keys are one matrix (no copies of the cache), and
-because the backward of torch's fused CPU attention is ten times slower than plain matrix products (27 ms against
-2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones). Plain products also add in the same order in every
-batch, which the fused attention does not.
+Faster than `transformers` on a CPU, because tokens are not padded, the heads that share keys are one matrix (no copies
+of the cache), and weights are laid out for the processor (a second copy, made when something is read for the first
+time). In training, because the backward of torch's fused CPU attention is ten times slower than plain matrix products
+(27 ms against 2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones).
 
-Shapes: B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D head width.
+Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D width
+of a head.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,12 +22,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from .kv_cache import KVCache, Prefix
-from .trunk import join
+from .linear import Projection, projection_class
+from .packing import Batch, Group, blocked
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""
-
-LEAST_ROWS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,16 @@ class _Layer:
     mlp_norm: Tensor
     gate_up: Tensor
     down: Tensor
+
+
+class _PackedLayer:
+    """The same matrices for reading."""
+
+    def __init__(self, layer: _Layer, kind: type[Projection]) -> None:
+        gate, up = layer.gate_up.chunk(2)
+        self.norm, self.mlp_norm = layer.norm, layer.mlp_norm
+        self.qkv, self.out = kind(layer.qkv, layer.qkv_bias), kind(layer.out)
+        self.gate, self.up, self.down = kind(gate), kind(up), kind(layer.down)
 
 
 class LlamaTrunk:
@@ -62,63 +73,98 @@ class LlamaTrunk:
         return self._embedding(ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self._head).float()
+        if hidden.requires_grad:
+            return F.linear(hidden, self._head).float()
+        return self._packed_head(hidden).float()
+
+    @cached_property
+    def _packed_head(self) -> Projection:
+        return projection_class(self._head)(self._head)
+
+    @cached_property
+    def _packed_layers(self) -> list[_PackedLayer]:
+        kind = projection_class(self._norm)
+        return [_PackedLayer(layer, kind) for layer in self._layers]
 
     def empty_prefix(self) -> Prefix:
         weight = self._norm
         return Prefix(weight.new_zeros(len(self._layers), 2, self._heads, 0, self._head_width))
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
-        cos, sin = self._rotary(embeds, positions)  # (B, Q, D), both halves alike
-        half = self._head_width // 2
-        turn = cos[:, :, None, :half], sin[:, :, None, :half]
-        # The lowest finite number, not -inf: a row of padding then gives some number instead of NaN.
-        blocked = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device)
-        blocked.masked_fill_(~mask, torch.finfo(embeds.dtype).min)
-        blocked = blocked[:, None].expand(-1, self._group, -1, -1).flatten(1, 2)[:, None]  # (B, 1, G Q, K)
-        past = mask.shape[2] if slots is not None else cache.longest
+    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        turn = self._turn(embeds, batch.positions)
+        first_head = (batch.rows[:, None] * self._heads + torch.arange(self._heads, device=embeds.device)) * cache.slots
+        places = (first_head + batch.slots[:, None]).flatten()  # (T H) in a layer's store as one matrix (R H N, D)
+        hidden = embeds
+        for layer, store in zip(self._packed_layers, cache.store, strict=True):
+            normed = self._normed(hidden, layer.norm)
+            query, key, value = self._query_key_value(layer.qkv(normed), turn)  # (T, heads, D) each
+            for new, old in zip((key, value), store, strict=True):
+                old.view(-1, self._head_width).index_copy_(0, places, new.reshape(-1, self._head_width))
+            query *= self._head_width**-0.5
+            attended = [self._attend_group(query[group.tokens], store, group) for group in batch.groups]
+            hidden = layer.out.plus(attended[0] if len(attended) == 1 else torch.cat(attended), hidden)
+            normed = self._normed(hidden, layer.mlp_norm)
+            hidden = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
+        return self._normed(hidden, self._norm)
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
+        rows, count, _ = embeds.shape
+        turn = self._turn(embeds.flatten(0, 1), positions.flatten())
+        added = blocked(~mask, embeds.dtype)[:, None].expand(-1, self._group, -1, -1).flatten(1, 2)[:, None]
+        past = mask.shape[2] - count
         hidden = embeds
         for layer, store in zip(self._layers, cache.store[..., :past, :], strict=True):
-            normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.norm, self._eps)
-            query, key, value = self._query_key_value(normed, layer, turn)
-            attended = self._attend(query, *join(store, key, value, slots), blocked)
-            hidden = hidden + linear(attended, layer.out)
-            normed = F.rms_norm(hidden, (hidden.shape[-1],), layer.mlp_norm, self._eps)
-            gate, up = linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + linear(F.silu(gate) * up, layer.down)
-        return F.rms_norm(hidden, (hidden.shape[-1],), self._norm, self._eps)
+            joined = F.linear(self._normed(hidden, layer.norm), layer.qkv, layer.qkv_bias)
+            parts = self._query_key_value(joined.flatten(0, 1), turn)
+            query, key, value = (part.view(rows, count, *part.shape[1:]) for part in parts)
+            keys, values = (
+                torch.cat([old, new.transpose(1, 2)], dim=2) for old, new in zip(store, (key, value), strict=True)
+            )
+            scores = (self._by_key_head(query) * self._head_width**-0.5) @ keys.transpose(2, 3) + added
+            hidden = hidden + F.linear(self._by_token(scores.softmax(-1) @ values), layer.out)
+            gate, up = F.linear(self._normed(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
+        return self._normed(hidden, self._norm)
 
-    def _query_key_value(
-        self, normed: Tensor, layer: _Layer, turn: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query (B, H, G Q, D), key and value (B, H, Q, D), rotated to their positions."""
-        rows, count, _ = normed.shape
-        joined = linear(normed, layer.qkv, layer.qkv_bias).view(rows, count, -1, self._head_width)
-        to_turn, value = joined.split([joined.shape[2] - self._heads, self._heads], dim=2)
+    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(hidden, (hidden.shape[-1],), weight, self._eps)
+
+    def _turn(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (T, 1, D / 2) of the positions (T,)."""
+        cos, sin = self._rotary(embeds, positions[None])  # (1, T, D), both halves alike
+        half = self._head_width // 2
+        return cos[0, :, None, :half], sin[0, :, None, :half]
+
+    def _query_key_value(self, joined: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (T, H G, D), key and value (T, H, D) out of their joined projection, rotated to their positions."""
+        joined = joined.view(len(joined), -1, self._head_width)
+        to_turn, value = joined.split([joined.shape[1] - self._heads, self._heads], dim=1)
         first, second = to_turn.chunk(2, dim=-1)
         cos, sin = turn
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        query, key = turned.split([self._group * self._heads, self._heads], dim=2)
-        query = query.view(rows, count, self._heads, self._group, self._head_width).permute(0, 2, 3, 1, 4)
-        return query.flatten(2, 3), key.transpose(1, 2), value.transpose(1, 2)
+        query, key = turned.split([self._group * self._heads, self._heads], dim=1)
+        return query, key, value
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, blocked: Tensor) -> Tensor:
-        """Attention of the new tokens (B, Q, H G D), heads in the order of transformers'."""
-        scores = (query * self._head_width**-0.5) @ keys.transpose(2, 3) + blocked  # (B, H, G Q, K)
-        attended = scores.softmax(-1) @ values  # (B, H, G Q, D)
+    def _attend_group(self, query: Tensor, store: Tensor, group: Group) -> Tensor:
+        """What the group's tokens (t, H G, D) see in a layer's store (2, R, H, N, D): (t, H G D)."""
+        rows, count, seen = group.mask.shape
+        query = query.reshape(rows, count, *query.shape[1:]) if group.pick is None else query[group.pick]
+        # Contiguous, because the matrix product would else copy it head by head, which takes three times as long.
+        keys, values = (part[:, :, :seen][group.rows].contiguous() for part in store)
+        scores = self._by_key_head(query) @ keys.transpose(2, 3)  # (B, H, G Q, K)
+        scores.view(rows, self._heads, self._group, count, seen).add_(group.mask[:, None, None])
+        attended = self._by_token(scores.softmax(-1) @ values).flatten(0, 1)
+        return attended if group.back is None else attended.index_select(0, group.back)
+
+    def _by_key_head(self, query: Tensor) -> Tensor:
+        """(B, Q, H G, D) to (B, H, G Q, D)."""
+        rows, count, _, width = query.shape
+        return query.view(rows, count, self._heads, self._group, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+    def _by_token(self, attended: Tensor) -> Tensor:
+        """(B, H, G Q, D) to (B, Q, H G D), heads in the order of transformers'."""
         attended = attended.view(len(attended), self._heads, self._group, -1, self._head_width)
         return attended.permute(0, 3, 1, 2, 4).flatten(2)
-
-
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, but a row's result does not depend on how many rows there are.
-
-    Fewer than four rows take another way through oneDNN, which adds in another order (measured on torch 2.13).
-    """
-    flat = rows.reshape(-1, rows.shape[-1])
-    missing = max(0, LEAST_ROWS - len(flat))
-    found = F.linear(F.pad(flat, (0, 0, 0, missing)) if missing else flat, weight, bias)
-    return found[: len(flat)].view(*rows.shape[:-1], -1)
 
 
 def _layer(layer: nn.Module) -> _Layer:

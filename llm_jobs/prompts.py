@@ -72,6 +72,8 @@ class Answer:
     output_tokens: int
     """Tokens `score` is the mean of."""
     is_shortened: bool = False
+    tie_count: int = 0
+    """Decisions between two tokens or choices within 1e-4, which rounding may decide otherwise another time."""
 
 
 Reason = Literal["non_finite_logits", "prompt_too_long", "empty_choice", "empty_prompt", "model_error", "no_plug"]

@@ -1,11 +1,8 @@
 """The layers of a causal LLM between token embeddings and logits, run by `transformers`' own model classes.
 
-Shapes: B rows, Q new tokens per row, E width, V vocabulary, K slots looked at.
-    embeds     (B, Q, E)
-    positions  (B, Q)     counted from the start of the prompt
-    mask       (B, Q, K)  true where a new token may look; even padding must look somewhere
-    slots      (B, Q)     where keys and values of the new tokens are written
-    returns    (B, Q, E)  hidden states after the last norm
+Shapes: T new tokens, E width, V vocabulary; in training B rows, Q new tokens per row, P cached tokens.
+    read     embeds (T, E), a batch of packing.py ─▶ (T, E) hidden states after the last norm
+    forward  embeds (B, Q, E), positions (B, Q), mask (B, Q, P + Q) true where a token may look ─▶ (B, Q, E)
 """
 
 from collections.abc import Sequence
@@ -19,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from embedder.errors import PplugError
 
 from .kv_cache import KVCache, Prefix
+from .packing import Batch, Group, Piece, blocked, pack
 
 LOGIT_TOLERANCE = 0.25
 """Mean difference in standard deviations of the logits: SmolLM2 in bfloat16 is 0.05 off, a factor of 2 would be 0.4."""
@@ -38,12 +36,12 @@ class Trunk(Protocol):
 
     def empty_prefix(self) -> Prefix: ...
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
-        """Hidden states.
+    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        """Hidden states; keys and values of the tokens are written to the cache. Not differentiable."""
+        ...
 
-        New keys and values are written to their slots, for K slots of the cache to be looked at. Without `slots` they
-        are left to autograd: the new tokens then look at the cache's first `longest` slots and each other.
-        """
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states, differentiable; the cache is not written to."""
         ...
 
 
@@ -69,50 +67,67 @@ class TransformersTrunk:
     def empty_prefix(self) -> Prefix:
         return self._empty
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache, slots: Tensor | None) -> Tensor:
-        # The lowest finite number, not -inf: a row of padding then gives some number instead of NaN.
-        blocked = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device)
-        blocked.masked_fill_(~mask, torch.finfo(embeds.dtype).min)
-        past = mask.shape[2] if slots is not None else cache.longest
-        layers: Any = [_SlotLayer(store[..., :past, :], slots) for store in cache.store]
+    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+        return torch.cat([self._read_group(embeds, batch, group, cache) for group in batch.groups])
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
+        past = mask.shape[2] - embeds.shape[1]
+        layers = [_PastLayer(store[..., :past, :]) for store in cache.store]
+        return self._decode(embeds, positions, blocked(~mask, embeds.dtype), layers)
+
+    def _read_group(self, embeds: Tensor, batch: Batch, group: Group, cache: KVCache) -> Tensor:
+        rows, count, seen = group.mask.shape
+
+        def rectangle(values: Tensor) -> Tensor:
+            own = values[group.tokens]
+            return own.view(rows, count, *own.shape[1:]) if group.pick is None else own[group.pick]
+
+        slots = rectangle(batch.rows), rectangle(batch.slots)
+        layers = [_SlotLayer(store, slots, seen) for store in cache.store]
+        hidden = self._decode(rectangle(embeds), rectangle(batch.positions), group.mask, layers).flatten(0, 1)
+        return hidden if group.back is None else hidden[group.back]
+
+    def _decode(self, embeds: Tensor, positions: Tensor, mask: Tensor, layers: Sequence[DynamicLayer]) -> Tensor:
         return self._decoder(
             inputs_embeds=embeds,
-            attention_mask=blocked[:, None],
+            attention_mask=mask[:, None],
             position_ids=positions,
-            past_key_values=Cache(layers=layers),
+            past_key_values=Cache(layers=cast(Any, layers)),
             use_cache=True,
         ).last_hidden_state
 
 
-class _SlotLayer(DynamicLayer):
-    """One layer of a KVCache, as `transformers` wants to see it."""
+class _PastLayer(DynamicLayer):
+    """One layer of a KVCache (2, B, H, P, D), as `transformers` wants to see it; new tokens are put behind it."""
 
-    def __init__(self, store: Tensor, slots: Tensor | None) -> None:
+    def __init__(self, store: Tensor) -> None:
         super().__init__()
-        self._store, self._slots = store, slots
+        self._store = store
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        return join(self._store, key_states, value_states, self._slots)
+        return torch.cat([self._store[0], key_states], dim=2), torch.cat([self._store[1], value_states], dim=2)
 
     def get_seq_length(self) -> int:
         return self._store.shape[3]
 
 
-def join(store: Tensor, key: Tensor, value: Tensor, slots: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Keys and values to look at (B, H, K, D).
+class _SlotLayer(_PastLayer):
+    """One layer of a KVCache (2, R, H, N, D) that new tokens are written to: rows and slots (B, Q) each."""
 
-    Args:
-        store: one layer's cached ones (2, B, H, cached slots, D).
-        key: new ones (B, H, Q, D).
-        value: new ones (B, H, Q, D).
-        slots: where to write the new ones; None puts them behind the cached ones, in new memory.
-    """
-    if slots is None:
-        return torch.cat([store[0], key], dim=2), torch.cat([store[1], value], dim=2)
-    rows = torch.arange(len(slots), device=slots.device)[:, None]
-    store[0][rows, :, slots], store[1][rows, :, slots] = key.transpose(1, 2), value.transpose(1, 2)
-    return store[0], store[1]
+    def __init__(self, store: Tensor, slots: tuple[Tensor, Tensor], seen: int) -> None:
+        super().__init__(store)
+        self._slots, self._seen = slots, seen
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        rows, slots = self._slots
+        keys, values = self._store
+        # A repeated last token is written twice, with the same numbers.
+        keys[rows, :, slots], values[rows, :, slots] = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        return keys[:, :, : self._seen][rows[:, 0]], values[:, :, : self._seen][rows[:, 0]]
+
+    def get_seq_length(self) -> int:
+        return self._seen
 
 
 def _empty_prefix(model: PreTrainedModel) -> Prefix:
@@ -141,18 +156,16 @@ def require_same_logits(trunk: Trunk, model: PreTrainedModel, ids: Sequence[int]
         PplugError: if the model does more than the trunk (scales its logits, counts positions differently ...).
     """
     name, untyped = type(model).__name__, cast(Any, model)
-    row = torch.tensor([ids], device=model.device)
-    expected: Tensor = untyped(row).logits[0, -1].float()
-    cache = KVCache.of([trunk.empty_prefix()], len(ids))
-    hidden = trunk.embed(row[:, :0])
+    row = torch.tensor(ids, device=model.device)
+    expected: Tensor = untyped(row[None]).logits[0, -1].float()
+    cache = KVCache.empty(trunk.empty_prefix(), 1, len(ids))
+    hidden, start = trunk.embed(row[:0]), 0
     try:
-        for half in row.chunk(2, dim=1):
-            count = half.shape[1]
-            slots = cache.next_slots(count)
-            hidden = trunk.forward(trunk.embed(half), slots, cache.causal_mask(count), cache, slots)
-            cache.append(torch.tensor([count], device=model.device), count)
+        for half in row.chunk(2):
+            piece = Piece(0, start, trunk.embed(half))
+            hidden, start = trunk.read(piece.embeds, pack([piece]), cache), start + len(half)
     except TypeError as error:
         raise PplugError(f"{name} takes no soft prompt or no mask ({error}): choose another LLM") from error
-    difference = float((trunk.logits(hidden[0, -1]) - expected).abs().mean() / expected.std())
+    difference = float((trunk.logits(hidden[-1:])[0] - expected).abs().mean() / expected.std())
     if not difference < LOGIT_TOLERANCE:
         raise PplugError(f"{name} makes its logits in its own way (off by {difference:.2g} sigma): choose another LLM")

@@ -7,6 +7,7 @@ A shard is a range of users with at most `shard_tasks` tasks, answered together 
 read is in `outputs` or in `rejects`, exactly once.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -17,6 +18,7 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
 from embedder.errors import InputMissing
+from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
@@ -28,6 +30,8 @@ from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 READS = ("tasks", "persona_vectors")
 """Tables that the answers are made from."""
@@ -62,6 +66,8 @@ class AnswerTasks(beam.DoFn):
     def process(self, queued: Queued) -> Iterator[Answers]:
         results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
         self._answered.inc(len(results))
+        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in results)
+        logger.info("shard %d: %d of %d answers depend on a tie", queued.shard.index, ties, len(results))
         yield Answers(queued.shard, results)
 
 

@@ -30,6 +30,8 @@ class GenerateConfig:
     """Most tasks of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
     """Where exported models are kept; the user's cache folder unless given."""
+    memory: int | None = None
+    """Bytes that the LLM's keys and values may take; half of what is free unless given."""
 
 
 class Models(NamedTuple):
@@ -50,7 +52,8 @@ class LoadedPlug(NamedTuple):
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = load_encoder(config.encoder, config.dtype, config.cache)
-    return Models(encoder, FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache))
+    llm = FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache, memory=config.memory)
+    return Models(encoder, llm)
 
 
 def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]:

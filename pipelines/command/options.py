@@ -66,6 +66,13 @@ def parse_date(text: str | date) -> date:
         raise typer.BadParameter(f"{text!r} is no date like 2026-11-01") from None
 
 
+def parse_size(text: str | int) -> int:
+    """Read an amount of memory; a default is one already."""
+    from llm_jobs.memory import parse_bytes
+
+    return text if isinstance(text, int) else parse_bytes(text)
+
+
 def today() -> date:
     """The night of an ingestion that names none; UTC like all times here."""
     return datetime.now(UTC).date()
@@ -94,6 +101,7 @@ def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
 
 
 Dtype = Literal["float32", "bfloat16"]
+SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 
 Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
@@ -192,6 +200,10 @@ class ModelNames(EncoderNames):
 
     llm: Annotated[str, option("--llm", "smollm2, a folder, or a downloaded hub id.")] = "smollm2"
     llm_dtype: Annotated[Dtype, option("--llm-dtype", "Precision of the LLM.")] = "bfloat16"
+    memory: Annotated[
+        int | None,
+        option("--memory", "Most the LLM's keys and values take, like 4G; half of what is free.", **SIZE),
+    ] = None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

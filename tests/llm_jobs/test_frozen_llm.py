@@ -22,12 +22,13 @@ from transformers import (
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.models import weights_sha256
 from llm_jobs import FrozenLLM
-from llm_jobs.answering import Prepared, batches
+from llm_jobs.answering import Prepared
 from llm_jobs.causal import CausalLM
 from llm_jobs.frozen_llm import has_bfloat16
 from llm_jobs.kv_cache import Prefix
 from llm_jobs.llama import LlamaTrunk, is_supported
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
+from llm_jobs.seq2seq import batches
 from llm_jobs.trunk import TransformersTrunk, require_same_logits
 
 prompts = st.text(st.characters(codec="utf8"), max_size=30).map(lambda text: f"which {text}")
@@ -156,7 +157,7 @@ def test_prefixes_are_those_read_alone(tiny_llm: FrozenLLM, befores: list[tuple[
 def test_long_prompts_are_read_in_pieces(tiny_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["which category is it", "a", "which " * 8]
     whole = tiny_llm.generate(prompts, max_new_tokens=4)
-    monkeypatch.setattr("llm_jobs.causal.READ_TOKENS", 3)
+    monkeypatch.setattr("llm_jobs.continuous.READ_TOKENS", 3)
     monkeypatch.setattr("llm_jobs.causal.PREFIX_TOKENS", 20)
     pieces = tiny_llm.generate(prompts, max_new_tokens=4)
     assert_same(pieces, whole)
@@ -189,7 +190,7 @@ def test_our_forward_pass_equals_that_of_transformers(config: PreTrainedConfig) 
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.normal_()
-    theirs, ours = (CausalLM(trunk(model), [2]) for trunk in (TransformersTrunk, LlamaTrunk))
+    theirs, ours = (CausalLM(trunk(model), [2], 1 << 20) for trunk in (TransformersTrunk, LlamaTrunk))
     require_same_logits(ours.trunk, model, range(9, 40))
     parts = [PromptParts(tuple(range(9, 40)), (7, 8)), PromptParts((9, 9), (5,))]
     answers = [(5, 6, 7), (8,)]
@@ -197,7 +198,9 @@ def test_our_forward_pass_equals_that_of_transformers(config: PreTrainedConfig) 
     values = [engine.answer_log_probs(parts, soft, answers, prefixes_of(engine, parts)) for engine in (theirs, ours)]
     torch.testing.assert_close(*values)
     torch.testing.assert_close(*(torch.autograd.grad(value.sum(), soft)[0] for value in values), atol=1e-4, rtol=1e-3)
-    assert theirs.generate(parts, soft.detach(), [8, 8])[0].ids == ours.generate(parts, soft.detach(), [8, 8])[0].ids
+    requests = [Prepared(at, part, soft[at].detach(), (), 8) for at, part in enumerate(parts)]
+    decoded = [[outcome.answer for outcome in engine.answer(requests)] for engine in (theirs, ours)]
+    assert [answer.ids for answer in decoded[0]] == [answer.ids for answer in decoded[1]]
 
 
 def prefixes_of(engine: CausalLM, parts: Sequence[PromptParts]) -> list[Prefix]:

@@ -1,0 +1,135 @@
+"""New tokens of many rows as one matrix, without padding, for a causal LLM to read in one pass.
+
+    pieces (row, first slot, embeddings)          Batch: embeds (T, E), positions, slots, rows (T,)
+      ░░░░░                                         ░░░░░▒▒▒▒▓▓
+      ▒▒▒▒          ── pack ─▶                      attention alone works on groups (B, Q) of rows of like lengths,
+      ▓▓                                            in which a shorter row repeats its last token
+
+All of a token's work but attention runs as matrix products over the T real tokens.
+Shapes: T new tokens, E width; B rows of a group, Q new tokens of the longest of them, K slots that are looked at.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv_cache import padded
+
+LIKE = 0.6
+"""The shortest row of a group has at least this share of the tokens of the longest: attention is a tenth of the work,
+so that padding it costs less than one more group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """New tokens of one row."""
+
+    row: int
+    """Row of the cache."""
+    start: int
+    """Slot of the first token, and its position."""
+    embeds: Tensor
+    """(q, E)"""
+    sees: Tensor | None = None
+    """(q, q) which of the new tokens each may look at; those up to itself unless given."""
+    depths: Tensor | None = None
+    """(q,) position of each token counted from `start`; its number unless given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows whose attention is computed together."""
+
+    tokens: slice
+    """The group's tokens among those of the batch."""
+    rows: slice | Tensor
+    """(B,) rows of the cache."""
+    mask: Tensor
+    """(B, Q, K) 0 where a token may look, else the lowest number of the dtype: -inf would make NaN of 0 times it."""
+    pick: Tensor | None = None
+    """(B, Q) the group's tokens, a shorter row filled up with its last; None if all rows have Q."""
+    back: Tensor | None = None
+    """Where in the flattened `pick` each of the group's tokens is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a trunk reads in one pass."""
+
+    positions: Tensor
+    """(T,)"""
+    slots: Tensor
+    """(T,) where keys and values go."""
+    rows: Tensor
+    """(T,) row of the cache."""
+    groups: Sequence[Group]
+
+
+def pack(pieces: Sequence[Piece]) -> Batch:
+    """Pieces of different rows; like lengths should be neighbours."""
+    like = pieces[0].embeds
+    groups: list[Group] = []
+    first = 0
+    for members in _neighbours(pieces):
+        groups.append(_group(members, first))
+        first = groups[-1].tokens.stop
+    counts = [len(piece.embeds) for piece in pieces]
+    ranges = [torch.arange(count) for count in counts]
+    starts = torch.tensor([piece.start for piece in pieces]).repeat_interleave(torch.tensor(counts))
+    depths = [numbers if piece.depths is None else piece.depths for piece, numbers in zip(pieces, ranges, strict=True)]
+    rows = torch.tensor([piece.row for piece in pieces]).repeat_interleave(torch.tensor(counts))
+    return Batch(
+        positions=(starts + torch.cat(depths)).to(like.device),
+        slots=(starts + torch.cat(ranges)).to(like.device),
+        rows=rows.to(like.device),
+        groups=groups,
+    )
+
+
+def step(lengths: Tensor, slots: int, dtype: torch.dtype) -> Batch:
+    """One new token for each of the first rows of a cache of so many slots, which hold `lengths` tokens."""
+    rows = torch.arange(len(lengths), device=lengths.device)
+    is_hidden = torch.arange(slots, device=lengths.device) > lengths[:, None, None]
+    whole = slice(0, len(lengths))
+    return Batch(lengths, lengths, rows, [Group(whole, whole, blocked(is_hidden, dtype))])
+
+
+def blocked(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to attention scores."""
+    zeros = torch.zeros(is_hidden.shape, dtype=dtype, device=is_hidden.device)
+    return zeros.masked_fill_(is_hidden, torch.finfo(dtype).min)
+
+
+def _neighbours(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    members: list[Piece] = []
+    for piece in pieces:
+        sizes = [len(member.embeds) for member in [*members[:1], piece]]
+        if members and min(sizes) < LIKE * max(sizes):
+            yield members
+            members = []
+        members.append(piece)
+    yield members
+
+
+def _group(pieces: Sequence[Piece], first: int) -> Group:
+    like = pieces[0].embeds
+    counts = torch.tensor([len(piece.embeds) for piece in pieces])
+    starts = torch.tensor([piece.start for piece in pieces])
+    longest = int(counts.max())
+    numbers = torch.minimum(torch.arange(longest), counts[:, None] - 1)  # (B, Q) of a token in its piece
+    seen = padded(int((counts + starts).max()))
+    is_hidden = torch.arange(seen) > (starts[:, None] + numbers)[:, :, None]  # (B, Q, K)
+    for row, piece in enumerate(pieces):
+        if piece.sees is not None:
+            is_hidden[row, :, piece.start : piece.start + len(piece.embeds)] = ~piece.sees[numbers[row]]
+            is_hidden[row, :, piece.start + len(piece.embeds) :] = True
+    rows = torch.tensor([piece.row for piece in pieces], device=like.device)
+    tokens = slice(first, first + int(counts.sum()))
+    mask = blocked(is_hidden.to(like.device), like.dtype)
+    if int(counts.min()) == longest:
+        return Group(tokens, rows, mask)
+    offsets = counts.cumsum(0) - counts
+    back = torch.cat([row * longest + torch.arange(count) for row, count in enumerate(counts.tolist())])
+    return Group(tokens, rows, mask, (offsets[:, None] + numbers).to(like.device), back.to(like.device))

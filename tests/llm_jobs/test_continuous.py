@@ -1,0 +1,146 @@
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedder.errors import UsageError
+from llm_jobs import FrozenLLM
+from llm_jobs.answering import Prepared
+from llm_jobs.continuous import LIKE, waves
+from llm_jobs.decoding import TIE, best_tokens
+from llm_jobs.kv_cache import padded
+from llm_jobs.linear import PackedProjection, Projection, projection_class
+from llm_jobs.memory import half_of_free_memory, parse_bytes
+from llm_jobs.prompts import Answer, Placement, PromptParts, Request
+from llm_jobs.trunk import Trunk
+
+drawn_tasks = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 9), st.booleans()), min_size=1, max_size=24
+)
+
+
+def requests_of(pair: Any, drawn: list[tuple[int, int, int, bool]]) -> list[Request]:
+    """Few different prompts, so that many are equal; soft prompts that all differ."""
+    labels = ("arts & culture", "arts", "sports")
+    return [
+        Request("which " * (1 + text), pair.soft_prompt(size, at) if size else None, labels if closed else None, limit)
+        for at, (text, size, limit, closed) in enumerate(drawn)
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(drawn=drawn_tasks, placement=st.sampled_from(Placement), seed=st.integers(0, 99), most=st.integers(1, 5))
+def test_answers_do_not_depend_on_the_order_of_the_queue_or_the_rows_of_the_cache(
+    pair: Any, drawn: Any, placement: Placement, seed: int, most: int
+) -> None:
+    requests = requests_of(pair, drawn)
+    whole = pair.llm.answer(requests, placement)
+    order = random.Random(seed).sample(range(len(requests)), len(requests))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llm_jobs.continuous.MOST_ROWS", most)
+        patch.setattr("llm_jobs.continuous.READ_TOKENS", 7)
+        few = pair.llm.answer([requests[at] for at in order], placement)
+    for at, answer in zip(order, few, strict=True):
+        assert replace(answer, score=0) == replace(whole[at], score=0)
+        assert answer.score == pytest.approx(whole[at].score, abs=1e-4)
+
+
+def test_little_memory_only_means_fewer_rows(tiny_llm_folder: Path, tiny_llm: FrozenLLM) -> None:
+    requests = [Request("which " * (1 + at % 4), None, None, 1 + at) for at in range(9)]
+    small = FrozenLLM.from_pretrained(str(tiny_llm_folder), memory=1)
+    texts = [[answer.text for answer in llm.answer(requests, Placement.AFTER)] for llm in (small, tiny_llm)]
+    assert texts[0] == texts[1]
+
+
+def test_an_equal_prompt_is_read_once(tiny_llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = FrozenLLM.from_pretrained(str(tiny_llm_folder))
+    trunk: Trunk = vars(llm)["_engine"].trunk
+    read: list[int] = []
+    plain = trunk.read
+    monkeypatch.setattr(trunk, "read", lambda embeds, *rest: read.append(len(embeds)) or plain(embeds, *rest))
+    soft = torch.randn(6, 2, llm.width)
+    other = Request("an article about sports", None, None, 1)
+    llm.answer([*(Request("which " * 20, vectors, None, 1) for vectors in soft), other], Placement.AFTER)
+    prompt = llm.parts("which " * 20, Placement.AFTER, 0).before
+    assert len(prompt) > 20
+    assert sum(read) < 2 * len(prompt) + 6 * 2 + len(llm.parts(other.prompt, Placement.AFTER, 0).before)
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=80))
+def test_a_wave_shares_a_cache_of_which_every_row_uses_its_part(drawn: list[tuple[int, bool]]) -> None:
+    requests = [
+        Prepared(at, PromptParts((5,) * length, ()), torch.empty(0, 1), ((1,),) if is_closed else (), 32)
+        for at, (length, is_closed) in enumerate(drawn)
+    ]
+    found = list(waves(requests))
+    assert sorted(request.index for wave in found for request in wave) == list(range(len(drawn)))
+    for wave in found:
+        assert padded(wave[-1].tokens) * LIKE >= padded(wave[0].tokens) >= padded(wave[-1].tokens)
+        assert len({bool(request.choices) for request in wave}) == 1
+
+
+@given(st.integers(1, 40), st.integers(2, 700), st.integers(0, 99))
+def test_the_best_token_is_the_first_of_the_most_probable(rows: int, vocabulary: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, 9, (rows, vocabulary), generator=generator) / 2
+    found = best_tokens(logits.clone())
+    assert torch.equal(found.tokens, logits.argmax(1))
+    torch.testing.assert_close(found.log_probs, logits.log_softmax(1).amax(1))
+    best = logits.topk(2).values
+    assert torch.equal(found.is_tie, best[:, 0] - best[:, 1] <= TIE)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_is_seen(number: float) -> None:
+    logits = torch.zeros(3, 300)
+    logits[1, 299] = number
+    assert best_tokens(logits).log_probs.isfinite().tolist() == [True, False, True]
+
+
+def test_a_tie_is_counted(tiny_llm_folder: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(tiny_llm_folder))
+    [answer] = llm.answer([Request("which", None, None, 1)], Placement.AFTER)
+    assert isinstance(answer, Answer)
+    assert answer.tie_count == 0
+    [closed] = llm.answer([Request("which", None, ("arts", "arts"))], Placement.AFTER)
+    assert isinstance(closed, Answer)
+    assert closed.tie_count == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 5, 64])
+def test_packed_products_are_plain_ones(dtype: torch.dtype, rows: int) -> None:
+    weight, x, other = (torch.randn(shape).to(dtype) for shape in ((96, 48), (rows, 48), (rows, 96)))
+    if projection_class(weight) is not PackedProjection:
+        pytest.skip("this torch has no prepacked products for the processor")
+    for bias in (None, torch.randn(96).to(dtype)):
+        packed, plain = PackedProjection(weight, bias), Projection(weight, bias)
+        near = {"rtol": 2e-2, "atol": 5e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(packed(x), plain(x), **near)
+        torch.testing.assert_close(packed.silu(x), plain.silu(x), **near)
+        torch.testing.assert_close(packed.times(x, other), plain.times(x, other), **near)
+        torch.testing.assert_close(packed.plus(x, other), plain.plus(x, other), **near)
+
+
+def test_sizes_of_memory() -> None:
+    assert [parse_bytes(size) for size in ("1K", "800m", "4G")] == [1 << 10, 800 << 20, 4 << 30]
+    for size in ("", "4", "G", "-1G", "0G", "1.5G"):
+        with pytest.raises(UsageError, match="--memory"):
+            parse_bytes(size)
+
+
+def test_free_memory_is_what_the_tightest_limit_leaves(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert half_of_free_memory("cpu", meminfo, tmp_path) == 1 << 30
+    meminfo.write_text("MemTotal:       9000 kB\nMemAvailable:   8000 kB\n")
+    assert half_of_free_memory("cpu", meminfo, tmp_path) == 4000 << 10
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1024\n")
+    assert half_of_free_memory("cpu", meminfo, tmp_path) == 4000 << 10
+    (tmp_path / "memory.max").write_text("5120\n")
+    assert half_of_free_memory("cpu", meminfo, tmp_path) == 2048
