@@ -116,10 +116,10 @@ def _run_batch(engine: Engine, batch: Sequence[Prepared]) -> list[Outcome]:
     if not batch[0].choices:
         return [Outcome(answer) for answer in engine.generate(parts, soft, [request.limit for request in batch])]
     scores = engine.choose(parts, soft, [request.choices for request in batch])
-    return [_best(request.choices, score) for request, score in zip(batch, scores, strict=True)]
+    return [best_choice(request.choices, score) for request, score in zip(batch, scores, strict=True)]
 
 
-def _best(choices: Sequence[Ids], scores: Tensor | Refusal) -> Outcome:
+def best_choice(choices: Sequence[Ids], scores: Tensor | Refusal) -> Outcome:
     """The choice with the highest mean log-probability; the first of equals."""
     if isinstance(scores, Refusal):
         return Outcome(scores)

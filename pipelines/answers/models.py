@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import UsageError
 from embedder.models import fingerprint
 from embedder.plug import PersonaPlug
+from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.vllm_engine import VllmLLM
+
+Engine = Literal["transformers", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,15 @@ class GenerateConfig:
     """Most tasks of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
     """Where exported models are kept; the user's cache folder unless given."""
+    engine: Engine = "transformers"
+    """What runs the LLM: our own code on top of transformers, or vLLM."""
 
 
 class Models(NamedTuple):
     """The two frozen models."""
 
     encoder: TextEncoder
-    llm: FrozenLLM
+    llm: AnsweringLLM
 
 
 class LoadedPlug(NamedTuple):
@@ -49,7 +55,19 @@ class LoadedPlug(NamedTuple):
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = TextEncoder.from_pretrained(config.encoder, dtype=config.dtype, cache=config.cache)
-    return Models(encoder, FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache))
+    llm = VllmLLM if config.engine == "vllm" else FrozenLLM
+    return Models(encoder, llm.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache))
+
+
+def trainable(llm: AnsweringLLM) -> FrozenLLM:
+    """The LLM, if gradients pass through it to a soft prompt.
+
+    Raises:
+        UsageError: if it is in another engine.
+    """
+    if not isinstance(llm, FrozenLLM):
+        raise UsageError(f"a plug cannot be trained through {llm.kernel}: train with the engine transformers")
+    return llm
 
 
 def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]:
