@@ -248,7 +248,7 @@ def _started(folder: Path, config: Any, dtype: Dtype, context_length: int) -> An
         os.environ.setdefault(name, value)
     vllm: Any = import_module("vllm")
     sizes: dict[str, Any] = {"tensor_parallel_size": max(1, torch.cuda.device_count())}
-    if vllm.platforms.current_platform.is_cpu():  # would take nearly all of the memory
+    if import_module("vllm.platforms").current_platform.is_cpu():  # would take nearly all of the memory
         tokens = max(KV_TOKENS, context_length)
         sizes = {"kv_cache_memory_bytes": tokens * _kv_bytes(config, dtype), "block_size": 32}
     return vllm.LLM(
