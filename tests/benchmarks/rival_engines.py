@@ -7,7 +7,8 @@
 Every rival answers every prompt with exactly NEW_TOKENS tokens, in bfloat16, greedily. vLLM also gets the prompts as
 embeddings with a soft prompt in each, the others take plain prompts only. Rivals that are not installed are left out,
 with a line on stderr; they are no dependencies of pplug. vLLM's environment is that of docs/vllm.md; another one with
-`pip install ctranslate2 openvino-genai optimum-intel transformers torch` has the others (and pplug, with --no-deps).
+`pip install ctranslate2 openvino-genai optimum-intel torch` has the others (and pplug, with --no-deps). It needs a
+transformers that can read the exported tokenizer: 4.57 cannot (TokenizersBackend).
 """
 
 import argparse
