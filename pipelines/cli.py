@@ -190,7 +190,7 @@ def generate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.generate import generate_night, plan_generate
 
-    what = (common.tables, ds, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx))
+    what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_generate(*what))])
     with progress_bars() as progress:
@@ -204,6 +204,7 @@ def evaluate(
     ctx: typer.Context,
     ds: opt.Night,
     controls: opt.Controls = False,
+    engine: opt.Engine = "transformers",
     plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     models: opt.ModelNames,
@@ -218,7 +219,7 @@ def evaluate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate
 
-    plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
+    plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(engine=engine, **vars(models))
     what = (common.tables, ds, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])

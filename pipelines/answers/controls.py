@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llm_jobs.answers import PersonalTask, personal_requests, plain_requests
-from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.answers import AnsweringLLM, PersonalTask, personal_requests, plain_requests
 from llm_jobs.metrics import Scored
 from llm_jobs.prompts import Answer, Placement
 from pipelines.answers.models import LoadedPlug
@@ -51,7 +50,7 @@ def control_answers(
     tasks: Sequence[QueuedTask],
     personal: Sequence[PersonalTask],
     loaded: LoadedPlug,
-    llm: FrozenLLM,
+    llm: AnsweringLLM,
     progress: Progress,
 ) -> Iterator[ControlAnswer]:
     """Answer tasks of one kind in every control arm.
