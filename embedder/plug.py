@@ -173,14 +173,14 @@ class PersonaPlug(nn.Module):
                 )
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write plug.safetensors, config.json and a model card."""
+        """Write plug.safetensors, config.json and a model card; the weights appear whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf8")
         (folder / "README.md").write_text(model_card(self.config), encoding="utf8")
-        save_file(
-            {name: value.detach().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE
-        )
+        fresh = folder / f"{WEIGHTS_FILE}.tmp"
+        save_file({name: value.detach().contiguous() for name, value in self.state_dict().items()}, fresh)
+        fresh.replace(folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
