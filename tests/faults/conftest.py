@@ -34,7 +34,7 @@ class Nights:
 
     def copy_before(self, job: Job) -> Path:
         """A folder for one run of a job."""
-        folder = self.root / f"{job.__name__}-{next(self.numbers)}"
+        folder = self.root / f"run-{next(self.numbers)}"
         shutil.copytree(self.before(job), folder)
         return folder
 
