@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 
 import night_jobs
@@ -12,6 +13,8 @@ import pytest
 from night_jobs import JOBS, Job
 from tiny_models import save_model, tiny_bert, tiny_llama
 from victims import counts, finished, said
+
+from pipelines.command.console import LIBRARY_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Nights:
         folder = self.root / f"run-{next(self.numbers)}"
         shutil.copytree(self.before(job), folder)
         return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Started with what the command sets before it imports a library; later they no longer look."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LIBRARY_SETTINGS.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

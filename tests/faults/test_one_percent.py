@@ -22,7 +22,9 @@ def test_a_night_with_1_percent_new_items_runs_at_most_3_percent_of_the_tokens(s
     encoder = EncodeConfig(str(save_model(tmp_path / "bert", tiny_bert(3), is_chat=False)), shard_items=300)
     warehouse, new = Warehouse(tmp_path / "warehouse"), round(share * ITEMS)
     for night, numbers in enumerate((range(ITEMS), range(ITEMS, ITEMS + new))):
-        rows = [item(f"user{at % 37:02}", at, text=f"the text of item {at:04}") for at in numbers]
+        rows = [
+            item(f"user{at % 37:02}", at, text=f"the text of item {at:04}", posted_at="2026-10-01") for at in numbers
+        ]
         file = tmp_path / f"{night}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
         ds = FIRST + timedelta(days=night)
