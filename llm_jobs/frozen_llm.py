@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -105,13 +106,19 @@ class FrozenLLM:
             dtype, note = "float32", " (no bfloat16 instructions)"
             logger.warning("%s runs in float32: this processor has no bfloat16 instructions", name)
         local = {"local_files_only": True, "trust_remote_code": False}
-        config: Any = AutoConfig.from_pretrained(folder, **local)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        options = local | {"use_safetensors": True, "output_loading_info": True}
         try:
-            model = auto.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
+            config: Any = AutoConfig.from_pretrained(folder, **local)
+            auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model, report = auto.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        except (OSError, ValueError) as error:
-            raise PplugError(f"model {name}: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
+            reason = " ".join(str(error).split())[:200]
+            raise PplugError(f"model {name}: {folder} cannot be loaded ({reason}): choose another LLM") from error
+        if missing := sorted(report["missing_keys"]):  # transformers makes them up at random
+            raise PplugError(
+                f"model {name}: {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another LLM"
+            )
         return cls(model.to(device), tokenizer, folder, note, memory)
 
     def generate(
