@@ -26,13 +26,17 @@ FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk, a quota and a limit on files say when they are reached."""
+
+
 @contextlib.contextmanager
 def named_causes(path: Path) -> Generator[None]:
     """Turn the failures of a disk that the user can mend into one line that says how."""
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):  # deltalake sets no errno
+        if error.errno in FULL or any(f"os error {code}" in str(error) for code in FULL):  # deltalake sets no errno
             raise PplugError(f"no space left on the disk of {path}: free some and run the command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error

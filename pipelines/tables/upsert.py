@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.tables.parquet import ROW_GROUP_ROWS, write_batches
 from pipelines.tables.schema import KEYS, TABLES, file_schema
 from pipelines.tables.views import quoted
-from pipelines.tables.warehouse import Warehouse
+from pipelines.tables.warehouse import Warehouse, night_of
 
 MEMORY_LIMIT: Final = "512MB"
 
@@ -61,13 +61,9 @@ def upsert(
         if version is not None and changed + deleted and not dry_run:
             touched = [Path(row[0]) for row in db.sql("select distinct old_file from changes").fetchall() if row[0]]
             new = list(_new_files(db, name, settled.parent))
-            kept = [(_night(file), path) for file in touched for path in _kept_rows(db, name, file, settled.parent)]
+            kept = [(night_of(file), path) for file in touched for path in _kept_rows(db, name, file, settled.parent)]
             warehouse.swap(name, run_id, touched, [*((ds, path) for path in new), *kept], version)
     return changed, deleted
-
-
-def _night(file: Path) -> date:
-    return date.fromisoformat(file.parent.name.removeprefix("ds="))
 
 
 def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, files: list[Path]) -> None:

@@ -5,6 +5,8 @@ vectors FLOAT[]. A table that does not exist yet is an empty view.
 """
 
 import contextlib
+import os
+import socket
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from datetime import date
@@ -20,6 +22,9 @@ from pipelines.tables.warehouse import Warehouse
 
 SQL_ROOT = Path(__file__).parents[2] / "sql"
 """In a checkout and in an installed wheel alike."""
+
+SPILL = "_spill-"
+"""How a folder of temporary files begins; process and machine follow, so that it can go when they have."""
 
 
 def quoted(path: Path) -> str:
@@ -57,9 +62,10 @@ def connect(
         memory_limit: DuckDB's, beyond it sorts and joins go to temporary files in the warehouse.
     """
     pinned = warehouse.versions() if versions is None else versions
+    spill_name = f"{SPILL}{os.getpid()}-{socket.gethostname()}-{uuid.uuid4().hex}"
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory_limit,
-        "temp_directory": str(warehouse.root.absolute() / f"_spill-{uuid.uuid4().hex}"),
+        "temp_directory": str(warehouse.root.absolute() / spill_name),
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(":memory:", config=settings) as db:
