@@ -24,7 +24,11 @@ app.add_typer(ingest, name="ingest")
 
 @app.callback(invoke_without_command=True)
 def root(
-    ctx: typer.Context, config: opt.ConfigFile = None, debug: opt.Debug = False, version: opt.Version = False
+    ctx: typer.Context,
+    config: opt.ConfigFile = None,
+    debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
+    version: opt.Version = False,
 ) -> None:
     """Nightly batch jobs that give every user a personal answer from one frozen language model.
 
@@ -46,6 +50,7 @@ def demo(
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
     debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
 ) -> None:
     """Run the whole job on a generated sample.
 
@@ -149,13 +154,15 @@ def encode(
     ds: opt.Night,
     max_vectors: opt.MaxVectors = 64,
     force: opt.Force = False,
+    rebuild: opt.Rebuild = False,
     *,
     models: opt.EncoderNames,
     common: opt.Counted,
 ) -> None:
     """Encode all histories into persona vectors.
 
-    Every user's full history, as of the night; vectors of earlier nights are used again.
+    Every user's full history, as of the night; vectors of earlier nights are used again. A night that is done is left
+    as it is.
 
     Example: pplug encode --ds 2026-11-01
     """
@@ -163,9 +170,9 @@ def encode(
 
     what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
-        return common.show([asdict(plan_encode(*what))])
+        return common.show([asdict(plan_encode(*what, force=force, rebuild=rebuild))])
     with progress_bars() as progress:
-        record = encode_night(*what, force=force, progress=progress)
+        record = encode_night(*what, force=force, rebuild=rebuild, progress=progress)
     common.show_counts(record, "config", "versions", "error")
 
 
@@ -177,13 +184,14 @@ def generate(
     plug: opt.Plugs,
     engine: opt.Engine = "transformers",
     force: opt.Force = False,
+    max_persona_age: opt.MaxPersonaAge = None,
     *,
     models: opt.ModelNames,
     common: opt.Counted,
 ) -> None:
     """Answer the night's tasks, each for its own user.
 
-    A task that no plug covers goes to `rejects`.
+    A task that no plug covers goes to `rejects`. A night that is done is left as it is.
 
     Example: pplug generate --ds 2026-11-01 --plug plugs/news
     """
@@ -192,10 +200,83 @@ def generate(
 
     what = (common.tables, ds, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
-        return common.show([asdict(plan_generate(*what))])
+        return common.show([asdict(plan_generate(*what, force=force))])
     with progress_bars() as progress:
-        record = generate_night(*what, force=force, progress=progress)
+        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress)
     common.show_counts(record, "config", "versions", "error")
+
+
+@app.command()
+@opt.grouped
+def nightly(
+    ctx: typer.Context,
+    ds: opt.Night,
+    plug: opt.Plugs,
+    max_vectors: opt.MaxVectors = 64,
+    force: opt.Force = False,
+    rebuild: opt.Rebuild = False,
+    max_persona_age: opt.MaxPersonaAge = None,
+    *,
+    models: opt.ModelNames,
+    common: opt.Counted,
+) -> None:
+    """Encode, generate and check a night.
+
+    Each step is a row of `runs`; a step that is done is left as it is. The exit code is that of the worst step.
+
+    Example: pplug nightly --ds 2026-11-01 --plug plugs/news
+    """
+    from pipelines.nightly import Nightly, plan_nightly, run_nightly
+    from pipelines.nights.steps import raise_worst
+
+    configs = opt.configs_of(models, max_vectors)
+    night = Nightly(common.tables, ds, plug, *configs, opt.kinds_of(ctx), force, rebuild, max_persona_age)
+    if common.dry_run:
+        return common.show(map(asdict, plan_nightly(night)))
+    with progress_bars() as progress:
+        steps = list(run_nightly(night, common.max_reject_rate, progress))
+    common.show(map(asdict, steps))
+    raise_worst(steps)
+
+
+@app.command()
+@opt.grouped
+def backfill(
+    ctx: typer.Context,
+    job: opt.Job,
+    start: opt.Start,
+    end: opt.End,
+    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    max_vectors: opt.MaxVectors = 64,
+    rebuild: opt.Rebuild = False,
+    max_persona_age: opt.MaxPersonaAge = None,
+    *,
+    models: opt.ModelNames,
+    common: opt.Counted,
+) -> None:
+    """Run the nights of a range that are missing, or whose inputs or settings changed since.
+
+    The oldest first; a night that fails does not stop the rest, and the same command goes on where it was stopped.
+
+    Example: pplug backfill encode --start 2026-11-01 --end 2026-11-07 --dry-run
+    """
+    from pipelines.backfill import encode_backfill, generate_backfill, plan_nights, run_nights
+    from pipelines.nights.steps import raise_worst
+
+    encoding, answering = opt.configs_of(models, max_vectors)
+    what = (common.tables, start, end)
+    with progress_bars() as progress:
+        if job == "encode":
+            opt.no_plugs(plug)
+            chosen = encode_backfill(*what, encoding, opt.kinds_of(ctx), rebuild=rebuild, progress=progress)
+        else:
+            given = (*what, plug, answering, opt.kinds_of(ctx))
+            chosen = generate_backfill(*given, max_persona_age=max_persona_age, progress=progress)
+        if common.dry_run:
+            return common.show([plan.in_minutes() for plan in plan_nights(chosen)])
+        steps = list(run_nights(chosen, common.max_reject_rate))
+    common.show(map(asdict, steps))
+    raise_worst(steps)
 
 
 @app.command()
@@ -283,16 +364,14 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
 
 @app.command()
 @opt.grouped
-def runs(common: opt.Common) -> None:
-    """List all runs, the newest first.
+def runs(ds: opt.RunNight = None, job: opt.RunJob = None, *, common: opt.Common) -> None:
+    """List all runs, the newest first; those under way too.
 
     Example: pplug runs
     """
-    from pipelines.tables.queries import run_sql
-    from pipelines.tables.views import connect
+    from pipelines.nights.overview import list_runs
 
-    with connect(common.tables) as db:
-        common.show(rows_of(run_sql(db, "from runs order by started_at desc, run_id")), "config", "versions")
+    common.show(list_runs(common.tables, ds, job), "ended_at", "config", "versions")
 
 
 def main(args: Sequence[str] | None = None) -> int:

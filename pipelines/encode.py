@@ -25,8 +25,8 @@ from llm_jobs.kinds import Kind
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.published import DONE, Work, published_run, state_of_night
-from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
-from pipelines.nights.shards import Receipt, Shard, cut_shards
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
+from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
 from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse, night_of
@@ -216,6 +216,12 @@ def encode_night(
     return record
 
 
+def encode_state(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> str:
+    """Whether a night is encoded already from the same items and settings; DONE, or why not."""
+    work = night_work(warehouse, warehouse.versions(READS), ds, config, load_encoder(config), kinds)
+    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
+
+
 def plan_encode(
     warehouse: Warehouse,
     ds: date,
@@ -240,13 +246,12 @@ def plan_encode(
     encoder = load_encoder(config)
     if not rebuild:
         require_encoder(warehouse, ds, encoder.sha256)
-    versions = warehouse.versions(READS)
-    work = night_work(warehouse, versions, ds, config, encoder, kinds)
-    state = state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
+    state = encode_state(warehouse, ds, config, kinds)
     if state == DONE and not force:
         return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
-    record = RunRecord("", JOB, ds, utc_now())  # of a run that does not take place
-    night = planned_night(warehouse, record, versions, kinds, work, config.shard_items)
+    versions = warehouse.versions(READS)
+    nowhere = ShardFolder(Path())
+    night = Night(warehouse.root, ds, "", versions, kinds, nowhere)
     users = items = texts = tokens = 0
     sample: list[str] = []
     for shard in user_shards(warehouse, versions, ds, config.shard_items):

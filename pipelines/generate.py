@@ -222,7 +222,7 @@ def plan_generate(
     """What `generate_night` would do; nothing is written."""
     models = load_models(config)
     loaded = load_plugs(plugs, models)
-    state = night_state(warehouse, ds, models, loaded, kinds)
+    state = generate_state(warehouse, ds, plugs, config, kinds)
     if state == DONE and not force:
         return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
     with connect(warehouse) as db:
@@ -242,18 +242,19 @@ def plan_generate(
     return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), seconds, state)
 
 
-def night_state(
-    warehouse: Warehouse, ds: date, models: Models, plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind]
+def generate_state(
+    warehouse: Warehouse, ds: date, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
 ) -> str:
-    """Whether the night is answered already; MISSING also where there are no personas yet to answer it with."""
-    published = published_run(warehouse, JOB, ds, WRITES)
+    """Whether a night is answered already from the same tasks, personas and settings; DONE, or why not."""
+    models = load_models(config)
     versions = warehouse.versions(READS)
-    if published is None or len(versions) < len(READS):
-        return MISSING
     with connect(warehouse, versions) as db:
-        persona_ds = newest_personas(db, ds, models.encoder.sha256)
-    work = night_work(warehouse, versions, ds, persona_ds, answer_settings(models, kinds, plugs))
-    return state_of_night(work, published)
+        personas = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
+    if not personas or len(versions) < len(READS):
+        return MISSING
+    settings = answer_settings(models, kinds, load_plugs(plugs, models))
+    work = night_work(warehouse, versions, ds, personas[0]["persona_ds"], settings)
+    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
 
 
 def task_tokens(

@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
+from typing import Any
 
-from pipelines.nights.published import DONE
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -29,10 +29,9 @@ class Plan:
     state: str = ""
     """Of a night: done, or why it must be run."""
 
-    @property
-    def is_done(self) -> bool:
-        """Nothing is left to do."""
-        return self.state == DONE
+    def in_minutes(self) -> dict[str, Any]:
+        """The plan as a row, for jobs that take many nights."""
+        return asdict(self) | {"minutes": self.seconds / 60}
 
 
 @dataclass(frozen=True)

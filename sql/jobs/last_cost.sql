@@ -26,5 +26,5 @@ select
 from last_runs
 order by
     tokens desc,
-    run_id
+    run_id asc
 limit 1
