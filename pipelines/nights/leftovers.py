@@ -87,9 +87,8 @@ def _named_files(folder: Path) -> set[str]:
             actions = [json.loads(line) for line in entry.read_text(encoding="utf8").splitlines()]
             named |= {action[kind]["path"] for action in actions for kind in ("add", "remove") if kind in action}
     for entry in (folder / "_delta_log").glob("*.checkpoint*.parquet"):
-        table = pq.read_table(entry, columns=["add.path", "remove.path"])
-        for kind in table.column_names:
-            named |= {row["path"] for row in table[kind].to_pylist() if row and row["path"]}
+        table = pq.read_table(entry, columns=["add.path", "remove.path"]).flatten()
+        named |= {path for column in table.columns for path in column.to_pylist() if path}
     return named
 
 

@@ -51,7 +51,7 @@ def _bring_forward(warehouse: Warehouse, name: str, table: DeltaTable) -> None:
         table.alter.add_columns(Schema.from_arrow(pa.schema(new)).fields)
     _fill_files(warehouse, name, [field for field in TABLES[name] if field.name != "ds"])
     table.update_incremental()
-    table.alter.set_table_properties({VERSION_KEY: str(SCHEMA_VERSION)})
+    table.alter.set_table_properties({VERSION_KEY: str(SCHEMA_VERSION)}, raise_if_not_exists=False)
 
 
 def _fill_files(warehouse: Warehouse, name: str, fields: Sequence[pa.Field]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, Field, write_deltalake
+from deltalake.schema import PrimitiveType
 
 from embedder.errors import PplugError
 from pipelines.tables.migration import migrate
@@ -58,8 +59,6 @@ def test_a_migration_that_was_killed_goes_on(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     old_table(warehouse, "histories", "output", [item("ann")])
     table = DeltaTable(warehouse.folder("histories").as_uri())
-    from deltalake import Field, PrimitiveType
-
     table.alter.add_columns(Field("output", PrimitiveType("string")))  # and then the kill
     assert migrate(warehouse) == ["histories"]
     with connect(warehouse) as db:
