@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from embedder.errors import UsageError
+from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
@@ -70,9 +70,20 @@ def connect(
     }
     with duckdb.connect(":memory:", config=settings) as db:
         db.execute("set TimeZone = 'UTC'")
-        for name in TABLES:
-            create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
+        with lost_files():
+            for name in TABLES:
+                create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
         yield db
+
+
+@contextlib.contextmanager
+def lost_files() -> Generator[None]:
+    """Tell in one line of a file that Delta's log names and that is not there, or cannot be read."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        said = str(error).splitlines()[0]
+        raise PplugError(f"a file of the warehouse cannot be read ({said}): restore it and run again") from error
 
 
 def query_text(name: str) -> str:
@@ -99,11 +110,13 @@ def run_sql(
         params: values of its `$params`; more or fewer than the file uses is an error.
 
     Raises:
-        UsageError: if there is no such file or the parameters do not fit.
+        PplugError: if a file of a table is gone.
+        UsageError: if there is no such query or the parameters do not fit.
     """
     text = query_text(name)
     values: dict[str, Any] = dict(params or {})
     try:
-        return db.sql(text, params=values).to_arrow_table()
+        with lost_files():
+            return db.sql(text, params=values).to_arrow_table()
     except duckdb.InvalidInputException as error:
         raise UsageError(f"query {name} with {values}: {str(error).splitlines()[0]}") from error
