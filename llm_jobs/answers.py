@@ -31,6 +31,8 @@ class AnsweringLLM(Protocol):
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts: ...
 
+    def answer_ids(self, text: str) -> tuple[int, ...]: ...
+
 
 @dataclass(frozen=True, eq=False)
 class PersonalTask:

@@ -111,6 +111,10 @@ class VllmLLM:
         """As FrozenLLM.parts."""
         return self._reader.parts(prompt, placement, reserve)
 
+    def answer_ids(self, text: str) -> Ids:
+        """As FrozenLLM.answer_ids."""
+        return self._reader.answer_ids(text)
+
     def _run(self, prepared: Sequence[Prepared]) -> dict[int, Outcome]:
         outcomes = {request.index: Outcome(found) for request in prepared if (found := self._refusal(request))}
         fit = [request for request in prepared if request.index not in outcomes]

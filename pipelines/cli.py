@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from embedder.errors import PplugError
 from pipelines.command import options as opt
+from pipelines.command import reading, upkeep
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.console import message, print_rows, progress_bars, rows_of
 from pipelines.command.settings import read_settings
@@ -20,11 +20,17 @@ from pipelines.command.settings import read_settings
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
 app.add_typer(ingest, name="ingest")
+app.add_typer(reading.app)
+app.add_typer(upkeep.app)
 
 
 @app.callback(invoke_without_command=True)
 def root(
-    ctx: typer.Context, config: opt.ConfigFile = None, debug: opt.Debug = False, version: opt.Version = False
+    ctx: typer.Context,
+    config: opt.ConfigFile = None,
+    debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
+    version: opt.Version = False,
 ) -> None:
     """Nightly batch jobs that give every user a personal answer from one frozen language model.
 
@@ -46,6 +52,7 @@ def demo(
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
     debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
 ) -> None:
     """Run the whole job on a generated sample.
 
@@ -149,13 +156,15 @@ def encode(
     ds: opt.Night,
     max_vectors: opt.MaxVectors = 64,
     force: opt.Force = False,
+    rebuild: opt.Rebuild = False,
     *,
     models: opt.EncoderNames,
     common: opt.Counted,
 ) -> None:
     """Encode all histories into persona vectors.
 
-    Every user's full history, as of the night; vectors of earlier nights are used again.
+    Every user's full history, as of the night; vectors of earlier nights are used again. A night that is done is left
+    as it is.
 
     Example: pplug encode --ds 2026-11-01
     """
@@ -163,9 +172,9 @@ def encode(
 
     what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
-        return common.show([asdict(plan_encode(*what))])
+        return common.show([asdict(plan_encode(*what, force=force, rebuild=rebuild))])
     with progress_bars() as progress:
-        record = encode_night(*what, force=force, progress=progress)
+        record = encode_night(*what, force=force, rebuild=rebuild, progress=progress)
     common.show_counts(record, "config", "versions", "error")
 
 
@@ -177,13 +186,14 @@ def generate(
     plug: opt.Plugs,
     engine: opt.Engine = "transformers",
     force: opt.Force = False,
+    max_persona_age: opt.MaxPersonaAge = None,
     *,
     models: opt.ModelNames,
     common: opt.Counted,
 ) -> None:
     """Answer the night's tasks, each for its own user.
 
-    A task that no plug covers goes to `rejects`.
+    A task that no plug covers goes to `rejects`. A night that is done is left as it is.
 
     Example: pplug generate --ds 2026-11-01 --plug plugs/news
     """
@@ -192,10 +202,83 @@ def generate(
 
     what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
-        return common.show([asdict(plan_generate(*what))])
+        return common.show([asdict(plan_generate(*what, force=force))])
     with progress_bars() as progress:
-        record = generate_night(*what, force=force, progress=progress)
+        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress)
     common.show_counts(record, "config", "versions", "error")
+
+
+@app.command()
+@opt.grouped
+def nightly(
+    ctx: typer.Context,
+    ds: opt.Night,
+    plug: opt.Plugs,
+    max_vectors: opt.MaxVectors = 64,
+    force: opt.Force = False,
+    rebuild: opt.Rebuild = False,
+    max_persona_age: opt.MaxPersonaAge = None,
+    *,
+    models: opt.ModelNames,
+    common: opt.Counted,
+) -> None:
+    """Encode, generate and check a night.
+
+    Each step is a row of `runs`; a step that is done is left as it is. The exit code is that of the worst step.
+
+    Example: pplug nightly --ds 2026-11-01 --plug plugs/news
+    """
+    from pipelines.nightly import Nightly, plan_nightly, run_nightly
+    from pipelines.nights.steps import raise_worst
+
+    configs = opt.configs_of(models, max_vectors)
+    night = Nightly(common.tables, ds, plug, *configs, opt.kinds_of(ctx), force, rebuild, max_persona_age)
+    if common.dry_run:
+        return common.show(map(asdict, plan_nightly(night)))
+    with progress_bars() as progress:
+        steps = list(run_nightly(night, common.max_reject_rate, progress))
+    common.show(map(asdict, steps))
+    raise_worst(steps)
+
+
+@app.command()
+@opt.grouped
+def backfill(
+    ctx: typer.Context,
+    job: opt.Job,
+    start: opt.Start,
+    end: opt.End,
+    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    max_vectors: opt.MaxVectors = 64,
+    rebuild: opt.Rebuild = False,
+    max_persona_age: opt.MaxPersonaAge = None,
+    *,
+    models: opt.ModelNames,
+    common: opt.Counted,
+) -> None:
+    """Run the nights of a range that are missing, or whose inputs or settings changed since.
+
+    The oldest first; a night that fails does not stop the rest, and the same command goes on where it was stopped.
+
+    Example: pplug backfill encode --start 2026-11-01 --end 2026-11-07 --dry-run
+    """
+    from pipelines.backfill import encode_backfill, generate_backfill, plan_nights, run_nights
+    from pipelines.nights.steps import raise_worst
+
+    encoding, answering = opt.configs_of(models, max_vectors)
+    what = (common.tables, start, end)
+    with progress_bars() as progress:
+        if job == "encode":
+            opt.no_plugs(plug)
+            chosen = encode_backfill(*what, encoding, opt.kinds_of(ctx), rebuild=rebuild, progress=progress)
+        else:
+            given = (*what, plug, answering, opt.kinds_of(ctx))
+            chosen = generate_backfill(*given, max_persona_age=max_persona_age, progress=progress)
+        if common.dry_run:
+            return common.show([plan.in_minutes() for plan in plan_nights(chosen)])
+        steps = list(run_nights(chosen, common.max_reject_rate))
+    common.show(map(asdict, steps))
+    raise_worst(steps)
 
 
 @app.command()
@@ -226,129 +309,6 @@ def evaluate(
     with progress_bars() as progress:
         found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
     common.show(rows_of(found), "run_id", "ds")
-
-
-@app.command()
-@opt.grouped
-def query(
-    name: Annotated[str, typer.Argument(help="A file of sql/; for a wrong name the error lists them.")],
-    param: opt.Params = [],  # noqa: B006  typer wants a list; nobody changes it
-    *,
-    common: opt.Common,
-) -> None:
-    """Run one of the queries that come with pplug.
-
-    Example: pplug query task_coverage -p ds=2026-11-01
-    """
-    from pipelines.tables.queries import run_query
-    from pipelines.tables.views import connect
-
-    params = dict(map(opt.key_and_value, param))
-    with connect(common.tables) as db:
-        common.show(rows_of(run_query(db, name, params)))
-
-
-@app.command()
-@opt.grouped
-def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, common: opt.Common) -> None:
-    """Run any DuckDB query that only reads.
-
-    Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
-    """
-    from pipelines.tables.queries import lock_down, run_sql
-    from pipelines.tables.views import connect
-
-    with connect(common.tables) as db:
-        lock_down(db, [common.warehouse])
-        common.show(rows_of(run_sql(db, statement)))
-
-
-@app.command()
-@opt.grouped
-def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
-    """Look for rows that break a promise; none means pass.
-
-    Example: pplug check --ds 2026-11-01
-    """
-    from pipelines.tables.queries import run_checks
-    from pipelines.tables.views import connect
-
-    with connect(common.tables) as db:
-        found = run_checks(db, ds)
-    failed = {name: rows for name, rows in found.items() if rows.num_rows}
-    if failed:
-        common.show({"check": name, "row": row} for name, rows in failed.items() for row in rows_of(rows))
-        raise PplugError(f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}: read sql/checks/*.sql")
-    message(f"all {len(found)} checks passed")
-
-
-@app.command()
-@opt.grouped
-def report(ds: opt.Night, out: opt.ReportFile, *, common: opt.Writing) -> None:
-    """Write what happened in a night as one HTML file, without a user's id or text.
-
-    Example: pplug report --ds 2026-11-01 --out report.html
-    """
-    from pipelines.report import night_sections, write_report
-    from pipelines.tables.views import connect
-
-    with connect(common.tables) as db:
-        sections = night_sections(db, ds)
-    if not common.dry_run:
-        write_report(out, ds, sections)
-    common.show({"section": section.title, "row_count": len(section.rows)} for section in sections)
-
-
-@app.command()
-@opt.grouped
-def forget(
-    user_id: Annotated[
-        str, typer.Argument(metavar="USER_ID", help="The id as it stands in the tables; no part is a pattern.")
-    ],
-    plug: opt.TrainedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    *,
-    common: opt.Writing,
-) -> None:
-    """Remove a user from all tables, old versions and shards.
-
-    Rows of theirs that come later are refused. Of the plugs named it lists those that were trained with the user.
-
-    Example: pplug forget user-17 --plug plugs/news
-    """
-    from pipelines.forget import forget_user
-
-    found = forget_user(common.tables, user_id, plug, dry_run=common.dry_run)
-    common.show(map(asdict, found))
-    if not found:
-        message("nothing of this user is there; rows of theirs that come later are refused")
-
-
-@app.command()
-@opt.grouped
-def expire(keep: opt.Keep, common: opt.Writing) -> None:
-    """Drop old nights of personas, answers and rejects.
-
-    Histories, tasks, evaluations, runs and the vectors that later nights take over stay.
-
-    Example: pplug expire --keep 30
-    """
-    from pipelines.expire import expire_nights
-
-    common.show(map(asdict, expire_nights(common.tables, keep, dry_run=common.dry_run)))
-
-
-@app.command()
-@opt.grouped
-def runs(common: opt.Common) -> None:
-    """List all runs, the newest first.
-
-    Example: pplug runs
-    """
-    from pipelines.tables.queries import run_sql
-    from pipelines.tables.views import connect
-
-    with connect(common.tables) as db:
-        common.show(rows_of(run_sql(db, "from runs order by started_at desc, run_id")), "config", "versions")
 
 
 def main(args: Sequence[str] | None = None) -> int:

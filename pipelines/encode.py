@@ -18,20 +18,25 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from embedder.encoder import Dtype
-from embedder.errors import InputMissing
+from embedder.encoder import Dtype, TextEncoder
+from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
-from pipelines.nights.jobs import Night, planned_night, publish_shards, run_shards
-from pipelines.nights.plans import Plan, tokens_per_second
-from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
-from pipelines.nights.shards import Receipt, Shard, cut_shards
+from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
+from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.published import DONE, Work, published_run, state_of_night
+from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
+from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
 from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
+from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 READS = ("histories", "history_vectors")
 """Tables that the vectors are made from."""
+
+WRITES = ("history_vectors", "persona_vectors")
+"""Tables of which a night is replaced."""
 
 SAMPLE_TEXTS = 64
 """Texts that are encoded to estimate the speed before the first night."""
@@ -88,7 +93,7 @@ class WriteShard(beam.DoFn):
     def process(self, encoded: Encoded) -> Iterator[int]:
         tables = shard_tables(encoded, self._night, self._max_vectors, self._encoder_sha256)
         rejected, kept = encoded.rejects.num_rows, encoded.rows.num_rows
-        receipt = Receipt(encoded.shard.index, kept + rejected, kept, rejected, encoded.tokens)
+        receipt = Receipt(encoded.shard.index, kept + rejected, kept, rejected, encoded.tokens, encoded.seconds)
         self._night.folder.write(encoded.shard, tables, receipt)
         yield encoded.shard.index
 
@@ -122,6 +127,39 @@ def user_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
     return cut_shards(zip(*(column.to_pylist() for column in sizes.columns), strict=True), shard_items)
 
 
+def night_work(
+    warehouse: Warehouse,
+    versions: Mapping[str, int],
+    ds: date,
+    config: EncodeConfig,
+    encoder: TextEncoder,
+    kinds: Mapping[str, Kind],
+) -> Work:
+    """What a night's personas depend on: the items, the encoder, how each kind reads, and how many vectors stay."""
+    inputs = [path for path in warehouse.files("histories", versions.get("histories")) if night_of(path) <= ds]
+    with connect(warehouse, versions) as db:
+        found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+    hashes = {name: kinds[name].sha256 if name in kinds else None for name in found}
+    chosen = {"max_vectors": config.max_vectors, "encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
+    return Work.of(inputs, chosen | {"kinds": hashes})
+
+
+def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None:
+    """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
+
+    Raises:
+        PplugError: if the newest personas up to the night came from another encoder.
+    """
+    with connect(warehouse) as db:
+        found = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
+    if found and found[0]["encoder_sha256"] != encoder_sha256:
+        persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
+        raise PplugError(
+            f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this one is "
+            f"{encoder_sha256[:8]}: run `pplug encode --ds {ds} --rebuild` to encode every item anew with it"
+        )
+
+
 def encode_night(
     warehouse: Warehouse,
     ds: date,
@@ -129,9 +167,12 @@ def encode_night(
     kinds: Mapping[str, Kind],
     *,
     force: bool = False,
+    rebuild: bool = False,
     progress: Progress = no_progress,
 ) -> RunRecord:
     """Write the night's `persona_vectors`, and `history_vectors` of the items no earlier night holds.
+
+    A night that is published already from the same inputs and settings is left as it is.
 
     Args:
         warehouse: read and written.
@@ -139,36 +180,82 @@ def encode_night(
         config: what determines the vectors.
         kinds: how an item of each kind becomes text.
         force: encode every item anew instead of taking over vectors of earlier runs.
+        rebuild: allow another encoder than that of the nights before.
         progress: told of the items done.
 
     Raises:
+        AlreadyRunning: if another process encodes that night.
         InputMissing: if there are no histories as of that night, or there is no such encoder.
+        PplugError: if the encoder is another one and `rebuild` is not set.
     """
-    with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
+    with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
         encoder = load_encoder(config.encoder, config.dtype, config.cache)
         record.config = asdict(config) | {"encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
-        hashes = {name: kind.sha256 for name, kind in kinds.items()}
-        settings = {"settings": record.config, "kinds": hashes}
-        night = planned_night(warehouse, record, warehouse.versions(READS), kinds, settings)
-        shards = user_shards(warehouse, night.versions, ds, config.shard_items)
-        work = EncodeNight(night, config, encoder.sha256, force=force)
-        run_shards(shards, work, night.folder, "items", progress, force=force)
-        publish_shards(warehouse, night, ("history_vectors", "persona_vectors"), shards, record)
+        if not rebuild:
+            require_encoder(warehouse, ds, encoder.sha256)
+        versions = warehouse.versions(READS)
+        work = night_work(warehouse, versions, ds, config, encoder, kinds)
+        if is_done(warehouse, record, work, WRITES, force=force):
+            return record
+        night = planned_night(warehouse, record, versions, kinds, work, config.shard_items, force=force)
+        shards = user_shards(warehouse, versions, ds, config.shard_items)
+        transform = EncodeNight(night, config, encoder.sha256, force=force)
+        run_shards(shards, transform, night.folder, "items", progress, record)
+        publish_shards(warehouse, night, WRITES, shards, record)
     return record
 
 
-def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> Plan:
-    """What `encode_night` would do; nothing is written."""
+def encode_state(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> str:
+    """Whether a night is encoded already from the same items and settings; DONE, or why not."""
+    work = night_work(
+        warehouse,
+        warehouse.versions(READS),
+        ds,
+        config,
+        load_encoder(config.encoder, config.dtype, config.cache),
+        kinds,
+    )
+    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
+
+
+def plan_encode(
+    warehouse: Warehouse,
+    ds: date,
+    config: EncodeConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    force: bool = False,
+    rebuild: bool = False,
+    planned: set[int] | None = None,
+) -> Plan:
+    """What `encode_night` would do; nothing is written.
+
+    Args:
+        warehouse: read.
+        ds: the night.
+        config: as for `encode_night`.
+        kinds: as for `encode_night`.
+        force: as for `encode_night`.
+        rebuild: as for `encode_night`.
+        planned: hashes of the items that nights before this one will have encoded by then; this night's are added.
+    """
     encoder = load_encoder(config.encoder, config.dtype, config.cache)
-    record = RunRecord("", JOB, ds, utc_now())  # of a run that does not take place
-    night = planned_night(warehouse, record, warehouse.versions(READS), kinds, {})
+    if not rebuild:
+        require_encoder(warehouse, ds, encoder.sha256)
+    state = encode_state(warehouse, ds, config, kinds)
+    if state == DONE and not force:
+        return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
+    versions = warehouse.versions(READS)
+    nowhere = ShardFolder(Path())
+    night = Night(warehouse.root, ds, "", versions, kinds, nowhere)
     users = items = texts = tokens = 0
     sample: list[str] = []
-    for shard in user_shards(warehouse, night.versions, ds, config.shard_items):
-        pending = pending_items(read_items(shard, night, encoder.sha256), night, force=False)
-        todo = list(dict.fromkeys(pending.todo_texts))
+    for shard in user_shards(warehouse, versions, ds, config.shard_items):
+        pending = pending_items(read_items(shard, night, encoder.sha256), night, force=force)
+        todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
+        todo = list(dict.fromkeys(todo))
         users += len(set(pending.rows["user_id"].to_pylist()))
         items, texts, tokens = items + len(pending.texts), texts + len(todo), tokens + sum(encoder.token_counts(todo))
-        sample = todo[:SAMPLE_TEXTS]
-    rate = tokens_per_second(warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
-    return Plan(JOB, ds, users, items, texts, tokens, tokens / rate)
+        sample = sample or todo[:SAMPLE_TEXTS]
+    speed = speed_of(warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
+    return Plan(JOB, ds, users, items, texts, tokens, speed.seconds(items, tokens), state)

@@ -148,7 +148,7 @@ def plan_evaluate(
     scored = scored_tasks(warehouse, ds)
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
-    one_arm = plan_generate(warehouse, ds, plugs, config, kinds)
+    one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)
     times = DRAWS + 2  # arms that are answered: the draws of `other`, `default` and `none`
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
-from pipelines.nights.runs import recorded_run, utc_now
+from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.parquet import night_of
 from pipelines.tables.retention import READER_SECONDS, vacuum
 from pipelines.tables.warehouse import Warehouse
@@ -50,7 +50,7 @@ def expire_nights(
     """
     if dry_run:
         return _expired(warehouse, keep)
-    with recorded_run(warehouse, JOB, utc_now().date(), {"keep": keep}, is_alone=True) as record:
+    with recorded_run(warehouse, JOB, utc_now().date(), {"keep": keep}, Excludes.ALL) as record:
         found = _expired(warehouse, keep)
         for name in EXPIRING:
             nights = {night.ds for night in found if night.table == name}

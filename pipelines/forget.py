@@ -19,7 +19,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.erasure.forgotten import JOB, request_hash
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
-from pipelines.nights.runs import recorded_run, utc_now
+from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.parquet import night_of
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
@@ -68,7 +68,7 @@ def forget_user(
     if dry_run:
         person = find_person(root, user_id)
         return [*found_rows(warehouse, person, find_traces(root, person)), *trained]
-    with recorded_run(warehouse, JOB, utc_now().date(), {}, is_alone=True) as record:
+    with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         record.config = {"user_hmac_sha256": request_hash(warehouse, user_id)}
         person = find_person(root, user_id)
         telling = find_traces(root, person)

@@ -8,6 +8,7 @@ read is in `outputs` or in `rejects`, exactly once.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -17,17 +18,19 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from embedder.errors import InputMissing
+from embedder.errors import InputMissing, PplugError
 from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_tables
 from pipelines.answers.queue import newest_personas, queued_tasks
-from pipelines.nights.jobs import Night, planned_night, publish_shards, run_shards
-from pipelines.nights.plans import Plan, tokens_per_second
-from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
+from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
+from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.published import DONE, MISSING, Work, published_run, state_of_night
+from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
+from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -35,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 READS = ("tasks", "persona_vectors")
 """Tables that the answers are made from."""
+
+WRITES = ("outputs",)
+"""Tables of which a night is replaced."""
 
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
@@ -64,11 +70,13 @@ class AnswerTasks(beam.DoFn):
         self._plugs = load_plugs(self._folders, self._models)
 
     def process(self, queued: Queued) -> Iterator[Answers]:
+        start = time.perf_counter()
         results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
         self._answered.inc(len(results))
+        seconds = time.perf_counter() - start
         ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in results)
         logger.info("shard %d: %d of %d answers depend on a tie", queued.shard.index, ties, len(results))
-        yield Answers(queued.shard, results)
+        yield Answers(queued.shard, results, seconds)
 
 
 class WriteAnswers(beam.DoFn):
@@ -80,10 +88,9 @@ class WriteAnswers(beam.DoFn):
     def process(self, answers: Answers) -> Iterator[int]:
         tables = shard_tables(answers, self._night, self._constants)
         kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
-        tokens = sum(tables["outputs"]["prompt_tokens"].to_pylist()) + sum(
-            tables["outputs"]["output_tokens"].to_pylist()
-        )
-        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens)
+        counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
+        tokens = sum(map(sum, counts))
+        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds)
         self._night.folder.write(answers.shard, tables, receipt)
         yield answers.shard.index
 
@@ -133,6 +140,29 @@ def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[st
     }
 
 
+def night_work(
+    warehouse: Warehouse, versions: Mapping[str, int], ds: date, persona_ds: date, settings: Mapping[str, Any]
+) -> Work:
+    """What a night's answers depend on: its tasks, the personas, the models, the plugs and the kinds."""
+    nights = {"tasks": ds, "persona_vectors": persona_ds}
+    files = [(path, night_of(path) == nights[name]) for name in READS for path in warehouse.files(name, versions[name])]
+    return Work.of([path for path, is_read in files if is_read], {**settings, "persona_ds": persona_ds})
+
+
+def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> None:
+    """Warn of personas from another night than that of the tasks, and refuse those beyond a limit.
+
+    Raises:
+        PplugError: if they are older than `max_persona_age` days.
+    """
+    age = (ds - persona_ds).days
+    told = f"the newest persona_vectors, ds={persona_ds}, are {age} days older than the tasks"
+    if max_persona_age is not None and age > max_persona_age:
+        raise PplugError(f"{told}, more than --max-persona-age {max_persona_age}: run `pplug encode --ds {ds}`")
+    if age:
+        logger.warning("%s of %s: `pplug encode --ds %s` makes new ones", told, ds, ds)
+
+
 def generate_night(
     warehouse: Warehouse,
     ds: date,
@@ -141,9 +171,12 @@ def generate_night(
     kinds: Mapping[str, Kind],
     *,
     force: bool = False,
+    max_persona_age: int | None = None,
     progress: Progress = no_progress,
 ) -> RunRecord:
     """Write the night's `outputs`.
+
+    A night that is published already from the same inputs and settings is left as it is.
 
     Args:
         warehouse: read and written.
@@ -151,50 +184,92 @@ def generate_night(
         plugs: folders of plugs, one for each kind of task.
         config: which models answer.
         kinds: how a task of each kind is read.
-        force: answer every task anew instead of taking over finished shards of a killed run.
+        force: answer every task anew.
+        max_persona_age: most days between the night of the personas and that of the tasks; None for no limit.
         progress: told of the tasks done.
 
     Raises:
+        AlreadyRunning: if another process answers that night.
         InputMissing: if the night has no tasks, or no night up to it has personas.
-        PplugError: if plug, encoder and LLM do not belong together.
+        PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
     """
-    with recorded_run(warehouse, JOB, ds, asdict(config)) as record:
+    with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
         versions = warehouse.versions(READS)
         shards = task_shards(warehouse, versions, ds, config.shard_tasks)
         models = load_models(config)
         loaded = load_plugs(plugs, models)
         with connect(warehouse, versions) as db:
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
+        require_young(ds, persona_ds, max_persona_age)
         settings = answer_settings(models, kinds, loaded)
         record.config = asdict(config) | settings
-        night = planned_night(warehouse, record, versions, kinds, settings | {"shard": config.shard_tasks})
+        work = night_work(warehouse, versions, ds, persona_ds, settings)
+        if is_done(warehouse, record, work, WRITES, force=force):
+            return record
+        night = planned_night(warehouse, record, versions, kinds, work, config.shard_tasks, force=force)
         sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
-        work = GenerateNight(night, config, plugs, models.encoder.width, constants)
-        run_shards(shards, work, night.folder, "tasks", progress, force=force)
-        publish_shards(warehouse, night, ("outputs",), shards, record)
+        transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
+        run_shards(shards, transform, night.folder, "tasks", progress, record)
+        publish_shards(warehouse, night, WRITES, shards, record)
     return record
 
 
 def plan_generate(
-    warehouse: Warehouse, ds: date, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
+    warehouse: Warehouse,
+    ds: date,
+    plugs: Sequence[Path],
+    config: GenerateConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    force: bool = False,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
     models = load_models(config)
     loaded = load_plugs(plugs, models)
+    state = generate_state(warehouse, ds, plugs, config, kinds)
+    if state == DONE and not force:
+        return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
     with connect(warehouse) as db:
         tasks = run_sql(db, "jobs/tasks_of_night", {"ds": ds}).to_pylist()
+        lengths = {row["kind"]: row["output_tokens"] for row in run_sql(db, "jobs/answer_lengths").to_pylist()}
     covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in kinds]
-    sizes = [prompt_tokens(models, task["input"]) for task in covered]
+    sizes = [task_tokens(models, loaded[task["kind"]], kinds[task["kind"]], task, lengths) for task in covered]
     sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]
-    rate = tokens_per_second(
+    speed = speed_of(
         warehouse,
         JOB,
         lambda: models.llm.answer(sample[:SAMPLE_TASKS], Placement.AFTER),
         sum(sizes[:SAMPLE_TASKS]),
     )
     users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
-    return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), sum(sizes) / rate)
+    seconds = speed.seconds(len(covered), sum(sizes))
+    return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), seconds, state)
+
+
+def generate_state(
+    warehouse: Warehouse, ds: date, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
+) -> str:
+    """Whether a night is answered already from the same tasks, personas and settings; DONE, or why not."""
+    models = load_models(config)
+    versions = warehouse.versions(READS)
+    with connect(warehouse, versions) as db:
+        personas = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
+    if not personas or len(versions) < len(READS):
+        return MISSING
+    settings = answer_settings(models, kinds, load_plugs(plugs, models))
+    work = night_work(warehouse, versions, ds, personas[0]["persona_ds"], settings)
+    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
+
+
+def task_tokens(
+    models: Models, loaded: LoadedPlug, kind: Kind, task: Mapping[str, Any], lengths: Mapping[str, float]
+) -> int:
+    """Tokens of a task as its answer will count them: prompt, soft prompt, and the mean length of answers so far."""
+    choices = [len(models.llm.answer_ids(choice)) for choice in task["choices"] or ()]
+    unseen = sum(choices) / len(choices) if choices else kind.max_new_tokens
+    soft = loaded.plug.config.soft_count
+    return prompt_tokens(models, task["input"]) + soft + round(lengths.get(kind.name, unseen))
 
 
 def prompt_tokens(models: Models, prompt: str) -> int:

@@ -20,7 +20,7 @@ from llm_jobs.prompts import Placement
 from llm_jobs.training import Example, TrainConfig, TrainingRun, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
-from pipelines.nights.plans import Plan, tokens_per_second
+from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -157,14 +157,15 @@ def plan_train(
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
-    rate = tokens_per_second(
+    speed = speed_of(
         warehouse,
         JOB,
         lambda: TrainingRun(plug, llm, once, sample, no_progress).fit_epoch(sample),
         work_tokens(sample, plug.config, 1),
     )
     texts = {target.query for target in data.targets.found}
-    return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, tokens / rate)
+    seconds = speed.seconds(len(examples), tokens)
+    return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, seconds)
 
 
 def plug_config(kind: Kind, models: Models) -> PlugConfig:

@@ -30,6 +30,8 @@ class Answers(NamedTuple):
 
     shard: Shard
     results: list[tuple[QueuedTask, Answered | Refusal]]
+    seconds: float
+    """Time in which the models ran."""
 
 
 def answer_queue(

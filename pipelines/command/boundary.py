@@ -1,7 +1,7 @@
 """Run the command line: the one place where an exception becomes a line on stderr and an exit code."""
 
+import logging
 import os
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +34,7 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     try:
         code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
     except Exception as error:
-        if state.is_debug:
-            traceback.print_exception(error)
-        message(error_line(error))
+        message(error_line(error), logging.ERROR, error if state.is_debug else None)
         return error.exit_code if isinstance(error, PplugError | TyperException) else 1
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this
         message("interrupted: the same command goes on where it was")

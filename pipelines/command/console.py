@@ -8,10 +8,11 @@ import logging
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
@@ -37,12 +38,31 @@ LIBRARY_SETTINGS = {
 Row = Mapping[str, object]
 
 
+TEXT_LINES = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, and where they are known run_id, job and ds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: str(value) for name in ("run_id", "job", "ds") if (value := getattr(record, name, None))}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
 class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to whatever stderr is now: a progress bar replaces it while it shows."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        self.setFormatter(TEXT_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -61,6 +81,20 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def format_logs(*, as_json: bool) -> None:
+    """Write lines on stderr as text or as JSON; with JSON also when a run begins and ends."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines() if as_json else TEXT_LINES)
+    if as_json:
+        tell_everything()
+
+
+def tell_everything() -> None:
+    """Log also what only a machine or a developer wants to read."""
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+
+
 def loud_libraries() -> None:
     """Show everything, for --debug."""
     for name in LIBRARY_SETTINGS:
@@ -68,6 +102,7 @@ def loud_libraries() -> None:
     warnings.simplefilter("default")
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("apache_beam").setLevel(logging.NOTSET)
+    tell_everything()
 
 
 @contextmanager
@@ -78,13 +113,23 @@ def progress_bars() -> "Generator[Progress]":
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+
+    class Rate(ProgressColumn):
+        """How many a second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.1f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
@@ -130,9 +175,15 @@ def rows_of(table: "pa.Table") -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def message(text: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(" ".join(text.split()) + "\n")
+def message(text: str, level: int = logging.INFO, error: Exception | None = None) -> None:
+    """One line on stderr, and the traceback of an error if it is given."""
+    line = " ".join(text.split())
+    if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
+        logging.getLogger("pipelines.command").log(level, line, exc_info=error)
+        return
+    if error is not None:
+        traceback.print_exception(error)
+    sys.stderr.write(line + "\n")
 
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> "Table":

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from pipelines.command.console import Row, loud_libraries, print_rows
+from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.encode import EncodeConfig
     from pipelines.ingest import IngestResult
     from pipelines.nights.runs import RunRecord
     from pipelines.tables.warehouse import Warehouse
@@ -48,6 +50,13 @@ def note_debug(ctx: typer.Context, value: bool) -> bool:
     if value:
         ctx.find_root().obj.is_debug = True
         loud_libraries()
+    return value
+
+
+def set_log_format(value: str | None) -> str | None:
+    """Obey --log-format, wherever it stands."""
+    if value is not None:
+        format_logs(as_json=value == "json")
     return value
 
 
@@ -100,6 +109,12 @@ def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
     return plugs
 
 
+def no_plugs(plugs: list[Path]) -> None:
+    """Refuse plugs where no task is answered."""
+    if plugs:
+        raise UsageError(f"encoding takes no plug, saw --plug {plugs[0]}: pplug backfill generate ... --plug DIR")
+
+
 Dtype = Literal["float32", "bfloat16"]
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
@@ -127,11 +142,24 @@ Controls = Annotated[bool, option("--controls", "Answer again for other users, f
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
 TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.")]
+MaxPersonaAge = Annotated[
+    int | None, option("--max-persona-age", "Refuse personas that are more days older than the tasks.", min=0)
+]
+Job = Annotated[Literal["encode", "generate"], typer.Argument(help="What to run.")]
+Start = Annotated[date, option("--start", "First night.", **DATE)]
+End = Annotated[date, option("--end", "Last night.", **DATE)]
+RunNight = Annotated[date | None, option("--ds", "Only runs of this night.", **DATE)]
+RunJob = Annotated[str | None, option("--job", "Only runs of this job, like encode.")]
 Params = Annotated[list[str], option("--param", "A parameter of the query, key=value; repeatable.", "-p")]
 Force = Annotated[bool, option("--force", "Compute everything anew.")]
+Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than the nights before.")]
 DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
+LogFormat = Annotated[
+    Literal["text", "json"] | None,
+    option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
+]
 ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)]
 
@@ -143,15 +171,25 @@ class Common:
     warehouse: Annotated[Path, option("--warehouse", "Folder of the tables.")] = Path("warehouse")
     as_json: AsJson = False
     debug: Debug = False
+    log_format: LogFormat = None
 
     @property
     def tables(self) -> "Warehouse":
         """The warehouse, as the jobs take it."""
-        from pipelines.tables.warehouse import Warehouse
-
         if not self.warehouse.is_dir():
             raise InputMissing(f"no warehouse {self.warehouse}: run `pplug ingest histories FILE` or name --warehouse")
-        return Warehouse(self.warehouse)
+        return self.new_tables
+
+    @property
+    def new_tables(self) -> "Warehouse":
+        """The warehouse to ingest into; it need not be there yet. One that an older pplug wrote is brought forward."""
+        from pipelines.tables.migration import migrate
+        from pipelines.tables.warehouse import Warehouse
+
+        warehouse = Warehouse(self.warehouse)
+        for name in migrate(warehouse):
+            message(f"{name} was brought to the schema version of this pplug")
+        return warehouse
 
     def show(self, rows: Iterable[Row], *hidden: str) -> None:
         """Print rows, without the columns `hidden` unless for machines."""
@@ -170,13 +208,6 @@ class Counted(Writing):
     """What every command takes that takes or refuses rows."""
 
     max_reject_rate: Annotated[float, option("--max-reject-rate", "Exit with 3 above this share.", min=0, max=1)] = 0.05
-
-    @property
-    def new_tables(self) -> "Warehouse":
-        """The warehouse to ingest into; it need not be there yet."""
-        from pipelines.tables.warehouse import Warehouse
-
-        return Warehouse(self.warehouse)
 
     def show_counts(self, counts: "IngestResult | RunRecord", *hidden: str) -> None:
         """Print how a job ended, and fail if it refused too many rows."""
@@ -206,6 +237,15 @@ class ModelNames(EncoderNames):
         int | None,
         option("--memory", "Most the LLM's keys and values take, like 4G; half of what is free.", **SIZE),
     ] = None
+
+
+def configs_of(models: ModelNames, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
+    """The settings of both jobs, which share the encoder."""
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.encode import EncodeConfig
+
+    of_encoder = {field.name: getattr(models, field.name) for field in fields(EncoderNames)}
+    return EncodeConfig(max_vectors=max_vectors, **of_encoder), GenerateConfig(**vars(models))
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,18 +4,20 @@ shards ─▶ (transform of the job) ─▶ finished shard files ─▶ one Delt
 """
 
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
+from pipelines.nights.plans import Cost
+from pipelines.nights.published import DONE, Work, published_run, state_of_night
 from pipelines.nights.runs import Progress, RunRecord
 from pipelines.nights.shards import Shard, ShardFolder
 from pipelines.tables.warehouse import Warehouse
@@ -46,21 +48,27 @@ def planned_night(
     record: RunRecord,
     versions: Mapping[str, int],
     kinds: Mapping[str, Kind],
-    settings: Mapping[str, Any],
+    work: Work,
+    shard_rows: int,
+    *,
+    force: bool = False,
 ) -> Night:
-    """The work of a run; the same work on the same tables has the same folder of shards, whatever run it is.
-
-    Args:
-        warehouse: where the folder lies.
-        record: the run.
-        versions: Delta versions of the tables that the work is made from, and of no other: one that changes with
-            every run, as `runs` does, would hide what an earlier run finished.
-        kinds: the kinds of items and tasks.
-        settings: all else that the result depends on.
-    """
-    determinants = {"settings": settings, "ds": record.ds, "versions": versions}
-    folder = ShardFolder.of(warehouse, record.job, determinants)
+    """What the workers need; the same work in the same shards has the same folder, whatever run it is."""
+    name = f"{work.sha256[:16]}-{shard_rows}{'-forced' if force else ''}"
+    folder = ShardFolder.of(warehouse, record.job, record.ds, name)
     return Night(warehouse.root, record.ds, record.run_id, versions, kinds, folder)
+
+
+def is_done(warehouse: Warehouse, record: RunRecord, work: Work, tables: Sequence[str], *, force: bool) -> bool:
+    """Note the work in `record`; if the night holds its rows already, take over their counts and return True."""
+    record.config = {**record.config, "work": asdict(work)}
+    published = published_run(warehouse, record.job, record.ds, tables)
+    if force or published is None or state_of_night(work, published) != DONE:
+        return False
+    record.rows_in, record.rows_out = published.rows_in, published.rows_out
+    record.rows_rejected = published.rows_rejected
+    record.config = {**record.config, "published_by": published.run_id}
+    return True
 
 
 def run_shards(
@@ -69,17 +77,34 @@ def run_shards(
     folder: ShardFolder,
     label: str,
     progress: Progress,
-    *,
-    force: bool = False,
+    record: RunRecord,
 ) -> None:
-    """Run `work` on the shards that have no receipt yet; with `force`, on all."""
-    if force:
-        folder.remove()
+    """Run `work` on the shards that have no receipt yet, and note in `record` what that cost."""
     todo = [shard for shard in shards if folder.receipt(shard) is None]
-    with watched(shards, folder, label, progress):
-        if todo:
-            with beam.Pipeline(options=PipelineOptions([f"--runner={RUNNER}"])) as pipeline:
-                _ = pipeline | "Shards" >> beam.Create(todo) | "Spread" >> beam.Reshuffle() | work
+    start = time.perf_counter()
+    try:
+        with watched(shards, folder, label, progress), errors_of_workers():
+            if todo:
+                with beam.Pipeline(options=PipelineOptions([f"--runner={RUNNER}"])) as pipeline:
+                    _ = pipeline | "Shards" >> beam.Create(todo) | "Spread" >> beam.Reshuffle() | work
+    finally:
+        done = [receipt for shard in todo if (receipt := folder.receipt(shard)) is not None]
+        record.tokens = sum(receipt.tokens for receipt in done)
+        cost = Cost(
+            rows=sum(receipt.rows_in for receipt in done),
+            shard_seconds=time.perf_counter() - start,
+            model_seconds=sum(receipt.seconds for receipt in done),
+        )
+        record.config = {**record.config, "cost": asdict(cost)}
+
+
+@contextmanager
+def errors_of_workers() -> Generator[None]:
+    """Beam ends what a worker raised with the name of a step, which tells the user nothing."""
+    try:
+        yield
+    except PplugError as error:
+        raise type(error)(str(error).partition(" [while running ")[0]) from error
 
 
 @contextmanager
@@ -117,16 +142,13 @@ def publish_shards(
     record.rows_in = sum(receipt.rows_in for receipt in receipts)
     record.rows_out = sum(receipt.rows_out for receipt in receipts)
     record.rows_rejected = sum(receipt.rows_rejected for receipt in receipts)
-    record.tokens = sum(receipt.tokens for receipt in receipts)
     planned = sum(shard.row_count for shard in shards)
     if not planned == record.rows_in == record.rows_out + record.rows_rejected:
         counts = (
             f"{planned} rows planned, {record.rows_in} read, {record.rows_out} kept, {record.rows_rejected} rejected"
         )
-        raise PplugError(
-            f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it with --force"
-        )
+        night.folder.remove()
+        raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it again")
     for table in tables:
         warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
     warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))
-    night.folder.remove()

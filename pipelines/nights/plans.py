@@ -1,9 +1,11 @@
 """What a job would do, without doing it: the rows of `--dry-run`."""
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
+from typing import Any
 
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -24,10 +26,44 @@ class Plan:
     """Tokens of these texts."""
     seconds: float
     """Estimated time."""
+    state: str = ""
+    """Of a night: done, or why it must be run."""
+
+    def in_minutes(self) -> dict[str, Any]:
+        """The plan as a row, for jobs that take many nights."""
+        return asdict(self) | {"minutes": self.seconds / 60}
 
 
-def tokens_per_second(warehouse: Warehouse, job: str, sample: Callable[[], object], sample_tokens: int) -> float:
-    """The speed of the last run of a job, or of a sample where it never ran.
+@dataclass(frozen=True)
+class Cost:
+    """What the shards of a run cost; `config` of its record keeps it."""
+
+    rows: int
+    """Rows of the shards that the run did itself; others were there already."""
+    shard_seconds: float
+    """Wall time from the first shard to the last."""
+    model_seconds: float
+    """Time in which models computed, of all workers."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long a job takes."""
+
+    startup_seconds: float
+    """To load the models, to publish, and whatever else does not grow with the night."""
+    seconds_per_row: float
+    """To read and to write."""
+    seconds_per_token: float
+    """To compute."""
+
+    def seconds(self, rows: int, tokens: int) -> float:
+        """Estimated time of a night."""
+        return self.startup_seconds + rows * self.seconds_per_row + tokens * self.seconds_per_token
+
+
+def speed_of(warehouse: Warehouse, job: str, sample: Callable[[], object], sample_tokens: int) -> Speed:
+    """The speed of the largest of the last runs of a job, or of a sample where it never ran.
 
     Args:
         warehouse: its `runs` are read.
@@ -35,12 +71,18 @@ def tokens_per_second(warehouse: Warehouse, job: str, sample: Callable[[], objec
         sample: does a little of the job's work.
         sample_tokens: tokens of that work; 0 where there is no work at all.
     """
-    with connect(warehouse) as db:
-        last = run_sql(db, "jobs/last_speed", {"job": job}).to_pylist()
+    with connect(warehouse, warehouse.versions(["runs"])) as db:
+        last = run_sql(db, "jobs/last_cost", {"job": job}).to_pylist()
     if last:
-        return last[0]["tokens_per_second"]
+        tokens, seconds = last[0]["tokens"], last[0]["seconds"]
+        cost = Cost(
+            **json.loads(last[0]["config"]).get("cost", {"rows": 1, "shard_seconds": seconds, "model_seconds": seconds})
+        )
+        model_seconds = min(cost.model_seconds, cost.shard_seconds)  # workers side by side compute more than that
+        other_seconds = cost.shard_seconds - model_seconds
+        return Speed(seconds - cost.shard_seconds, other_seconds / max(1, cost.rows), model_seconds / tokens)
     if not sample_tokens:
-        return 1.0  # of no tokens
+        return Speed(0, 0, 0)
     start = time.perf_counter()
     sample()
-    return sample_tokens / (time.perf_counter() - start)
+    return Speed(0, 0, (time.perf_counter() - start) / sample_tokens)

@@ -3,7 +3,8 @@
     users and their row counts ─▶ shards ─▶ (a Beam job) ─▶ files of each shard, its receipt last ─▶ receipts
 
 A shard with a receipt is done: the next run of the same work skips it. The folder's name is a fingerprint of all that
-determines the work, so that nothing of another setting or another input is ever taken over.
+determines the work, so that nothing of another setting or another input is ever taken over. A night that is published
+needs none of its folders any more.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ class Receipt:
     rows_out: int
     rows_rejected: int
     tokens: int
+    seconds: float
+    """Time in which the model computed them."""
 
 
 def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Shard]:
@@ -60,14 +64,14 @@ def canonical_sha256(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Where the finished shards of one piece of work lie: `_shards/<job>/<fingerprint>` in the warehouse."""
+    """Where the finished shards of one piece of work lie: `_shards/<job>/<ds>/<fingerprint>` in the warehouse."""
 
     path: Path
 
     @classmethod
-    def of(cls, warehouse: Warehouse, job: str, determinants: Mapping[str, Any]) -> "ShardFolder":
-        """The folder of the work that `determinants` describe: everything that its result depends on."""
-        return cls(warehouse.root / "_shards" / job / canonical_sha256(determinants)[:16])
+    def of(cls, warehouse: Warehouse, job: str, ds: date, fingerprint: str) -> "ShardFolder":
+        """The folder of the work on a night that `fingerprint` stands for."""
+        return cls(warehouse.root / "_shards" / job / ds.isoformat() / fingerprint)
 
     def file(self, shard: Shard, table: str) -> Path:
         """The Parquet file that holds a shard's rows of a table."""
@@ -106,5 +110,10 @@ class ShardFolder:
         return [path for shard in shards if (path := self.file(shard, table)).is_file()]
 
     def remove(self) -> None:
-        """Forget the work, once it is published or when it must be done anew."""
+        """Forget the work, when it must be done anew."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_shards(warehouse: Warehouse, job: str, ds: date) -> None:
+    """Forget all work on a night, of whatever fingerprint, once it is published."""
+    shutil.rmtree(warehouse.root / "_shards" / job / ds.isoformat(), ignore_errors=True)

@@ -4,6 +4,7 @@ sql/jobs/items_of_users.sql ─▶ Items ─▶ Pending ─▶ Encoded ─▶ ro
 """
 
 import hashlib
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,6 +50,14 @@ class Pending(NamedTuple):
         """What the encoder must run on, in the order of the items."""
         return [text for text, is_todo in zip(self.texts, self.is_todo, strict=True) if is_todo]
 
+    def unplanned_texts(self, planned: set[int]) -> list[str]:
+        """What the encoder must run on if it has run on the items of `planned` by then; they are added to it."""
+        keys = zip(*(self.rows[name].to_pylist() for name in ("user_id", "kind", "item_id")), self.hashes, strict=True)
+        todo = [(hash(key), text) for key, text, is_todo in zip(keys, self.texts, self.is_todo, strict=True) if is_todo]
+        new = [(key, text) for key, text in todo if key not in planned]
+        planned.update(key for key, _ in new)
+        return [text for _, text in new]
+
 
 class Encoded(NamedTuple):
     """A shard's items with their vectors; refused items are in `rejects` only."""
@@ -60,6 +69,8 @@ class Encoded(NamedTuple):
     is_new: NDArray[np.bool_]
     rejects: pa.Table
     tokens: int
+    seconds: float
+    """Time in which the encoder ran."""
 
 
 def read_items(shard: Shard, night: Night, encoder_sha256: str) -> Items:
@@ -87,7 +98,9 @@ def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: boo
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     pending = pending_items(items, night, force=force)
     is_todo = pending.is_todo
+    start = time.perf_counter()
     fresh, tokens = encoder.encode_counted(pending.todo_texts)
+    seconds = time.perf_counter() - start
     vectors = fresh
     if not is_todo.all():
         vectors = np.empty((len(is_todo), encoder.width), np.float32)
@@ -96,7 +109,7 @@ def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: boo
     rows = pending.rows.drop_columns(["vector", "item_sha256"])
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
     rejects = rejected_items(pending.refused, night)
-    return Encoded(items.shard, rows, vectors, pending.is_new, rejects, tokens)
+    return Encoded(items.shard, rows, vectors, pending.is_new, rejects, tokens, seconds)
 
 
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:

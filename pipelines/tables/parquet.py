@@ -27,6 +27,10 @@ FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk, a quota and a limit on files say when they are reached."""
+
+
 def night_of(path: Path) -> date:
     """The night that a file of a table belongs to: the name of its folder says it."""
     return date.fromisoformat(path.parent.name.removeprefix("ds="))
@@ -38,7 +42,7 @@ def named_causes(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):  # deltalake sets no errno
+        if error.errno in FULL or any(f"os error {code}" in str(error) for code in FULL):  # deltalake sets no errno
             raise PplugError(f"no space left on the disk of {path}: free some and run the command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error

@@ -5,6 +5,8 @@ vectors FLOAT[]. A table that does not exist yet is an empty view.
 """
 
 import contextlib
+import os
+import socket
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from datetime import date
@@ -14,12 +16,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from embedder.errors import UsageError
+from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
 SQL_ROOT = Path(__file__).parents[2] / "sql"
 """In a checkout and in an installed wheel alike."""
+
+SPILL = "_spill-"
+"""How a folder of temporary files begins; process and machine follow, so that it can go when they have."""
 
 
 def quoted(path: Path) -> str:
@@ -57,16 +62,28 @@ def connect(
         memory_limit: DuckDB's, beyond it sorts and joins go to temporary files in the warehouse.
     """
     pinned = warehouse.versions() if versions is None else versions
+    spill_name = f"{SPILL}{os.getpid()}-{socket.gethostname()}-{uuid.uuid4().hex}"
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory_limit,
-        "temp_directory": str(warehouse.root.absolute() / f"_spill-{uuid.uuid4().hex}"),
+        "temp_directory": str(warehouse.root.absolute() / spill_name),
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(":memory:", config=settings) as db:
         db.execute("set TimeZone = 'UTC'")
-        for name in TABLES:
-            create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
+        with lost_files():
+            for name in TABLES:
+                create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
         yield db
+
+
+@contextlib.contextmanager
+def lost_files() -> Generator[None]:
+    """Tell in one line of a file that Delta's log names and that is not there, or cannot be read."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        said = str(error).splitlines()[0]
+        raise PplugError(f"a file of the warehouse cannot be read ({said}): restore it and run again") from error
 
 
 def query_text(name: str) -> str:
@@ -93,11 +110,13 @@ def run_sql(
         params: values of its `$params`; more or fewer than the file uses is an error.
 
     Raises:
-        UsageError: if there is no such file or the parameters do not fit.
+        PplugError: if a file of a table is gone.
+        UsageError: if there is no such query or the parameters do not fit.
     """
     text = query_text(name)
     values: dict[str, Any] = dict(params or {})
     try:
-        return db.sql(text, params=values).to_arrow_table()
+        with lost_files():
+            return db.sql(text, params=values).to_arrow_table()
     except duckdb.InvalidInputException as error:
         raise UsageError(f"query {name} with {values}: {str(error).splitlines()[0]}") from error

@@ -73,6 +73,11 @@ class _Linked:
         return AddAction(name, self.path.stat().st_size, {"ds": night}, written_at, True, json.dumps(self.facts))
 
 
+def run_of(path: Path) -> str:
+    """The run that published a file of a table."""
+    return path.name.rpartition("-")[0]
+
+
 def remove_action(path: Path) -> RemoveAction:
     """The entry in Delta's log that takes a file out."""
     name, night = f"{path.parent.name}/{path.name}", path.parent.name.removeprefix("ds=")
@@ -178,7 +183,7 @@ class Warehouse:
 
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
         """Add rows to a night."""
-        with self.staging(f"append-{uuid.uuid4().hex}") as folder:
+        with self.staging(f"{run_id}_append-{uuid.uuid4().hex}") as folder:
             shard = folder / "rows.parquet"
             write_shard(shard, rows.select(file_schema(name).names).cast(file_schema(name)))
             self._commit(self.create(name), name, run_id, [(ds, shard)], mode="append", lock=None)
@@ -196,7 +201,7 @@ class Warehouse:
             old = pd.dataset(self._live("rejects", table, ds), schema=file_schema("rejects"))
             if not shards and not old.count_rows(filter=own):
                 return
-            with self.staging(f"rejects-{uuid.uuid4().hex}") as folder:
+            with self.staging(f"{run_id}_rejects-{uuid.uuid4().hex}") as folder:
                 kept = write_batches(folder / "kept", old.schema, old.to_batches(filter=~own))
                 self._replace_night(table, "rejects", ds, run_id, [*kept, *shards])
 
@@ -223,9 +228,12 @@ class Warehouse:
         self._commit(table, name, run_id, added, mode="append", lock="swap", removed=removed)
 
     @contextlib.contextmanager
-    def staging(self, run_id: str) -> Generator[Path]:
-        """A folder for unfinished files, gone afterwards, also on error."""
-        folder = self.root.absolute() / "_staging" / run_id
+    def staging(self, name: str) -> Generator[Path]:
+        """A folder for unfinished files, gone afterwards, also on error.
+
+        Its name is a run id, or one with `_` and more behind it: when the run was killed, the next one removes it.
+        """
+        folder = self.root.absolute() / "_staging" / name
         with named_causes(folder):
             folder.mkdir(parents=True)
             try:

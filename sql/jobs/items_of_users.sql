@@ -1,8 +1,9 @@
--- items_of_users: the items of some users as of a night, each with the newest vector an earlier run made of it
+-- items_of_users: the items of some users as of a night, each with a vector that some run made of it
 -- Grain:  one row per user_id, kind, item_id
 -- Reads:  histories, history_vectors
 -- Params: $ds (DATE), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
--- Holds:  vector, item_sha256 and vector_ds are null together: nothing was encoded with this encoder yet
+-- Holds:  vector, item_sha256 and vector_ds are null together: nothing was encoded with this encoder yet; that of the
+--         newest night up to $ds goes before those of later nights
 with newest as (
     select
         user_id,
@@ -13,10 +14,9 @@ with newest as (
         ds as vector_ds
     from history_vectors
     where
-        ds <= $ds
-        and encoder_sha256 = $encoder_sha256
+        encoder_sha256 = $encoder_sha256
         and user_id between $first_user and $last_user
-    qualify row_number() over (partition by user_id, kind, item_id order by ds desc) = 1
+    qualify row_number() over (partition by user_id, kind, item_id order by ds <= $ds desc, ds desc) = 1
 )
 
 select

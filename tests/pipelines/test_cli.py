@@ -112,7 +112,7 @@ def tiny_settings(tmp_path: Path, encoder_folder: Path, llm_folder: Path) -> Pat
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
         *("demo", "ingest lamp", "ingest histories", "ingest tasks", "train", "encode", "generate"),
-        *("evaluate", "query", "sql", "check", "report", "forget", "expire", "runs"),
+        *("nightly", "backfill", "evaluate", "query", "sql", "check", "report", "forget", "expire", "runs"),
     }
 
 
@@ -167,6 +167,8 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
         "train",
         "encode",
         "generate",
+        "nightly",
+        "backfill",
         "evaluate",
         "check",
         "query",
@@ -204,11 +206,14 @@ def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
     assert pplug("train", "--plug", "plugs/news", "--until", ds).code == 0
     assert pplug("generate", "--ds", ds, "--plug", "plugs/news").code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    for name in ("ingest histories", "ingest tasks", "train", "encode", "generate", "evaluate", "demo"):
+    row_counts = {"nightly": 2, "backfill": 5}  # the example's nights but the one that is done
+    for name in (name for name in COMMANDS if "dry-run" in option_names(get_command(app))[name]):
+        if name == "ingest lamp":
+            continue  # other files
         words = [word.replace("2026-11-01", ds).replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
         said = pplug(*words, "--dry-run", "--json")
         assert said.code == 0, said.err
-        assert len(said.rows) == 1
+        assert len(said.rows) == row_counts.get(name, 1)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
     for name, row_count in (("report", 8), ("expire", 0), ("forget", 6)):
         words = [word.replace("2026-11-01", ds).replace("user-17", "ann") for word in example(COMMANDS[name])]
@@ -357,6 +362,47 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug(pplug: Pplug
         assert "Traceback" in pplug(*words).err
     os.environ["PPLUG_DEBUG"] = "1"
     assert "Traceback" in pplug("ingest", "histories", "h.jsonl").err
+
+
+def test_json_logs_hold_the_error_and_nothing_else_is_on_stderr(pplug: Pplug) -> None:
+    said = pplug("runs", "--log-format", "json")
+    (line,) = [json.loads(line) for line in said.err.splitlines()]
+    assert (said.code, line["level"], line["message"][:12]) == (4, "error", "no warehouse")
+    os.environ["PPLUG_LOG_FORMAT"] = "json"
+    assert json.loads(pplug("runs").err)["message"] == line["message"]
+
+
+def test_runs_tells_what_an_operator_asks(pplug: Pplug, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "items.jsonl", [ITEM])
+    pplug("ingest", "histories", file, "--ds", "2026-11-01")
+    assert pplug("generate", "--ds", "2026-11-01", "--plug", "p").code == 4
+    newest, oldest = pplug("runs", "--json").rows
+    assert (newest["job"], newest["status"], newest["tokens"]) == ("generate", "failed", 0)
+    assert newest["error"].startswith("no tasks for 2026-11-01")
+    assert oldest["seconds"] > 0
+    assert [row["job"] for row in pplug("runs", "--json", "--job", "generate").rows] == ["generate"]
+    assert pplug("runs", "--json", "--ds", "2026-11-02").rows == []
+    assert "failed" in pplug("runs").out
+
+
+def test_a_whole_night_and_a_backfill_end_with_the_code_of_the_worst(pplug: Pplug, tiny_settings: Path) -> None:
+    file = write_lines(tiny_settings.with_name("histories.jsonl"), ITEMS)
+    pplug("ingest", "histories", file, "--ds", f"{NIGHT}")
+    said = pplug("nightly", "--ds", f"{NIGHT}", "--plug", "p", "--json")
+    assert said.code == 4
+    assert [(row["job"], row["status"]) for row in said.rows] == [
+        ("encode", "done"),
+        ("generate", "failed"),
+        ("check", "done"),
+    ]
+    assert said.err.startswith(f"1 of 3 runs did not end well: generate ds={NIGHT}: no tasks for {NIGHT}")
+    words = ["backfill", "encode", "--start", f"{NIGHT}", "--end", "2026-11-03", "--json"]
+    (plan,) = pplug(*words, "--dry-run").rows
+    assert (plan["ds"], plan["state"], plan["row_count"], plan["tokens"]) == ("2026-11-03", "missing", len(ITEMS), 0)
+    assert plan["minutes"] == plan["seconds"] / 60
+    assert [row["ds"] for row in pplug(*words).rows] == ["2026-11-03"]
+    assert pplug(*words).rows == []
+    assert pplug(*words, "--plug", "p").code == 2
 
 
 def test_no_command_shows_the_help_and_is_wrong_usage(pplug: Pplug) -> None:

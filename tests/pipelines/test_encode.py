@@ -132,8 +132,8 @@ def test_what_a_failed_run_finished_is_not_done_again(
     encode_night(undisturbed, NIGHT, encode_config, kinds)
     config = replace(encode_config, shard_items=12)  # ann fills a shard, bob and cid share one
 
-    def run_one_shard(shards: list[Shard], *others: Any, force: bool) -> None:
-        run_shards(shards[:1], *others, force=force)
+    def run_one_shard(shards: list[Shard], *others: Any) -> None:
+        run_shards(shards[:1], *others)
 
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.encode.run_shards", run_one_shard)
@@ -145,6 +145,27 @@ def test_what_a_failed_run_finished_is_not_done_again(
         runs = dict(db.sql("select user_id, run_id from persona_vectors").fetchall())
         status = dict(db.sql("select run_id, status from runs where job = 'encode'").fetchall())
     assert [status[runs[user]] for user in ("ann", "bob", "cid")] == ["failed", "done", "done"]
+    assert not list((warehouse.root / "_shards").rglob("*.*"))
+
+
+def test_rejects_of_a_shard_that_an_earlier_run_finished_are_kept(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = fill([*ITEMS, item("ann", 70, "x", None) | {"kind": "LaMP_5"}])
+    fewer = {name: kind for name, kind in kinds.items() if name != "LaMP_5"}
+    config = replace(encode_config, shard_items=13)  # ann, and her reject, fill the first shard
+
+    def run_one_shard(shards: list[Shard], *others: Any) -> None:
+        run_shards(shards[:1], *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.encode.run_shards", run_one_shard)
+        with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
+            encode_night(warehouse, NIGHT, config, fewer)
+    assert [row for row in rows_of(warehouse, "rejects") if row["job"] == "encode"] == []
+    record = encode_night(warehouse, NIGHT, config, fewer)
+    assert (record.rows_in, record.rows_out, record.rows_rejected) == (len(ITEMS) + 1, len(ITEMS), 1)
+    assert [row["row_id"] for row in rows_of(warehouse, "rejects") if row["job"] == "encode"] == ["LaMP_5/ann-70"]
 
 
 def test_equal_texts_are_encoded_once(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:

@@ -1,7 +1,9 @@
 import json
 import logging
 import math
+import threading
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.command import console
+from pipelines.nights.runs import recorded_run
+from pipelines.tables.warehouse import Warehouse
 
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
@@ -89,6 +93,7 @@ def test_progress_shows_one_bar_a_label_in_a_terminal(
     assert said.out == ""
     assert "steps, loss 1.0" in said.err
     assert "2/2" in said.err
+    assert "/s" in said.err
 
 
 def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +123,30 @@ def test_logs_go_to_stderr_and_libraries_are_quiet(capsys: pytest.CaptureFixture
     console.loud_libraries()
     logging.getLogger("apache_beam.runners").error("a traceback")
     assert "a traceback" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loggers")
+def test_json_logs_are_one_object_a_line_with_the_run_they_belong_to(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    console.quiet_libraries()
+    console.format_logs(as_json=True)
+    with recorded_run(Warehouse(tmp_path), "encode", date(2026, 11, 1), {}) as record:
+        worker = threading.Thread(target=logging.getLogger("pipelines.x").info, args=("two\nlines",))
+        worker.start()
+        worker.join()
+    try:
+        raise ValueError("odd")
+    except ValueError as error:
+        console.message("an  error", logging.ERROR, error)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    run = {"run_id": record.run_id, "job": "encode", "ds": "2026-11-01"}
+    wanted = [
+        {"level": "debug", "logger": "pipelines.nights.runs", "message": "encode ds=2026-11-01 begins"} | run,
+        {"level": "info", "logger": "pipelines.x", "message": "two\nlines"} | run,
+        {"level": "debug", "logger": "pipelines.nights.runs", "message": "encode ds=2026-11-01 is done"} | run,
+        {"level": "error", "logger": "pipelines.command", "message": "an error"},
+    ]
+    assert lines[-1].pop("traceback").endswith("ValueError: odd")
+    assert all(datetime.fromisoformat(line.pop("time")).tzinfo for line in lines)
+    assert lines == wanted

@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError
-from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
+from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards, remove_shards
 from pipelines.tables.schema import file_schema
 from pipelines.tables.warehouse import Warehouse
 
@@ -24,8 +25,8 @@ def test_every_user_is_in_exactly_one_shard_and_none_is_split(sizes: dict[str, i
         assert home.row_count <= most or home.first_user == home.last_user
 
 
-def folder_of(root: Path, **determinants: str) -> ShardFolder:
-    return ShardFolder.of(Warehouse(root), "encode", determinants)
+def folder_of(root: Path, fingerprint: str = "f1") -> ShardFolder:
+    return ShardFolder.of(Warehouse(root), "encode", date(2026, 11, 1), fingerprint)
 
 
 def rejects(count: int) -> pa.Table:
@@ -40,7 +41,7 @@ def test_a_shard_is_done_once_its_receipt_is_there(tmp_path: Path) -> None:
     with pytest.raises(PplugError, match="2 of 2 shards are unfinished"):
         folder.finish(shards)
     for shard in shards:
-        receipt = Receipt(shard.index, shard.row_count, shard.row_count - 1, 1, 7)
+        receipt = Receipt(shard.index, shard.row_count, shard.row_count - 1, 1, 7, 0.5)
         folder.write(shard, {"rejects": rejects(shard.index)}, receipt)
         assert folder.receipt(shard) == receipt
     assert [receipt.rows_in for receipt in folder.finish(shards)] == [2, 3]
@@ -49,9 +50,14 @@ def test_a_shard_is_done_once_its_receipt_is_there(tmp_path: Path) -> None:
     assert folder.receipt(shards[0]) is None
 
 
-def test_other_work_has_another_folder(tmp_path: Path) -> None:
-    assert folder_of(tmp_path, dtype="float32") == folder_of(tmp_path, dtype="float32")
-    assert folder_of(tmp_path, dtype="float32") != folder_of(tmp_path, dtype="bfloat16")
+def test_only_the_shards_of_a_published_night_go(tmp_path: Path) -> None:
+    warehouse, nights = Warehouse(tmp_path), [date(2026, 11, 1), date(2026, 11, 2)]
+    folders = [ShardFolder.of(warehouse, job, ds, f) for job in "ab" for ds in nights for f in "xy"]
+    shard = Shard(0, "u", "v", 1)
+    for folder in folders:
+        folder.write(shard, {}, Receipt(0, 1, 1, 0, 7, 0.5))
+    remove_shards(warehouse, "a", nights[0])
+    assert [folder.receipt(shard) is not None for folder in folders] == [False, False, *[True] * 6]
 
 
 def test_no_rows_give_no_shards() -> None:

@@ -1,0 +1,94 @@
+"""The commands that only look: queries, checks, the report and the list of runs."""
+
+from typing import Annotated
+
+import typer
+
+from embedder.errors import PplugError
+from pipelines.command import options as opt
+from pipelines.command.console import message, rows_of
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@opt.grouped
+def query(
+    name: Annotated[str, typer.Argument(help="A file of sql/; for a wrong name the error lists them.")],
+    param: opt.Params = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    common: opt.Common,
+) -> None:
+    """Run one of the queries that come with pplug.
+
+    Example: pplug query task_coverage -p ds=2026-11-01
+    """
+    from pipelines.tables.queries import run_query
+    from pipelines.tables.views import connect
+
+    params = dict(map(opt.key_and_value, param))
+    with connect(common.tables) as db:
+        common.show(rows_of(run_query(db, name, params)))
+
+
+@app.command()
+@opt.grouped
+def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, common: opt.Common) -> None:
+    """Run any DuckDB query that only reads.
+
+    Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
+    """
+    from pipelines.tables.queries import lock_down, run_sql
+    from pipelines.tables.views import connect
+
+    with connect(common.tables) as db:
+        lock_down(db, [common.warehouse])
+        common.show(rows_of(run_sql(db, statement)))
+
+
+@app.command()
+@opt.grouped
+def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
+    """Look for rows that break a promise; none means pass.
+
+    Example: pplug check --ds 2026-11-01
+    """
+    from pipelines.tables.queries import run_checks
+    from pipelines.tables.views import connect
+
+    with connect(common.tables) as db:
+        found = run_checks(db, ds)
+    failed = {name: rows for name, rows in found.items() if rows.num_rows}
+    if failed:
+        common.show({"check": name, "row": row} for name, rows in failed.items() for row in rows_of(rows))
+        raise PplugError(f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}: read sql/checks/*.sql")
+    message(f"all {len(found)} checks passed")
+
+
+@app.command()
+@opt.grouped
+def report(ds: opt.Night, out: opt.ReportFile, *, common: opt.Writing) -> None:
+    """Write what happened in a night as one HTML file, without a user's id or text.
+
+    Example: pplug report --ds 2026-11-01 --out report.html
+    """
+    from pipelines.report import night_sections, write_report
+    from pipelines.tables.views import connect
+
+    with connect(common.tables) as db:
+        sections = night_sections(db, ds)
+    if not common.dry_run:
+        write_report(out, ds, sections)
+    common.show({"section": section.title, "row_count": len(section.rows)} for section in sections)
+
+
+@app.command()
+@opt.grouped
+def runs(ds: opt.RunNight = None, job: opt.RunJob = None, *, common: opt.Common) -> None:
+    """List all runs, the newest first; those under way too.
+
+    Example: pplug runs
+    """
+    from pipelines.nights.overview import list_runs
+
+    common.show(list_runs(common.tables, ds, job), "ended_at", "config", "versions")

@@ -1,0 +1,49 @@
+"""The commands that take something away for good: a user, or old nights."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from pipelines.command import options as opt
+from pipelines.command.console import message
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@opt.grouped
+def forget(
+    user_id: Annotated[
+        str, typer.Argument(metavar="USER_ID", help="The id as it stands in the tables; no part is a pattern.")
+    ],
+    plug: opt.TrainedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    common: opt.Writing,
+) -> None:
+    """Remove a user from all tables, old versions and shards.
+
+    Rows of theirs that come later are refused. Of the plugs named it lists those that were trained with the user.
+
+    Example: pplug forget user-17 --plug plugs/news
+    """
+    from pipelines.forget import forget_user
+
+    found = forget_user(common.tables, user_id, plug, dry_run=common.dry_run)
+    common.show(map(asdict, found))
+    if not found:
+        message("nothing of this user is there; rows of theirs that come later are refused")
+
+
+@app.command()
+@opt.grouped
+def expire(keep: opt.Keep, common: opt.Writing) -> None:
+    """Drop old nights of personas, answers and rejects.
+
+    Histories, tasks, evaluations, runs and the vectors that later nights take over stay.
+
+    Example: pplug expire --keep 30
+    """
+    from pipelines.expire import expire_nights
+
+    common.show(map(asdict, expire_nights(common.tables, keep, dry_run=common.dry_run)))

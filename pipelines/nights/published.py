@@ -1,0 +1,73 @@
+"""Whether a night is published already, and from which inputs and settings.
+
+live files of the tables read ─┐
+settings ──────────────────────┴─▶ Work ─▶ folder of shards, config of the run ─▶ the next run: is anything left to do?
+
+A file of a table is never changed and never named twice, so equal names are equal rows.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pipelines.nights.shards import canonical_sha256
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Warehouse, night_of, run_of
+
+DONE = "done"
+MISSING = "missing"
+INPUTS_CHANGED = "inputs changed"
+SETTINGS_CHANGED = "settings changed"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Fingerprints of all that the rows of a night depend on."""
+
+    inputs_sha256: str
+    settings_sha256: str
+
+    @classmethod
+    def of(cls, inputs: Iterable[Path], settings: Mapping[str, Any]) -> "Work":
+        """The work on some files of tables with some settings."""
+        return cls(canonical_sha256({"files": sorted(path.name for path in inputs)}), canonical_sha256(settings))
+
+    @property
+    def sha256(self) -> str:
+        """One fingerprint of both."""
+        return canonical_sha256(asdict(self))
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """The run whose rows a night holds now."""
+
+    run_id: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    config: Mapping[str, Any]
+
+
+def published_run(warehouse: Warehouse, job: str, ds: date, tables: Sequence[str]) -> PublishedRun | None:
+    """The run that published the night; None if none did, if it was killed in between, or if two wrote to it."""
+    run_ids = {run_of(path) for name in tables for path in warehouse.files(name) if night_of(path) == ds}
+    if len(run_ids) > 1:
+        return None
+    with connect(warehouse, warehouse.versions(["runs"])) as db:
+        params = {"job": job, "ds": ds, "run_id": next(iter(run_ids), "")}
+        found = run_sql(db, "jobs/published_run", params).to_pylist()
+    return PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])}) if found else None
+
+
+def state_of_night(work: Work, published: PublishedRun | None) -> str:
+    """DONE, or why the night must be run."""
+    if published is None or "work" not in published.config:
+        return MISSING
+    was = Work(**published.config["work"])
+    if was.inputs_sha256 != work.inputs_sha256:
+        return INPUTS_CHANGED
+    return DONE if was == work else SETTINGS_CHANGED

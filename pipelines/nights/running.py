@@ -1,0 +1,140 @@
+"""Runs that are under way: each leaves a marker that a kill cannot take away, under a lock that a kill releases.
+
+    _running/<name>.json    the run as it began; touched every few seconds
+    _running/<name>.lock    held as long as the run lives
+
+A marker whose lock is free is that of a run that was killed.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from embedder.errors import PplugError
+from pipelines.tables.parquet import named_causes
+from pipelines.tables.warehouse import Warehouse
+
+Row = Mapping[str, Any]
+
+Bury = Callable[[Row, datetime], None]
+"""Called with a killed run as it began, and with its last sign of life."""
+
+LOCK_SECONDS = 2.0
+"""How long a run waits for its lock: others hold it for a moment when they bury a killed run."""
+
+LIFE_SECONDS = 5.0
+"""Time between two signs of life."""
+
+
+class AlreadyRunning(PplugError):
+    """Another process is at the same night."""
+
+
+def running_folder(warehouse: Warehouse) -> Path:
+    """Where the markers lie."""
+    return warehouse.root.absolute() / "_running"
+
+
+@contextlib.contextmanager
+def marked_run(warehouse: Warehouse, name: str, row: Row, bury: Bury) -> Generator[Path]:
+    """Hold the lock of `name` and leave a marker; yields the marker, which the caller removes when all is recorded.
+
+    Args:
+        warehouse: where the marker goes.
+        name: what no two runs may do at the same time.
+        row: the run as it begins.
+        bury: told of every killed run that is found, before the marker is written.
+
+    Raises:
+        AlreadyRunning: if another process holds the lock.
+    """
+    marker = running_folder(warehouse) / f"{name}.json"
+    with contextlib.ExitStack() as stack:
+        with named_causes(marker.parent):
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            if not stack.enter_context(_held(marker, LOCK_SECONDS)):
+                raise AlreadyRunning(_already_running(marker, row))
+            _bury(marker, bury)
+            for other in sorted(marker.parent.glob("*.json")):
+                with _held(other) as is_dead:
+                    if is_dead:
+                        _bury(other, bury)
+            fresh = marker.with_suffix(".tmp")
+            fresh.write_text(json.dumps(row, default=str), encoding="utf8")
+            fresh.replace(marker)
+        stack.enter_context(_signs_of_life(marker))
+        yield marker
+
+
+def runs_under_way(warehouse: Warehouse) -> list[dict[str, Any]]:
+    """The runs that have begun and are in no table yet; `status` says whether they were killed meanwhile."""
+    found = list[dict[str, Any]]()
+    for marker in sorted(running_folder(warehouse).glob("*.json")):
+        with _held(marker) as is_dead:
+            row = _read(marker)
+        if row:
+            found.append(dict(row) | {"status": "killed" if is_dead else "running"})
+    return found
+
+
+@contextlib.contextmanager
+def _held(marker: Path, seconds: float = 0.0) -> Generator[bool]:
+    """Hold the lock of a marker, if nobody else does."""
+    lock = FileLock(marker.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):  # filelock sees that its file is gone, so this parts no two waiters
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
+def _signs_of_life(marker: Path) -> Generator[None]:
+    """Touch the marker while the run lives: of a killed run its time is the end."""
+
+    def touch() -> None:
+        while not is_over.wait(LIFE_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(marker)
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _bury(marker: Path, bury: Bury) -> None:
+    row = _read(marker)
+    if row:
+        bury(row, datetime.fromtimestamp(marker.stat().st_mtime, UTC))
+    marker.unlink(missing_ok=True)
+
+
+def _read(marker: Path) -> Row:
+    try:
+        return json.loads(marker.read_text(encoding="utf8"))
+    except FileNotFoundError:  # that run has just ended
+        return {}
+
+
+def _already_running(marker: Path, row: Row) -> str:
+    other = _read(marker)
+    who = f"run {other['run_id']} since {other['started_at']}" if other else "another run"
+    return f"{row['job']} ds={row['ds']} is running already ({who}): wait for it; `pplug runs` shows when it is done"

@@ -1,0 +1,9 @@
+-- item_kinds: the kinds of the items that were ingested by a night
+-- Grain:  one row per kind
+-- Reads:  histories
+-- Params: $ds (DATE)
+-- Holds:  in the order of their names
+select distinct kind
+from histories
+where ds <= $ds
+order by kind
