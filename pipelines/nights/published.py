@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.nights.shards import canonical_sha256
+from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Warehouse, night_of, run_of
+from pipelines.tables.warehouse import Warehouse, run_of
 
 DONE = "done"
 MISSING = "missing"
