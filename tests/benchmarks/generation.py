@@ -2,13 +2,14 @@
 
     prompts of a load ─▶ a file ─▶ each engine in a process of its own, in turn, ROUNDS times ─▶ Markdown on stdout
 
-    REAL_DATA=prepared python tests/benchmarks/generation.py
+    REAL_DATA=prepared VLLM_PYTHON=vllm-env/bin/python python tests/benchmarks/generation.py
     python tests/benchmarks/generation.py --loads closed --threads 1 --engines pplug "one forward per choice"
 
 Loads: `headlines`, 128 prompts of LaMP_4 with at most 24 new tokens and soft prompts of 5 vectors; `queue`, 500 tasks
 of LaMP_4 and LaMP_5; `closed`, 29 choices for tasks of LaMP_2N. REAL_DATA is a folder with
 lamp/LaMP_4/dev_questions.json and so on; without it the prompts are made up. A new engine is a function and a line in
-ENGINES. An engine that does not load is left out, with a line on stderr.
+ENGINES. An engine that does not load is left out, with a line on stderr. vLLM (docs/vllm.md) runs in an environment of
+its own, which VLLM_PYTHON names; it forgets the prompts between rounds.
 """
 
 import argparse
@@ -47,10 +48,7 @@ LOADS = {"headlines": 128, "queue": 500, "closed": 32}
 def pplug(job: Job, dtype: str) -> Run:
     """This engine."""
     llm = FrozenLLM.from_pretrained(job["model"], dtype=dtype)  # pyright: ignore[reportArgumentType]  # of ENGINES
-    requests = [
-        Request(text, torch.tensor(soft), job["choices"] and tuple(job["choices"]), NEW_TOKENS)
-        for text, soft in zip(job["texts"], job["soft"], strict=True)
-    ]
+    requests = requests_of(job)
 
     def run() -> int:
         answers = [answer for answer in llm.answer(requests, Placement.BEFORE) if isinstance(answer, Answer)]
@@ -59,6 +57,27 @@ def pplug(job: Job, dtype: str) -> Run:
         return len(tokens) if job["choices"] else sum(tokens)
 
     return run
+
+
+def vllm(job: Job, dtype: str) -> Run:
+    """The engine vLLM behind the same interface, with the same soft prompts."""
+    llm: Any = import_module("llm_jobs.vllm_engine").VllmLLM.from_pretrained(job["model"], dtype=dtype)
+    requests = requests_of(job)
+
+    def run() -> int:
+        llm._llm.reset_prefix_cache()
+        answers = llm.answer(requests, Placement.BEFORE)
+        return len(answers) if job["choices"] else sum(answer.output_tokens for answer in answers)
+
+    return run
+
+
+def requests_of(job: Job) -> list[Request]:
+    """The prompts of a job with their soft prompts."""
+    return [
+        Request(text, torch.tensor(soft), job["choices"] and tuple(job["choices"]), NEW_TOKENS)
+        for text, soft in zip(job["texts"], job["soft"], strict=True)
+    ]
 
 
 def transformers_generate(job: Job, dtype: str, batch: int, is_sorted: bool) -> Run:
@@ -124,12 +143,20 @@ class Engine:
     precision: str
     loads: tuple[str, ...]
     load: Callable[[Job], Run]
+    python: str | None = None
+    """Environment variable that names the interpreter of another environment."""
+
+    @property
+    def interpreter(self) -> str | None:
+        """The Python it runs in; None if its environment is not named."""
+        return sys.executable if self.python is None else os.environ.get(self.python)
 
 
 FREE = ("headlines", "queue")
 ENGINES = (
     Engine("pplug", "bfloat16", tuple(LOADS), lambda job: pplug(job, "bfloat16")),
     Engine("pplug", "float32", tuple(LOADS), lambda job: pplug(job, "float32")),
+    Engine("vLLM", "bfloat16", tuple(LOADS), lambda job: vllm(job, "bfloat16"), "VLLM_PYTHON"),
     Engine("transformers, 8, arrival", "bfloat16", FREE, lambda job: transformers_generate(job, "bfloat16", 8, False)),
     Engine("transformers, 32, sorted", "bfloat16", FREE, lambda job: transformers_generate(job, "bfloat16", 32, True)),
     Engine("transformers, 8, arrival", "float32", FREE, lambda job: transformers_generate(job, "float32", 8, False)),
@@ -213,8 +240,8 @@ def serve(engine: Engine, job: Job) -> None:
 
 def started(number: int, path: Path, threads: int) -> "subprocess.Popen[str]":
     settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    settings["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    command = [sys.executable, "-W", "ignore", __file__, "--serve", str(number), str(path)]
+    settings["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [str(ENGINES[number].interpreter), "-W", "ignore", __file__, "--serve", str(number), str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen(command, env=os.environ | settings | {"HF_HUB_OFFLINE": "1"}, text=True, **pipes)
 
@@ -315,7 +342,9 @@ def main() -> None:
     numbers = [
         number
         for number, engine in enumerate(ENGINES)
-        if engine.precision in arguments.precisions and engine.name in (arguments.engines or [engine.name])
+        if engine.precision in arguments.precisions
+        and engine.name in (arguments.engines or [engine.name])
+        and engine.interpreter
     ]
     sys.stdout.write(HEAD + "\n")
     for load in arguments.loads:
