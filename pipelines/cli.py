@@ -6,8 +6,9 @@ Rows go to stdout, everything else to stderr. What a command needs is imported b
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from pipelines.command import options as opt
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.console import message, print_rows, progress_bars, rows_of
 from pipelines.command.settings import read_settings
+
+if TYPE_CHECKING:
+    from pipelines.answers.models import GenerateConfig
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
@@ -118,6 +122,8 @@ def train(
     until: opt.Until = None,
     tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
     epochs: opt.Epochs = 8,
+    aggregation: opt.Aggregation = "attention",
+    unseen_users: opt.UnseenUsers = False,
     *,
     models: opt.ModelNames,
     common: opt.Writing,
@@ -130,10 +136,11 @@ def train(
     """
     from llm_jobs.training import TrainConfig
     from pipelines.answers.models import GenerateConfig
-    from pipelines.train import plan_train, train_job
+    from pipelines.train import PlugChoice, plan_train, train_job
 
-    config = GenerateConfig(**vars(models))
-    what = (common.tables, plug, kind, until, tasks, config, TrainConfig(epochs=epochs), opt.kinds_of(ctx))
+    config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs)
+    choice = PlugChoice(aggregation, unseen_users)
+    what = (common.tables, plug, kind, until, tasks, config, training, opt.kinds_of(ctx), choice)
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:
@@ -204,27 +211,55 @@ def evaluate(
     ctx: typer.Context,
     ds: opt.Night,
     controls: opt.Controls = False,
-    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
+    compared: opt.Compared,
     models: opt.ModelNames,
     common: opt.Writing,
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
 
-    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug.
+    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug; with
+    --compare in every other way that the same LLM can be personalised (docs/quality.md).
 
-    Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
+    Example: pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --plug plugs/news-mean
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate
 
-    plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(**vars(models))
+    plugs, config = opt.control_plugs(plug, is_wanted=controls or compared.compare), GenerateConfig(**vars(models))
+    if compared.compare:
+        return compare_plugs(ctx, ds, plugs, config, compared, common)
     what = (common.tables, ds, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
     with progress_bars() as progress:
         found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
     common.show(rows_of(found), "run_id", "ds")
+
+
+def compare_plugs(
+    ctx: typer.Context,
+    ds: date,
+    plugs: list[Path],
+    config: "GenerateConfig",
+    compared: opt.Compared,
+    common: opt.Writing,
+) -> None:
+    """What `pplug evaluate --compare` does."""
+    from pipelines.compare import CompareConfig, compare_night, plan_compare
+    from pipelines.rivals.table import printed_tables
+
+    what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
+    compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    if common.dry_run:
+        return common.show([asdict(plan_compare(*what, compare))])
+    with progress_bars() as progress:
+        found = compare_night(*what, compare, progress=progress)
+    if common.as_json:
+        return common.show(rows_of(found))
+    for rows, hidden in printed_tables(rows_of(found)):
+        common.show(rows, *hidden)
 
 
 @app.command()

@@ -96,7 +96,9 @@ def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
     """The plugs to answer the control arms with."""
     if is_wanted != bool(plugs):
-        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
+        raise UsageError(
+            "--controls or --compare and --plug go together: pplug evaluate --ds DATE --controls --plug DIR"
+        )
     return plugs
 
 
@@ -121,6 +123,21 @@ Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
 Engine = Annotated[Literal["transformers"], option("--engine", "What runs the LLM.")]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
+Aggregation = Annotated[
+    Literal["attention", "mean", "none"],
+    option("--aggregation", "How the plug sums up a history; none: instruction vectors only."),
+]
+UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
+EvaluatedPlugs = Annotated[
+    list[Path],
+    option(
+        "--plug", "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable."
+    ),
+]
+Compare = Annotated[bool, option("--compare", "Answer again in every other way to personalise; keep the numbers.")]
+ComparedKind = Annotated[str | None, option("--kind", "With --compare: only this kind.")]
+Rivals = Annotated[str, option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")]
+LoraUsers = Annotated[int, option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
@@ -204,6 +221,21 @@ class ModelNames(EncoderNames):
         int | None,
         option("--memory", "Most the LLM's keys and values take, like 4G; half of what is free.", **SIZE),
     ] = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `evaluate --compare` takes."""
+
+    compare: Compare = False
+    kind: ComparedKind = None
+    rivals: Rivals = ""
+    lora_users: LoraUsers = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rivals asked for."""
+        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
