@@ -1,7 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +174,10 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
 
 
 def request_with(request: Any, prompt: str) -> Any:
-    from dataclasses import replace
-
     return replace(request, prompt=prompt)
 
 
 def with_history(own: Any, vectors: Any, counts: Any) -> Any:
-    from dataclasses import replace
-
     return replace(own, vectors=vectors, counts=counts)
 
 
