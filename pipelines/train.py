@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class PlugChoice:
     """Which plug is trained, and on whom."""
 
     aggregation: str = "attention"
-    """How it sums up a history: "attention" to the task, plain "mean", or "none": no persona at all."""
+    """How a history becomes a persona: a name in `embedder.plug.PROJECTED`."""
     unseen_users: bool = False
     """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
 
@@ -209,13 +208,12 @@ def add_to_report(folder: Path, **facts: bool | float) -> None:
 
 def plug_config(kind: Kind, models: Models, aggregation: str) -> PlugConfig:
     """The shape of a plug between the two models."""
-    chosen: dict[str, Any] = {} if aggregation == "attention" else {"aggregation": aggregation}
     return PlugConfig(
-        **chosen,
         kinds=(kind.name,),
         encoder_sha256=models.encoder.sha256,
         llm_sha256=models.llm.sha256,
         encoder_width=models.encoder.width,
         llm_width=models.llm.width,
         embedding_norm=models.llm.embedding_norm,
+        aggregation=aggregation,
     )

@@ -124,8 +124,8 @@ Engine = Annotated[Literal["transformers"], option("--engine", "What runs the LL
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
 Aggregation = Annotated[
-    Literal["attention", "mean", "none"],
-    option("--aggregation", "How the plug sums up a history; none: instruction vectors only."),
+    Literal["attention", "mean", "task", "none"],
+    option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
 ]
 UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
 EvaluatedPlugs = Annotated[

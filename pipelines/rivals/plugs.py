@@ -10,7 +10,7 @@ from typing import Any
 from embedder.errors import PplugError, UsageError
 from embedder.plug import PersonaPlug
 from pipelines.answers.models import Models
-from pipelines.rivals.registry import OWN_PLUG, TrainedPlug, aggregation
+from pipelines.rivals.registry import OWN_PLUG, TrainedPlug
 from pipelines.slices import is_unseen
 from pipelines.train import REPORT
 
@@ -52,7 +52,7 @@ def compared_plugs(folders: Sequence[Path], models: Models) -> dict[str, PlugsOf
     for folder in folders:
         plug, report = PersonaPlug.from_pretrained(folder), training_report(folder)
         plug.require(models.encoder.sha256, models.llm.sha256)
-        name = aggregation(plug.config)
+        name = plug.config.aggregation
         for kind in plug.config.kinds:
             if name in found.setdefault(kind, {}):
                 raise UsageError(f"two plugs answer kind {kind} with aggregation {name}, the second is {folder}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from embedder.plug import PersonaPlug, PlugConfig
+from embedder.plug import PersonaPlug
 from llm_jobs.answers import PersonalTask, personal_requests, plain_requests
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
@@ -33,11 +33,6 @@ Kept = Callable[[Case], int]
 """Bytes that are kept of a case's user."""
 
 
-def aggregation(config: PlugConfig) -> str:
-    """How a plug sums up a history: "attention" to the task, plain "mean", or "none": no persona at all."""
-    return getattr(config, "aggregation", OWN_PLUG)
-
-
 @dataclass(frozen=True, eq=False)
 class TrainedPlug:
     """A plug and what it cost."""
@@ -48,13 +43,8 @@ class TrainedPlug:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers that have a say in an answer."""
-        if aggregation(self.plug.config) == "none":
-            return self.plug.instruction.numel()
-        idle = sum(weight.numel() for weight in self.plug.weights.parameters())
-        return sum(weight.numel() for weight in self.plug.parameters()) - (
-            idle if aggregation(self.plug.config) == "mean" else 0
-        )
+        """Trained numbers."""
+        return sum(weight.numel() for weight in self.plug.parameters())
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +69,11 @@ def kept_nothing(case: Case) -> int:
 def kept_persona(case: Case) -> int:
     """The vectors of the persona and their counts."""
     return FLOAT_BYTES * (case.task.vectors.size + case.task.counts.size)
+
+
+def kept_mean(case: Case) -> int:
+    """The mean of the vectors."""
+    return FLOAT_BYTES * case.personal.task.size if len(case.task.vectors) else 0
 
 
 def kept_texts(case: Case) -> int:
@@ -173,10 +168,8 @@ def nearest_rival(bench: Bench) -> Rival:
     trained = bench.plugs[OWN_PLUG]
 
     def requests(cases: Sequence[Case]) -> list[Request]:
-        found = personal_requests(trained.plug, [case.personal for case in cases])[0]
-        soft = max(0 if request.persona is None else len(request.persona) for request in found)
-        tasks = with_items(cases, by_cosine, 1, bench, soft)
-        return [replace(request, prompt=task.prompt) for request, task in zip(found, tasks, strict=True)]
+        tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
+        return personal_requests(trained.plug, tasks)[0]
 
     def kept(case: Case) -> int:
         return kept_persona(case) + kept_items(case)
@@ -256,7 +249,10 @@ RIVALS: Final[Mapping[str, Entry]] = {
     "instruction": Entry(
         "a plug of instruction vectors only", plug_rival("none", no_history, kept=kept_nothing), "none"
     ),
-    "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean"), "mean"),
+    "plug_task": Entry(
+        "a plug that sees the task and nothing of the user", plug_rival("task", no_history, kept=kept_nothing), "task"
+    ),
+    "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean", kept=kept_mean), "mean"),
     "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG),
     "recency_1": Entry("the newest item in the prompt", retrieval_rival(lambda _: by_recency, 1, kept_texts)),
     "recency_4": Entry("the 4 newest items in the prompt", retrieval_rival(lambda _: by_recency, 4, kept_texts)),

@@ -1,7 +1,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 from small_night import ITEMS, NIGHT, TASKS, item, task
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from embedder.plug import PlugConfig
 from llm_jobs.answers import personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
@@ -25,16 +24,14 @@ from pipelines.rivals.answering import answer_arms
 from pipelines.rivals.cases import CaseReader, other_users
 from pipelines.rivals.lora import LoraConfig
 from pipelines.rivals.plugs import compared_plugs
-from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
+from pipelines.rivals.registry import RIVALS, Bench
 from pipelines.rivals.table import COSTS, printed_tables
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import PlugChoice, train_job
 
-AGGREGATIONS = (
-    ("attention", "mean", "none") if "aggregation" in {f.name for f in fields(PlugConfig)} else ("attention",)
-)
+AGGREGATIONS = ("attention", "mean", "task", "none")
 TRAIN = TrainConfig(epochs=1, batch_size=4, held_out=0.0)
 SCORED = sorted((one for one in TASKS if one["reference"]), key=lambda one: (one["user_id"], one["task_id"]))
 
@@ -161,6 +158,13 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
             for one in tasks
         ],
     }
+    for arm, folder in {
+        "plug_mean": night.plugs[1],
+        "plug_task": night.plugs[2],
+        "instruction": night.plugs[3],
+    }.items():
+        (rival,) = load_plugs([folder], models).values()
+        wanted[arm] = asked(models, personal_requests(rival.plug, personal)[0], placement)
     found = answers_of(night, list(wanted), chunk)
     for name, texts in wanted.items():
         assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name
@@ -186,8 +190,7 @@ def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(n
     rows = night.compare()
     changed = night.warehouse.versions()
     assert {name for name in changed if changed[name] != versions.get(name)} == {"evaluations", "runs"}
-    plugs = {"attention", *AGGREGATIONS, None}
-    assert set(by_arm(rows)) == {name for name, entry in RIVALS.items() if entry.plug in plugs}
+    assert set(by_arm(rows)) == set(RIVALS)
     sizes = {row["slice"]: row["task_count"] for row in rows}
     assert sizes == {"all": 5, "history 0": 1, "history 1-3": 1, "history 4-15": 3}
     for row in rows:
@@ -203,9 +206,13 @@ def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(n
 
 
 def test_what_an_arm_costs(night: Night) -> None:
-    arms = by_arm(night.compare("none", "default", "recency_1", "dense_1", "label_mode", "label_regression"))
+    arms = by_arm(
+        night.compare("none", "instruction", "default", "recency_1", "dense_1", "label_mode", "label_regression")
+    )
     width = load_models(night.config).encoder.width
     (loaded,) = load_plugs(night.plugs[:1], load_models(night.config)).values()
+    (instruction,) = load_plugs(night.plugs[3:], load_models(night.config)).values()
+    assert arms["instruction"]["parameters"] == instruction.plug.instruction.numel()
     assert arms["own"]["parameters"] == sum(weight.numel() for weight in loaded.plug.parameters())
     assert arms["own"]["train_seconds"] == pytest.approx(
         json.loads((night.plugs[0] / "training.json").read_text(encoding="utf8"))["seconds"]
@@ -216,7 +223,7 @@ def test_what_an_arm_costs(night: Night) -> None:
     assert arms["recency_1"]["user_bytes"] == round(text_bytes)
     assert arms["dense_1"]["user_bytes"] == round(text_bytes + 4 * width * len(ITEMS) / 4)
     assert arms["label_mode"]["user_bytes"] == 3  # one label each of three users, 4 bytes
-    assert arms["own"]["mean_prompt_tokens"] - arms["none"]["mean_prompt_tokens"] == 5
+    assert arms["own"]["mean_prompt_tokens"] - arms["none"]["mean_prompt_tokens"] == loaded.plug.config.soft_count
     assert arms["default"]["user_bytes"] == arms["label_mode"]["mean_prompt_tokens"] == 0
     assert all(row["answers_per_second"] > 0 for row in arms.values())
 
@@ -289,12 +296,10 @@ def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_p
         night.compare(kind="LaMP_4")
     with pytest.raises(UsageError, match="two plugs answer kind note with aggregation attention"):
         compared_plugs([night.plugs[0], night.plugs[0]], load_models(night.config))
-    if len(AGGREGATIONS) == 1:
-        with pytest.raises(UsageError, match="--aggregation mean"):
-            night.compare("plug_mean")
-    else:
-        with pytest.raises(UsageError, match="pass the plug itself"):
-            compared_plugs(night.plugs[1:], load_models(night.config))
+    with pytest.raises(UsageError, match="--aggregation mean"):
+        replace(night, plugs=night.plugs[:1]).compare("plug_mean")
+    with pytest.raises(UsageError, match="pass the plug itself"):
+        compared_plugs(night.plugs[1:], load_models(night.config))
     with pytest.raises(InputMissing, match="no task of 2026"):
         compare_night(Warehouse(tmp_path / "none"), NIGHT, night.kinds, night.plugs, night.config, CompareConfig())
 
@@ -314,15 +319,3 @@ def test_a_kind_is_shown_as_one_table_for_each_metric_and_its_slices_below(night
         assert {row["slice"] for row in rows} == ({"history 0", "history 1-3", "history 4-15"} if at % 2 else {"all"})
         assert (set(COSTS) <= set(hidden)) == bool(at % 2)
     assert [row["value"] for row in tables[0][0]] == sorted((row["value"] for row in tables[0][0]), reverse=True)
-
-
-def test_a_plugs_trained_numbers_are_those_with_a_say(night: Night) -> None:
-    plugs = compared_plugs(night.plugs, load_models(night.config))["note"].by_aggregation
-    plug: TrainedPlug = plugs[OWN_PLUG]
-    for name, idle in {"none": None, "mean": plug.plug.weights}.items():
-        if name in plugs:
-            total = sum(weight.numel() for weight in plugs[name].plug.parameters())
-            less = 0 if idle is None else sum(weight.numel() for weight in idle.parameters())
-            wanted = plugs[name].plug.instruction.numel() if idle is None else total - less
-            assert plugs[name].parameters == wanted
-    assert plug.parameters == sum(weight.numel() for weight in plug.plug.parameters())
