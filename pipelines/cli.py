@@ -219,10 +219,11 @@ def evaluate(
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
 
-    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug; with
-    --compare in every other way that the same LLM can be personalised (docs/quality.md).
+    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
+    --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
+    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --rivals none,bm25_4,label_mode`.
 
-    Example: pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --plug plugs/news-mean
+    Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate

@@ -28,10 +28,11 @@ from pipelines.nights.plans import Plan
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, answer_timed
 from pipelines.rivals.cases import CaseReader
+from pipelines.rivals.kept import FLOAT_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.lora import LoraConfig, adapt, most_active
 from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
-from pipelines.rivals.registry import FLOAT_BYTES, LORA, RIVALS, Bench, Rival, plain
+from pipelines.rivals.registry import LORA, RIVALS, Bench, Rival, plain
 from pipelines.rivals.table import OWN, comparison_rows
 from pipelines.slices import ORDER, is_unseen, slices_of
 from pipelines.tables.schema import file_schema

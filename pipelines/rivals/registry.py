@@ -16,10 +16,19 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
 from pipelines.rivals.cases import DRAWS, Case, History, Item
+from pipelines.rivals.kept import (
+    FLOAT_BYTES,
+    Kept,
+    kept_items,
+    kept_labels,
+    kept_mean,
+    kept_nothing,
+    kept_persona,
+    kept_texts,
+    kept_vectors,
+)
 from pipelines.rivals.labels import LabelRegression, mode_answers, vote_answers
 from pipelines.rivals.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
-
-FLOAT_BYTES: Final = 4
 
 LORA: Final = "lora"
 """The rival that is an LLM of its own for each user (`pipelines.rivals.lora`): asked for with --lora-users."""
@@ -29,8 +38,6 @@ OWN_PLUG: Final = "attention"
 
 Whose = Callable[[Case], Sequence[History]]
 """The histories to answer a case with: one answer each."""
-Kept = Callable[[Case], int]
-"""Bytes that are kept of a case's user."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,42 +65,6 @@ class Bench:
     regression: LabelRegression | None = None
     common_label: str = ""
     """Everybody's most frequent label: the answer where a user has none."""
-
-
-def kept_nothing(case: Case) -> int:
-    """Nothing is kept of the user."""
-    del case
-    return 0
-
-
-def kept_persona(case: Case) -> int:
-    """The vectors of the persona and their counts."""
-    return FLOAT_BYTES * (case.task.vectors.size + case.task.counts.size)
-
-
-def kept_mean(case: Case) -> int:
-    """The mean of the vectors."""
-    return FLOAT_BYTES * case.personal.task.size if len(case.task.vectors) else 0
-
-
-def kept_texts(case: Case) -> int:
-    """Texts and outputs of the items, as UTF-8."""
-    return sum(len(f"{item.text}{item.output or ''}".encode("utf8", "replace")) for item in case.items)
-
-
-def kept_vectors(case: Case) -> int:
-    """A vector for each item."""
-    return FLOAT_BYTES * sum(item.vector.size for item in case.items)
-
-
-def kept_items(case: Case) -> int:
-    """Texts and vectors of the items."""
-    return kept_texts(case) + kept_vectors(case)
-
-
-def kept_labels(case: Case) -> int:
-    """A number for each label that the user ever gave."""
-    return FLOAT_BYTES * len({item.output for item in case.labelled})
 
 
 def own_history(case: Case) -> Sequence[History]:

@@ -7,7 +7,6 @@ An item is cut at the end of its text, its output and the task itself never are.
 
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def by_bm25(kind: Kind) -> Ranking:
     def rank(case: Case) -> list[Item]:
         newest = by_recency(case)
         query = words(kind.query(case.task.input) or case.task.input)
-        scores = bm25_scores(tuple(item.text for item in newest), tuple(query))
+        scores = bm25_scores([item.text for item in newest], query)
         return [newest[at] for at in descending(scores)]
 
     return rank
@@ -65,17 +64,16 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-@lru_cache(maxsize=256)
-def bm25_scores(texts: tuple[str, ...], query: tuple[str, ...]) -> tuple[float, ...]:
-    """BM25 of each text; 0 for one without a word of the query. `bm25_1` and `bm25_4` ask for the same ones."""
+def bm25_scores(texts: Sequence[str], query: Sequence[str]) -> list[float]:
+    """BM25 of each text; 0 for one without a word of the query."""
     corpus = [words(text) for text in texts]
     known = {word for text in corpus for word in text}
     asked = [word for word in query if word in known]
     if not asked:
-        return (0.0,) * len(texts)
+        return [0.0] * len(texts)
     index: Any = required("bm25s").BM25(method="lucene", k1=1.5, b=0.75)
     index.index(corpus, show_progress=False)
-    return tuple(float(score) for score in np.asarray(index.get_scores(asked)))
+    return [float(score) for score in np.asarray(index.get_scores(asked))]
 
 
 def retrieved_prompt(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenLLM, soft: int) -> str:
