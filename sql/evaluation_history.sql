@@ -1,4 +1,4 @@
--- evaluation_history: a metric over all tasks in the newest evaluation of a night, and the difference to the night evaluated before.
+-- evaluation_history: a metric over all tasks of a night, newest evaluation, and the difference to the night before.
 -- Grain:  one row per ds, kind, arm, metric
 -- Reads:  evaluations, runs
 -- Params: $kind (TEXT, default null: every kind), $metric (TEXT, default null: every metric)
