@@ -5,6 +5,7 @@
 An item is cut at the end of its text, its output and the task itself never are.
 """
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,7 +72,9 @@ def bm25_scores(texts: Sequence[str], query: Sequence[str]) -> list[float]:
     asked = [word for word in query if word in known]
     if not asked:
         return [0.0] * len(texts)
-    index: Any = required("bm25s").BM25(method="lucene", k1=1.5, b=0.75)
+    bm25s: Any = required("bm25s")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG itself, and tells of every index
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     index.index(corpus, show_progress=False)
     return [float(score) for score in np.asarray(index.get_scores(asked))]
 
