@@ -8,7 +8,7 @@ PYTEST_FLAGS ?= -n 2
 DEMO_FOLDER ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench wheel-demo
+.PHONY: help setup demo test faults check format bench wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -35,6 +35,9 @@ demo: setup ## Run the whole job on a generated sample, in about five minutes
 
 test: check ## check, then all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+faults: setup ## 100 kills and 10,000 reads; their short version is part of test
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --faults tests/faults
 
 check: setup ## Format, lint and types
 	$(BIN)/ruff format --check

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from tokenizers import normalizers
 from torch import Tensor
 
@@ -205,7 +206,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         options |= {"dtype": torch.float32 if can_pack(config) else dtype, "use_safetensors": True}
         model, report = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
         reason = " ".join(str(error).split())[:200]
         raise PplugError(f"model {folder} cannot be loaded as an encoder ({reason}): choose another model") from error
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):

@@ -22,6 +22,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -173,14 +174,14 @@ class PersonaPlug(nn.Module):
                 )
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write plug.safetensors, config.json and a model card."""
+        """Write plug.safetensors, config.json and a model card; the weights appear whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf8")
         (folder / "README.md").write_text(model_card(self.config), encoding="utf8")
-        save_file(
-            {name: value.detach().contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE
-        )
+        fresh = folder / f"{WEIGHTS_FILE}.tmp"
+        save_file({name: value.detach().contiguous() for name, value in self.state_dict().items()}, fresh)
+        fresh.replace(folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
@@ -188,16 +189,17 @@ class PersonaPlug(nn.Module):
 
         Raises:
             InputMissing: if the folder holds no plug.
+            PplugError: if its files are damaged, or of another version of pplug.
         """
         folder = Path(folder)
         if not (folder / WEIGHTS_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
             raise InputMissing(f"{folder} holds no plug: run `pplug train --plug {folder}`")
-        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
         try:
+            settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
             plug = cls(PlugConfig(**settings | {"kinds": tuple(settings["kinds"])}))
             plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except (RuntimeError, TypeError) as error:
-            made = "was made by another version of pplug"
+        except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
+            made = f"is damaged ({' '.join(str(error).split())[:200]}) or was made by another version of pplug"
             raise PplugError(f"the plug in {folder} {made}: run `pplug train --plug {folder}` again") from error
         return plug.eval()
 

@@ -114,4 +114,7 @@ def _pooling(path: Path) -> Pooling:
 
 
 def _read(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    except ValueError as error:
+        raise PplugError(f"{path} is no JSON ({error}): choose another model") from error

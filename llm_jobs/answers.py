@@ -6,19 +6,30 @@ PersonalTask ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ Answered   
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from embedder.plug import PersonaPlug, pad_histories
-from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
 
 FloatArray = NDArray[np.float32]
 
 PLUG_BATCH = 128
 """Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
+
+
+class AnsweringLLM(Protocol):
+    """A frozen LLM as job 2 needs it: FrozenLLM or VllmLLM."""
+
+    sha256: str
+    kernel: str
+
+    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
+
+    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +56,7 @@ class Answered:
     """(n,) they sum to one, or to zero for a user without a history."""
 
 
-def answer_tasks(llm: FrozenLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
     """Answer every task or say why not, in the order of `tasks`.
 
     Raises:

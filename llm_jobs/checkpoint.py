@@ -1,20 +1,20 @@
 """The state of a training run on disk, so that a killed run goes on to the same weights.
 
-    checkpoint/ plug.safetensors  optimizer.safetensors  state.json     replaced as a whole after each epoch
+    checkpoint/state.safetensors     plug, best plug so far, optimizer, and JSON; replaced in one step after each epoch
 
 Random numbers need no saving: each epoch draws its own from the seed and its number.
 """
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -39,6 +39,8 @@ class RunState:
     schedule: LambdaLR
     step: int = 0
     """Optimizer steps done."""
+    best: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Weights of the epoch with the least loss on held-out users."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,18 @@ class Checkpoint:
 
     def load(self, run: RunState) -> list[EpochLoss]:
         """Restore `run` and return the losses so far; a state of another run is left alone and none returned."""
-        state_file = self.folder / "state.json"
-        if not state_file.is_file():
+        if not self._file.is_file():
             return []
-        state = json.loads(state_file.read_text(encoding="utf8"))
-        if state["fingerprint"] != self.fingerprint:
-            return []
-        run.plug.load_state_dict(load_file(self.folder / "plug.safetensors"))
-        moments = load_file(self.folder / "optimizer.safetensors")
-        saved = run.optimizer.state_dict()
-        saved["state"] = unflatten(moments)
-        run.optimizer.load_state_dict(saved)
+        with safe_open(self._file, "pt") as saved:
+            state = json.loads(saved.metadata()["state"])
+            if state["fingerprint"] != self.fingerprint:
+                return []
+            tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  it is no mapping
+        run.plug.load_state_dict(below("plug/", tensors))
+        run.best = below("best/", tensors)
+        optimizer = run.optimizer.state_dict()
+        optimizer["state"] = unflatten(below("optimizer/", tensors))
+        run.optimizer.load_state_dict(optimizer)
         run.schedule.load_state_dict(state["schedule"])
         for group, rate in zip(run.optimizer.param_groups, run.schedule.get_last_lr(), strict=True):
             group["lr"] = rate  # a restored schedule sets it only at its next step
@@ -69,19 +72,31 @@ class Checkpoint:
 
     def save(self, run: RunState, losses: Sequence[EpochLoss]) -> None:
         """Replace the saved state; a kill in between leaves the old one or the new one."""
-        fresh = self.folder.with_name(f"{self.folder.name}.{os.getpid()}")
-        fresh.mkdir(parents=True, exist_ok=True)
-        save_file(run.plug.state_dict(), fresh / "plug.safetensors")
-        save_file(flatten(run.optimizer.state_dict()["state"]), fresh / "optimizer.safetensors")
+        parts = {
+            "plug": run.plug.state_dict(),
+            "best": run.best,
+            "optimizer": flatten(run.optimizer.state_dict()["state"]),
+        }
+        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         state = {
             "fingerprint": self.fingerprint,
             "step": run.step,
             "schedule": run.schedule.state_dict(),
             "losses": [asdict(loss) for loss in losses],
         }
-        (fresh / "state.json").write_text(json.dumps(state), encoding="utf8")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        fresh.rename(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._file.with_suffix(".tmp")
+        save_file(tensors, fresh, metadata={"state": json.dumps(state)})
+        fresh.replace(self._file)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "state.safetensors"
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def flatten(moments: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -1,28 +1,31 @@
 """The frozen LLM: answers requests with soft prompts, and tells how probable given answers are.
 
-FrozenLLM ─▶ PromptFormat (tokens)
+FrozenLLM ─▶ RequestReader (tokens)
           ─▶ CausalLM ─▶ LlamaTrunk or TransformersTrunk
           └▶ Seq2SeqLM
 """
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError, UsageError
-from embedder.models import fingerprint, model_folder
+from embedder.models import model_folder
 
 from . import answering
 from .causal import CausalLM
 from .kv_cache import Prefix
 from .llama import LlamaTrunk, is_supported
 from .memory import half_of_free_memory
-from .prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+from .prompts import Answer, Placement, PromptParts, Refusal, Request
+from .request_reader import PROBE_TEXT, RequestReader
 from .seq2seq import Seq2SeqLM
 from .trunk import TransformersTrunk, require_same_logits
 
@@ -30,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
-PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
-"""A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -48,25 +49,25 @@ class FrozenLLM:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
-        self.format = PromptFormat.of(tokenizer, is_encoder_decoder=self.is_encoder_decoder)
-        self.context_length = _context_length(model.config, tokenizer)
-        self._end_ids = _end_ids(model, tokenizer)
         with torch.no_grad():
             table: Tensor = model.get_input_embeddings()(torch.arange(model.config.vocab_size, device=model.device))
         self.width = table.shape[1]
         self.embedding_norm = float(table.float().norm(dim=1).mean())
         """Mean L2 norm of the LLM's token embeddings: the scale a soft prompt should have."""
-        probe = self.format.token_ids(PROBE_TEXT)
-        self.sha256 = fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
+        untyped: Any = model
+        self._reader = RequestReader.of(model.config, untyped.generation_config, tokenizer, self.width)
+        self.format, self.context_length = self._reader.format, self._reader.context_length
+        end_ids = self._reader.end_ids
+        self.sha256 = self._reader.fingerprint(folder)
         """Fingerprint of the weights, prompt format and tokenizer; not of the precision, so a plug trained in bfloat16
         also answers in float32."""
         self._engine: CausalLM | Seq2SeqLM
         if self.is_encoder_decoder:
-            self._engine = Seq2SeqLM(model, self._end_ids)
+            self._engine = Seq2SeqLM(model, end_ids)
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
             require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
-            self._engine = CausalLM(trunk, self._end_ids, memory or half_of_free_memory(str(model.device)))
+            self._engine = CausalLM(trunk, end_ids, memory or half_of_free_memory(str(model.device)))
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
         """Which code and precision runs, for the run record."""
 
@@ -105,13 +106,19 @@ class FrozenLLM:
             dtype, note = "float32", " (no bfloat16 instructions)"
             logger.warning("%s runs in float32: this processor has no bfloat16 instructions", name)
         local = {"local_files_only": True, "trust_remote_code": False}
-        config: Any = AutoConfig.from_pretrained(folder, **local)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        options = local | {"use_safetensors": True, "output_loading_info": True}
         try:
-            model = auto.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
+            config: Any = AutoConfig.from_pretrained(folder, **local)
+            auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model, report = auto.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        except (OSError, ValueError) as error:
-            raise PplugError(f"model {name}: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
+            reason = " ".join(str(error).split())[:200]
+            raise PplugError(f"model {name}: {folder} cannot be loaded ({reason}): choose another LLM") from error
+        if missing := sorted(report["missing_keys"]):  # transformers makes them up at random
+            raise PplugError(
+                f"model {name}: {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another LLM"
+            )
         return cls(model.to(device), tokenizer, folder, note, memory)
 
     def generate(
@@ -148,16 +155,7 @@ class FrozenLLM:
         Raises:
             Exception: the model's own, if it fails on every request that could be put to it.
         """
-        found: dict[int, Answer | Refusal] = {}
-        prepared: dict[int, answering.Prepared] = {}
-        for index, request in enumerate(requests):
-            try:
-                prepared[index] = self._prepare(index, request, placement)
-            except PromptRefused as refused:
-                found[index] = refused.refusal
-        for index, outcome in answering.run(self._engine, list(prepared.values())).items():
-            found[index] = answering.answer(prepared[index], outcome, self._text(requests[index], outcome))
-        return [found[index] for index in range(len(requests))]
+        return self._reader.answer(requests, placement, partial(answering.run, self._engine))
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
         """Token ids of a prompt around the place of its soft prompt.
@@ -170,11 +168,11 @@ class FrozenLLM:
         Raises:
             PromptRefused: if the prompt is empty, or nothing of it fits.
         """
-        return self.format.parts(prompt, placement, self.context_length - reserve)
+        return self._reader.parts(prompt, placement, reserve)
 
     def answer_ids(self, text: str) -> Ids:
         """Token ids of an answer, the end token included."""
-        return (*self.format.token_ids(text), self._end_ids[0])
+        return self._reader.answer_ids(text)
 
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
         """What a causal LLM keeps of the tokens before the soft prompts; equal ones are computed once.
@@ -209,23 +207,6 @@ class FrozenLLM:
         prefixes = self.prefixes([part.before for part in parts]) if prefixes is None else prefixes
         return self._engine.answer_log_probs(parts, soft, answers, prefixes)
 
-    def _prepare(self, index: int, request: Request, placement: Placement) -> answering.Prepared:
-        soft = torch.empty(0, self.width) if request.persona is None else request.persona.detach()
-        choices: tuple[Ids, ...] = ()
-        if request.choices is not None:
-            if not request.choices or not all(map(self.format.token_ids, request.choices)):
-                raise PromptRefused("empty_choice", f"choices {list(request.choices)!r} hold one without tokens")
-            choices = tuple(map(self.answer_ids, request.choices))
-        longest = max(map(len, choices), default=request.max_new_tokens)
-        parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
-        return answering.Prepared(index, parts, soft, choices, request.max_new_tokens)
-
-    def _text(self, request: Request, outcome: answering.Outcome) -> str:
-        if request.choices is not None and outcome.choice is not None:
-            return request.choices[outcome.choice]
-        ids = () if isinstance(outcome.answer, Refusal) else outcome.answer.ids
-        return str(self.format.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
 
 def has_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware; without that, float32 is faster and exact."""
@@ -233,29 +214,3 @@ def has_bfloat16(device: str) -> bool:
         return torch.cuda.is_bf16_supported()
     instructions = torch.cpu.get_capabilities()
     return bool(instructions.get("avx512_bf16") or instructions.get("amx_bf16"))
-
-
-def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of prompt and answer together (of the prompt, for an encoder)."""
-    # Within the sliding window of a model that has one, it attends to everything, which is what our masks say.
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    limits = [getattr(config, "max_position_embeddings", None), window, tokenizer.model_max_length]
-    return min([int(limit) for limit in limits if limit and limit < 1e9], default=512)  # T5 without one: trained on 512
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end an answer; the tokenizer's own, which closes given answers and choices, comes first.
-
-    Raises:
-        PplugError: if there is none.
-    """
-    untyped: Any = model
-    known: int | list[int] | None = untyped.generation_config.eos_token_id
-    own: Any = tokenizer.eos_token_id
-    ids = [known] if isinstance(known, int) else (known or [own])
-    ordered: list[int] = sorted(ids, key=lambda token: token != own)
-    if ordered == [None]:
-        raise PplugError(
-            "neither the LLM nor its tokenizer names an end token (eos_token_id in generation_config.json)"
-        )
-    return tuple(ordered)

@@ -4,7 +4,7 @@
 
 The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
 epochs while they fit in memory. After each epoch the state is saved, and a killed run goes on from there to the same
-weights. The weights of the epoch with the least loss on held-out users are kept.
+weights. The weights of the epoch with the least loss on held-out users are saved as the plug, once all epochs are done.
 """
 
 import hashlib
@@ -110,13 +110,14 @@ def train_plug(
     while len(losses) < config.epochs and not is_stuck(losses, config.patience):
         train_loss = run.fit_epoch(train, losses)
         losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
-        checkpoint.save(run.state, losses)
         if losses[-1].held_out <= min(loss.held_out for loss in losses):
-            plug.save_pretrained(folder)
+            run.state.best = {name: value.clone() for name, value in plug.state_dict().items()}
+        checkpoint.save(run.state, losses)
+    plug.load_state_dict(run.state.best)
+    plug.eval()
+    plug.save_pretrained(folder)
     write_report(folder, config, losses, train)
     shutil.rmtree(checkpoint.folder)
-    plug.load_state_dict(PersonaPlug.from_pretrained(folder).state_dict())
-    plug.eval()
     return losses
 
 

@@ -197,7 +197,7 @@ def generate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.generate import generate_night, plan_generate
 
-    what = (common.tables, ds, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx))
+    what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_generate(*what))])
     with progress_bars() as progress:
@@ -211,6 +211,7 @@ def evaluate(
     ctx: typer.Context,
     ds: opt.Night,
     controls: opt.Controls = False,
+    engine: opt.Engine = "transformers",
     plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     compared: opt.Compared,
@@ -228,7 +229,8 @@ def evaluate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate
 
-    plugs, config = opt.control_plugs(plug, is_wanted=controls or compared.compare), GenerateConfig(**vars(models))
+    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
+    config = GenerateConfig(engine=engine, **vars(models))
     if compared.compare:
         return compare_plugs(ctx, ds, plugs, config, compared, common)
     what = (common.tables, ds, opt.kinds_of(ctx))

@@ -20,7 +20,7 @@ from embedder.errors import InputMissing, UsageError
 from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig, Models, load_models
+from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.evaluate import JOB, label_lists, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
@@ -94,6 +94,7 @@ def compare_night(
     settings = asdict(config) | {"plugs": [str(folder) for folder in plugs], "compare": asdict(compare)}
     with recorded_run(warehouse, JOB, ds, settings) as record:
         scored = referenced_tasks(warehouse, ds)
+        require_own_engine(config)
         models = load_models(config)
         rows = list[dict[str, Any]]()
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
@@ -107,6 +108,16 @@ def compare_night(
         warehouse.append("evaluations", ds, record.run_id, table)
         record.rows_out = record.rows_in
     return table
+
+
+def require_own_engine(config: GenerateConfig) -> None:
+    """Refuse an engine that cannot count the tokens of retrieved items, or be adapted.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if config.engine != "transformers":
+        raise UsageError(f"--compare cannot use the engine {config.engine}: leave --engine out")
 
 
 def chosen_plugs(
@@ -169,7 +180,7 @@ class Comparison:
                 names.append(name)
         bench = Bench(
             self._kind,
-            self._models.llm,
+            trainable(self._models.llm),
             self._plugs.by_aggregation,
             self._regression(targets) if "label_regression" in names else None,
             most_frequent([target.target for target in targets]),
@@ -225,6 +236,7 @@ def plan_compare(
     compare: CompareConfig,
 ) -> Plan:
     """What `compare_night` would answer, adapters and label rivals apart; nothing is written."""
+    require_own_engine(config)
     referenced_tasks(warehouse, ds)
     chosen = chosen_plugs(plugs, load_models(config), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]

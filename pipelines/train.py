@@ -20,7 +20,7 @@ from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training import Example, TrainConfig, TrainingRun, prepare, seeded_plug, train_plug, work_tokens
-from pipelines.answers.models import GenerateConfig, Models, load_models
+from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, tokens_per_second
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
@@ -152,10 +152,11 @@ def train_job(
         start = time.perf_counter()
         data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
         models = load_models(config)
+        llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
         plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
-        prepared = prepare(examples, models.llm, Placement(plug.config.placement))
-        losses = train_plug(plug, models.llm, prepared, train, folder, progress)
+        prepared = prepare(examples, llm, Placement(plug.config.placement))
+        losses = train_plug(plug, llm, prepared, train, folder, progress)
         add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
         record.rows_in = record.rows_out = len(examples)
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -178,18 +179,19 @@ def plan_train(
     until = until or utc_now().date()
     data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
     models = load_models(config)
+    llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [
         Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
     plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
-    prepared = prepare(examples, models.llm, Placement(plug.config.placement))
+    prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
     rate = tokens_per_second(
         warehouse,
         JOB,
-        lambda: TrainingRun(plug, models.llm, once, sample, no_progress).fit_epoch(sample),
+        lambda: TrainingRun(plug, llm, once, sample, no_progress).fit_epoch(sample),
         work_tokens(sample, plug.config, 1),
     )
     texts = {target.query for target in data.targets.found}
@@ -208,12 +210,13 @@ def add_to_report(folder: Path, **facts: bool | float) -> None:
 
 def plug_config(kind: Kind, models: Models, aggregation: str) -> PlugConfig:
     """The shape of a plug between the two models."""
+    llm = trainable(models.llm)
     return PlugConfig(
         kinds=(kind.name,),
         encoder_sha256=models.encoder.sha256,
-        llm_sha256=models.llm.sha256,
+        llm_sha256=llm.sha256,
         encoder_width=models.encoder.width,
-        llm_width=models.llm.width,
-        embedding_norm=models.llm.embedding_norm,
+        llm_width=llm.width,
+        embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
     )

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 CORPUS = (
     "which news category does this article belong to",
@@ -54,6 +61,21 @@ def tiny_llama(seed: int, context: int) -> LlamaForCausalLM:
     """A Llama two layers deep and 32 wide, with two query heads for each key head."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(**DECODER_SIZES, max_position_embeddings=context))
+
+
+def tiny_bert(seed: int) -> BertModel:
+    """A text encoder two layers deep and 32 wide."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    return BertModel(config, add_pooling_layer=False)
 
 
 def save_model(folder: Path, model: PreTrainedModel, *, is_chat: bool) -> Path:

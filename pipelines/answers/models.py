@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import UsageError
 from embedder.models import fingerprint
 from embedder.plug import PersonaPlug
+from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.vllm_engine import VllmLLM
 from pipelines.nights.encoders import load_encoder
+
+Engine = Literal["transformers", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,15 @@ class GenerateConfig:
     """Where exported models are kept; the user's cache folder unless given."""
     memory: int | None = None
     """Bytes that the LLM's keys and values may take; half of what is free unless given."""
+    engine: Engine = "transformers"
+    """What runs the LLM: our own code on top of transformers, or vLLM."""
 
 
 class Models(NamedTuple):
     """The two frozen models."""
 
     encoder: TextEncoder
-    llm: FrozenLLM
+    llm: AnsweringLLM
 
 
 class LoadedPlug(NamedTuple):
@@ -52,8 +58,19 @@ class LoadedPlug(NamedTuple):
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = load_encoder(config.encoder, config.dtype, config.cache)
-    llm = FrozenLLM.from_pretrained(config.llm, dtype=config.llm_dtype, cache=config.cache, memory=config.memory)
-    return Models(encoder, llm)
+    llm = VllmLLM if config.engine == "vllm" else FrozenLLM
+    return Models(encoder, llm.from_pretrained(config.llm, config.llm_dtype, config.cache, memory=config.memory))
+
+
+def trainable(llm: AnsweringLLM) -> FrozenLLM:
+    """The LLM, if gradients pass through it to a soft prompt.
+
+    Raises:
+        UsageError: if it is in another engine.
+    """
+    if not isinstance(llm, FrozenLLM):
+        raise UsageError(f"a plug cannot be trained through {llm.kernel}: train with the engine transformers")
+    return llm
 
 
 def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]:

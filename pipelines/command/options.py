@@ -120,7 +120,9 @@ KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of
 LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
-Engine = Annotated[Literal["transformers"], option("--engine", "What runs the LLM.")]
+Engine = Annotated[
+    Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
+]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
 Aggregation = Annotated[

@@ -4,8 +4,8 @@
     other chunks ─▶ all arms in one call of the LLM, so ──┴─▶ Arm: answers, prompt tokens, answers per second
                     that equal prompts are read once
 
-An answer does not depend on what is answered beside it, so both ways give the same answers. Only texts and numbers are
-kept of a chunk.
+What is answered beside it changes an answer only where tokens are within rounding (`FrozenLLM.answer`), so both ways
+give the same answers but for such ties. Only texts and numbers are kept of a chunk.
 """
 
 import time
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.answers import AnsweringLLM
 from llm_jobs.metrics import Scored
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from pipelines.nights.runs import Progress
@@ -58,7 +58,7 @@ class Arm:
 
 
 def answer_arms(
-    chunks: Iterable[Sequence[Case]], rivals: Mapping[str, Rival], llm: FrozenLLM, total: int, progress: Progress
+    chunks: Iterable[Sequence[Case]], rivals: Mapping[str, Rival], llm: AnsweringLLM, total: int, progress: Progress
 ) -> dict[str, Arm]:
     """The answers of every rival to every case.
 
@@ -83,7 +83,9 @@ def answer_arms(
     return arms
 
 
-def answer_timed(cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: FrozenLLM) -> None:
+def answer_timed(
+    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+) -> None:
     """Answer arm by arm. What the first arm would pay for all, memory that is touched first, is paid before."""
     answer_chunk(cases[:1], rivals, {name: Arm() for name in rivals}, llm)
     for name, rival in rivals.items():
@@ -93,7 +95,9 @@ def answer_timed(cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mappi
         arms[name].timed_count += len(cases) * rival.draws
 
 
-def answer_chunk(cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: FrozenLLM) -> None:
+def answer_chunk(
+    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+) -> None:
     """Answer cases in all arms, those of one placement in one call."""
     asked = defaultdict[Placement, list[tuple[str, Case, Request]]](list)
     for name, rival in rivals.items():

@@ -59,7 +59,8 @@ class Bench:
     """What rivals of one kind are built from."""
 
     kind: Kind
-    llm: FrozenLLM
+    llm: FrozenLLM | None
+    """Its tokens count in the prompts of retrieval; None where no rival retrieves."""
     plugs: Mapping[str, TrainedPlug]
     """By aggregation."""
     regression: LabelRegression | None = None
@@ -153,6 +154,7 @@ def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, s
 
     def prompt(case: Case) -> str:
         items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
+        assert bench.llm is not None
         return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
 
     needs_output = "{output}" in bench.kind.retrieved_item

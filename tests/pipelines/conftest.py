@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from small_night import NIGHT, NOTE
-from tiny_models import save_model, tiny_llama
-from transformers import BertConfig, BertModel
+from tiny_models import save_model, tiny_bert, tiny_llama
 
 from llm_jobs.kinds import Kind, load_kinds
 from pipelines.answers.models import GenerateConfig
@@ -26,17 +24,7 @@ def kinds() -> dict[str, Kind]:
 
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        pad_token_id=0,
-    )
-    return save_model(tmp_path_factory.mktemp("bert"), BertModel(config, add_pooling_layer=False), is_chat=False)
+    return save_model(tmp_path_factory.mktemp("bert"), tiny_bert(3), is_chat=False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from llm_jobs.answers import personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
 from llm_jobs.training import TrainConfig
-from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
+from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
 from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.encode import EncodeConfig, encode_night
@@ -77,7 +77,7 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
         patch.setattr(cases, "CHUNK", chunk)
         reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
         plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
-        bench = Bench(night.kinds["note"], models.llm, plugs, None, "red")
+        bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
         rivals = {name: RIVALS[name].build(bench) for name in names}
         arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, lambda *_: None)
     return {
@@ -294,6 +294,8 @@ def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_p
         CompareConfig(rivals=("lora",))
     with pytest.raises(UsageError, match="--kind"):
         night.compare(kind="LaMP_4")
+    with pytest.raises(UsageError, match="--engine"):
+        replace(night, config=replace(night.config, engine="vllm")).compare("none")
     with pytest.raises(UsageError, match="two plugs answer kind note with aggregation attention"):
         compared_plugs([night.plugs[0], night.plugs[0]], load_models(night.config))
     with pytest.raises(UsageError, match="--aggregation mean"):

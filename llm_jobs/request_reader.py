@@ -1,0 +1,128 @@
+"""What an LLM reads of a request: token ids that fit its context. All engines see the same.
+
+requests ─▶ prepare ─▶ (an engine) ─▶ outcomes ─▶ answers, in the order of the requests
+               └─▶ refusals
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from embedder.errors import PplugError
+from embedder.models import fingerprint
+
+from . import answering
+from .decoding import Ids
+from .prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+
+PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
+"""A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""
+
+Run = Callable[[Sequence[answering.Prepared]], dict[int, answering.Outcome]]
+"""An engine: outcomes by index."""
+
+
+@dataclass(frozen=True)
+class RequestReader:
+    """What must be known of an LLM to put requests to it, without its weights."""
+
+    format: PromptFormat
+    end_ids: Ids
+    """Tokens that end an answer; the first closes given answers and choices."""
+    context_length: int
+    is_encoder_decoder: bool
+    width: int
+    """E, the length of a soft prompt vector."""
+
+    @classmethod
+    def of(
+        cls, config: PreTrainedConfig, generation_config: Any, tokenizer: PreTrainedTokenizerBase, width: int
+    ) -> "RequestReader":
+        """Read it off what comes with a model.
+
+        Raises:
+            PplugError: if there is no end token, or the chat template is unusual.
+        """
+        is_encoder_decoder = bool(config.is_encoder_decoder)
+        return cls(
+            PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder),
+            _end_ids(generation_config.eos_token_id, tokenizer),
+            _context_length(config, tokenizer),
+            is_encoder_decoder,
+            width,
+        )
+
+    def fingerprint(self, folder: Path) -> str:
+        """The sha256 of the weights in `folder`, the prompt format and the tokenizer."""
+        probe = self.format.token_ids(PROBE_TEXT)
+        return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
+
+    def answer(self, requests: Sequence[Request], placement: Placement, run: Run) -> list[Answer | Refusal]:
+        """Let an engine answer what can be put to it; answers or refusals in the order of the requests."""
+        found: dict[int, Answer | Refusal] = {}
+        prepared: dict[int, answering.Prepared] = {}
+        for index, request in enumerate(requests):
+            try:
+                prepared[index] = self._prepare(index, request, placement)
+            except PromptRefused as refused:
+                found[index] = refused.refusal
+        for index, outcome in run(list(prepared.values())).items():
+            found[index] = answering.answer(prepared[index], outcome, self._text(requests[index], outcome))
+        return [found[index] for index in range(len(requests))]
+
+    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
+        """Token ids of a prompt around the place of its soft prompt, with `reserve` tokens of the context left.
+
+        Raises:
+            PromptRefused: if the prompt is empty, or nothing of it fits.
+        """
+        return self.format.parts(prompt, placement, self.context_length - reserve)
+
+    def answer_ids(self, text: str) -> Ids:
+        """Token ids of an answer, the end token included."""
+        return (*self.format.token_ids(text), self.end_ids[0])
+
+    def _prepare(self, index: int, request: Request, placement: Placement) -> answering.Prepared:
+        soft = torch.empty(0, self.width) if request.persona is None else request.persona.detach()
+        choices: tuple[Ids, ...] = ()
+        if request.choices is not None:
+            if not request.choices or not all(map(self.format.token_ids, request.choices)):
+                raise PromptRefused("empty_choice", f"choices {list(request.choices)!r} hold one without tokens")
+            choices = tuple(map(self.answer_ids, request.choices))
+        longest = max(map(len, choices), default=request.max_new_tokens)
+        parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
+        return answering.Prepared(index, parts, soft, choices, request.max_new_tokens)
+
+    def _text(self, request: Request, outcome: answering.Outcome) -> str:
+        if request.choices is not None and outcome.choice is not None:
+            return request.choices[outcome.choice]
+        ids = () if isinstance(outcome.answer, Refusal) else outcome.answer.ids
+        return str(self.format.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens of prompt and answer together (of the prompt, for an encoder)."""
+    # Within the sliding window of a model that has one, it attends to everything, which is what our masks say.
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    limits = [getattr(config, "max_position_embeddings", None), window, tokenizer.model_max_length]
+    return min([int(limit) for limit in limits if limit and limit < 1e9], default=512)  # T5 without one: trained on 512
+
+
+def _end_ids(known: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """Tokens that end an answer, `known` or the tokenizer's own, which comes first: it closes answers and choices.
+
+    Raises:
+        PplugError: if there is none.
+    """
+    own: Any = tokenizer.eos_token_id
+    ids = [known] if isinstance(known, int) else (known or [own])
+    ordered: list[int] = sorted(ids, key=lambda token: token != own)
+    if ordered == [None]:
+        raise PplugError(
+            "neither the LLM nor its tokenizer names an end token (eos_token_id in generation_config.json)"
+        )
+    return tuple(ordered)

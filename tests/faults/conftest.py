@@ -1,0 +1,74 @@
+"""Two nights, undisturbed, whose state before and after each job every test may copy."""
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from pathlib import Path
+
+import night_jobs
+import pytest
+from night_jobs import JOBS, Job
+from tiny_models import save_model, tiny_bert, tiny_llama
+from victims import counts, finished, said
+
+from pipelines.command.console import LIBRARY_SETTINGS
+
+
+@dataclass(frozen=True)
+class Nights:
+    """The folders of two nights that nothing disturbed."""
+
+    root: Path
+    calls: dict[Job, Mapping[str, int]] = field(default_factory=dict[Job, Mapping[str, int]])
+    """For each job the calls and returns inside each phase."""
+    seconds: dict[Job, float] = field(default_factory=dict[Job, float])
+    numbers: itertools.count = field(default_factory=itertools.count)
+
+    def before(self, job: Job) -> Path:
+        """The state that a job finds."""
+        return self.root / str(JOBS.index(job))
+
+    def after(self, job: Job) -> Path:
+        """The state that it leaves."""
+        return self.root / str(JOBS.index(job) + 1)
+
+    def copy_before(self, job: Job) -> Path:
+        """A folder for one run of a job."""
+        folder = self.root / f"run-{next(self.numbers)}"
+        shutil.copytree(self.before(job), folder)
+        return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Started with what the command sets before it imports a library; later they no longer look."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LIBRARY_SETTINGS.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    found = Nights(tmp_path_factory.mktemp("nights"))
+    save_model(found.root / "bert", tiny_bert(3), is_chat=False)
+    save_model(found.root / "llama", tiny_llama(4, 512), is_chat=True)
+    night_jobs.write_inputs(found.root)
+    found.before(JOBS[0]).mkdir()
+    assert finished(night_jobs.first_night, found.before(JOBS[0])) == 0, said(found.before(JOBS[0]))
+    for job in JOBS:
+        shutil.copytree(found.before(job), found.after(job))
+        started_at = time.perf_counter()
+        assert finished(job, found.after(job)) == 0, said(found.after(job))
+        found.seconds[job] = time.perf_counter() - started_at
+        found.calls[job] = counts(found.after(job))
+    return found
+
+
+@pytest.fixture(scope="session")
+def count(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """The first of two numbers in `make test`, the second in `make faults`."""
+    return lambda short, full: full if request.config.getoption("--faults") else short

@@ -1,0 +1,161 @@
+"""Processes that die, or wait, in the middle of a job.
+
+    fork server (everything imported) ─▶ child: a trap on every thread ─▶ one job of the night ─▶ exit code
+                                                  └─▶ SIGKILL at the n-th call or return inside a phase
+
+The product knows nothing of it: a phase is named by functions, and the interpreter reports each call of theirs.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from pkgutil import resolve_name
+from types import CodeType, FrameType
+from typing import Any, Protocol
+
+IMPORTED = (
+    "pytest",
+    "pipelines.encode",
+    "pipelines.generate",
+    "pipelines.ingest",
+    "pipelines.train",
+    "pipelines.tables.queries",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
+)
+"""What the fork server imports once, so that a child starts at once."""
+
+PHASES: Mapping[str, tuple[str, ...]] = {
+    "ingest": ("pipelines.ingest:ingest_source",),
+    "reading": ("pipelines.personas.items:read_items", "pipelines.answers.queue:queued_tasks"),
+    "encoding": ("pipelines.personas.items:encode_items",),
+    "grouping": ("pipelines.personas.persona_table:persona_table",),
+    "training": ("llm_jobs.training:train_plug",),
+    "saving a plug": (
+        "llm_jobs.checkpoint:Checkpoint.save",
+        "embedder.plug:PersonaPlug.save_pretrained",
+        "llm_jobs.training:write_report",
+    ),
+    "generating": ("pipelines.answers.outputs:answer_queue",),
+    "writing shards": ("pipelines.nights.shards:ShardFolder.write",),
+    "committing": (
+        "pipelines.nights.jobs:publish_shards",
+        "pipelines.tables.upsert:upsert",
+        "pipelines.tables.warehouse:Warehouse.append",
+    ),
+}
+"""The functions that a phase of a night runs in."""
+
+CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(list(IMPORTED))
+
+
+class Action(Protocol):
+    """What happens when the moment has come."""
+
+    def __call__(self) -> None: ...
+
+
+def die() -> None:
+    """Leave as a process leaves that loses its machine."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Say that the moment has come, and go on when told."""
+
+    reached: Event
+    go_on: Event
+
+    def __call__(self) -> None:
+        self.reached.set()
+        self.go_on.wait()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The n-th call or return inside the functions of a phase, counted over all threads."""
+
+    phase: str
+    number: int
+    action: Action = die
+
+
+class Inside(threading.local):
+    """The phases that a thread is in, the outermost first."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+
+class Trap:
+    """Counts what each phase calls, and acts at one moment."""
+
+    def __init__(self, moment: Moment | None) -> None:
+        self._moment = moment
+        self._gates: dict[CodeType, str] = {
+            resolve_name(name).__code__: phase for phase, names in PHASES.items() for name in names
+        }
+        self._inside = Inside()
+        self.counts = Counter[str]()
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        phases = self._inside.phases
+        gate = self._gates.get(frame.f_code) if event in ("call", "return") else None
+        if event == "call" and gate:
+            phases.append(gate)
+        for phase in set(phases) if phases else ():
+            self.counts[phase] += 1
+            if self._moment and (phase, self.counts[phase]) == (self._moment.phase, self._moment.number):
+                self._moment.action()
+        if event == "return" and gate:
+            phases.remove(gate)
+
+
+def run_trapped(job: Callable[[Path], None], folder: Path, moment: Moment | None) -> None:
+    """In the child: run a job in a folder; its stderr and the calls of each phase are left beside it."""
+    sys.stderr = folder.with_suffix(".stderr").open("w", encoding="utf8")
+    trap = Trap(moment)
+    threading.setprofile(trap)
+    sys.setprofile(trap)
+    try:
+        job(folder)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+        folder.with_suffix(".counts").write_text(json.dumps(trap.counts), encoding="utf8")
+        sys.stderr.flush()
+
+
+def start(job: Callable[[Path], None], folder: Path, moment: Moment | None = None) -> Any:
+    """Start a job in a process of its own."""
+    process = CONTEXT.Process(target=run_trapped, args=(job, folder, moment))
+    process.start()
+    return process
+
+
+def finished(job: Callable[[Path], None], folder: Path, moment: Moment | None = None) -> int:
+    """Run a job in a process of its own and return its exit code, minus the signal that ended it."""
+    process = start(job, folder, moment)
+    process.join()
+    return process.exitcode
+
+
+def said(folder: Path) -> str:
+    """What the last job in a folder wrote to stderr."""
+    return folder.with_suffix(".stderr").read_text(encoding="utf8")
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """Calls and returns inside each phase of the last job in a folder."""
+    return json.loads(folder.with_suffix(".counts").read_text(encoding="utf8"))
