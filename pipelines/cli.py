@@ -7,19 +7,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.command import options as opt
-from pipelines.command import reading, upkeep
+from pipelines.command import quality, reading, upkeep
 from pipelines.command.boundary import option_names, run_app
-from pipelines.command.console import message, print_rows, progress_bars, rows_of
+from pipelines.command.console import print_rows, progress_bars
 from pipelines.command.settings import read_settings
+
+if TYPE_CHECKING:
+    pass
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
 app.add_typer(ingest, name="ingest")
+app.add_typer(quality.app)
 app.add_typer(reading.app)
 app.add_typer(upkeep.app)
 
@@ -114,39 +118,6 @@ def ingest_tasks(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, c
     from pipelines.ingest import ingest_tasks
 
     common.show_counts(ingest_tasks(common.new_tables, files, ds, opt.kinds_of(ctx), dry_run=common.dry_run))
-
-
-@app.command()
-@opt.grouped
-def train(
-    ctx: typer.Context,
-    plug: opt.NewPlug,
-    kind: opt.KindName = None,
-    until: opt.Until = None,
-    tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
-    epochs: opt.Epochs = 8,
-    *,
-    models: opt.ModelNames,
-    common: opt.Writing,
-) -> None:
-    """Train a plug through the frozen LLM.
-
-    One plug is for one kind of task. A run that was killed goes on where it was.
-
-    Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
-    """
-    from llm_jobs.training import TrainConfig
-    from pipelines.answers.models import GenerateConfig
-    from pipelines.train import plan_train, train_job
-
-    config = GenerateConfig(**vars(models))
-    what = (common.tables, plug, kind, until, tasks, config, TrainConfig(epochs=epochs), opt.kinds_of(ctx))
-    if common.dry_run:
-        return common.show([asdict(plan_train(*what))])
-    with progress_bars() as progress:
-        result = train_job(*what, progress=progress)
-    common.show([asdict(loss) for loss in result.losses])
-    message(f"{result.example_count} examples; {result.skipped_leak_count} items skipped: theirs is a task's text")
 
 
 @app.command()
@@ -279,36 +250,6 @@ def backfill(
         steps = list(run_nights(chosen, common.max_reject_rate))
     common.show(map(asdict, steps))
     raise_worst(steps)
-
-
-@app.command()
-@opt.grouped
-def evaluate(
-    ctx: typer.Context,
-    ds: opt.Night,
-    controls: opt.Controls = False,
-    engine: opt.Engine = "transformers",
-    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    *,
-    models: opt.ModelNames,
-    common: opt.Writing,
-) -> None:
-    """Measure the night's outputs with LaMP's metrics.
-
-    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug.
-
-    Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
-    """
-    from pipelines.answers.models import GenerateConfig
-    from pipelines.evaluate import evaluate_night, plan_evaluate
-
-    plugs, config = opt.control_plugs(plug, is_wanted=controls), GenerateConfig(engine=engine, **vars(models))
-    what = (common.tables, ds, opt.kinds_of(ctx))
-    if common.dry_run:
-        return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
-    with progress_bars() as progress:
-        found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
-    common.show(rows_of(found), "run_id", "ds")
 
 
 def main(args: Sequence[str] | None = None) -> int:

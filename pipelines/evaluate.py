@@ -19,17 +19,22 @@ import pyarrow as pa
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import Scored, evaluate_answers
-from pipelines.answers.controls import DRAWS, control_answers
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.answers.queue import EVERYONE, newest_personas, personal_tasks, queued_tasks
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.rivals.answering import answer_arms
+from pipelines.rivals.cases import CaseReader
+from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
+from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 JOB = "evaluate"
+
+CONTROLS = ("other", "default", "none")
+"""Rivals that are answered with --controls."""
 
 Arms = dict[str, list[Scored]]
 
@@ -64,7 +69,7 @@ def evaluate_night(
         scored = scored_tasks(warehouse, ds)
         arms = own_answers(scored)
         if plugs:
-            for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, progress).items():
+            for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, scored, progress).items():
                 arms[kind] |= controls
         labels = label_lists(scored, kinds)
         rows = [
@@ -84,12 +89,22 @@ def scored_tasks(warehouse: Warehouse, ds: date) -> list[dict[str, Any]]:
     Raises:
         InputMissing: if there are none, or none was answered.
     """
+    rows = referenced_tasks(warehouse, ds)
+    if all(row["output"] is None for row in rows):
+        raise InputMissing(f"no task of {ds} is answered: run `pplug generate --ds {ds} --plug DIR`")
+    return rows
+
+
+def referenced_tasks(warehouse: Warehouse, ds: date) -> list[dict[str, Any]]:
+    """The night's tasks that have a reference; `output` is null where none was written.
+
+    Raises:
+        InputMissing: if there are none.
+    """
     with connect(warehouse) as db:
         rows = run_sql(db, "jobs/scored_tasks", {"ds": ds}).to_pylist()
     if not rows:
         raise InputMissing(f"no task of {ds} has a reference: run `pplug ingest tasks FILE --ds {ds}`")
-    if all(row["output"] is None for row in rows):
-        raise InputMissing(f"no task of {ds} is answered: run `pplug generate --ds {ds} --plug DIR`")
     return rows
 
 
@@ -108,21 +123,26 @@ def controls_of(
     plugs: Sequence[Path],
     config: GenerateConfig,
     kinds: Mapping[str, Kind],
+    scored: Sequence[Mapping[str, Any]],
     progress: Progress,
 ) -> dict[str, Arms]:
     """The control arms of every kind that a plug answers."""
     models = load_models(config)
     loaded = load_plugs(plugs, models)
+    found: dict[str, Arms] = {}
     with connect(warehouse) as db:
-        persona_ds = newest_personas(db, ds, models.encoder.sha256)
-        queue = queued_tasks(db, ds, persona_ds, EVERYONE, models.encoder.width)
-    arms: dict[str, Arms] = {}
-    for kind, plug in loaded.items():
-        tasks = [task for task in queue if task.kind == kind and task.reference is not None]
-        personal = personal_tasks(tasks, kinds, models.encoder)
-        for arm, scored in control_answers(tasks, personal, plug, models.llm, progress):
-            arms.setdefault(kind, {}).setdefault(arm, []).append(scored)
-    return arms
+        for kind, plug in loaded.items():
+            mine = [row for row in scored if row["kind"] == kind]
+            if not mine:
+                continue
+            reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
+            bench = Bench(kinds[kind], None, {OWN_PLUG: TrainedPlug(plug.plug, None)})
+            rivals = {arm: RIVALS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
+            arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
+            found[kind] = {
+                name: [answer for task in arm.scored.values() for answer in task] for name, arm in arms.items()
+            }
+    return found
 
 
 def label_lists(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, Sequence[str] | None]:
@@ -135,7 +155,7 @@ def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[
     """Rows of `evaluations` of one kind, apart from kind and run."""
     task_count = len(arms["own"])
     return [
-        {"arm": arm, **found._asdict(), "task_count": task_count}
+        {"arm": arm, "slice": ALL, **found._asdict(), "task_count": task_count}
         for arm, answers in arms.items()
         for found in evaluate_answers(kind.metric, answers, labels)
     ]
@@ -149,6 +169,6 @@ def plan_evaluate(
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)
-    times = DRAWS + 2  # arms that are answered: the draws of `other`, `default` and `none`
+    times = sum(RIVALS[name].draws for name in CONTROLS)
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

@@ -4,6 +4,8 @@ histories ─▶ targets, each with the items before it ─┐
 tasks of the nights named ───────────────────────────┴─▶ examples ─▶ train_plug ─▶ folder of the plug
 """
 
+import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +24,14 @@ from pipelines.answers.models import GenerateConfig, Models, load_models, traina
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 JOB = "train"
+
+REPORT = "training.json"
+"""What training leaves in a plug's folder beside the plug."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +60,26 @@ class TrainResult:
     losses: Sequence[EpochLoss]
 
 
+@dataclass(frozen=True)
+class PlugChoice:
+    """Which plug is trained, and on whom."""
+
+    aggregation: str = "attention"
+    """How a history becomes a persona: a name in `embedder.plug.PROJECTED`."""
+    unseen_users: bool = False
+    """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
+
+
 def training_data(
-    warehouse: Warehouse, kind: str | None, until: date, task_nights: Sequence[date], kinds: Mapping[str, Kind]
+    warehouse: Warehouse,
+    kind: str | None,
+    until: date,
+    task_nights: Sequence[date],
+    kinds: Mapping[str, Kind],
+    *,
+    without_unseen: bool = False,
 ) -> TrainingData:
-    """Read histories and tasks and choose the targets.
+    """Read histories and tasks and choose the targets; with `without_unseen`, of users who are not `is_unseen`.
 
     Raises:
         InputMissing: if there are no histories, or a night named has no task of the kind.
@@ -76,6 +98,8 @@ def training_data(
     held = held_texts(tasks, chosen, named)
     from_histories = history_targets(items, chosen, label_set(tasks, items, chosen), held)
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
+    if without_unseen:
+        found = [target for target in found if not is_unseen(target.user_id)]
     return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count))
 
 
@@ -102,6 +126,7 @@ def train_job(
     config: GenerateConfig,
     train: TrainConfig,
     kinds: Mapping[str, Kind],
+    choice: PlugChoice = PlugChoice(),
     *,
     progress: Progress = no_progress,
 ) -> TrainResult:
@@ -116,18 +141,23 @@ def train_job(
         config: which models the plug is for.
         train: how it is trained.
         kinds: how items and tasks of each kind read.
+        choice: which plug, and on whom.
         progress: told of the steps done.
     """
     until = until or utc_now().date()
-    settings = asdict(config) | asdict(train) | {"kind": kind, "until": until, "tasks": list(task_nights)}
+    settings = (
+        asdict(config) | asdict(train) | asdict(choice) | {"kind": kind, "until": until, "tasks": list(task_nights)}
+    )
     with recorded_run(warehouse, JOB, until, settings) as record:
-        data = training_data(warehouse, kind, until, task_nights, kinds)
+        start = time.perf_counter()
+        data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
         models = load_models(config)
         llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
-        plug = seeded_plug(plug_config(data.kind, models), train.seed)
+        plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
         prepared = prepare(examples, llm, Placement(plug.config.placement))
         losses = train_plug(plug, llm, prepared, train, folder, progress)
+        add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
         record.rows_in = record.rows_out = len(examples)
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
@@ -142,18 +172,19 @@ def plan_train(
     config: GenerateConfig,
     train: TrainConfig,
     kinds: Mapping[str, Kind],
+    choice: PlugChoice = PlugChoice(),
 ) -> Plan:
     """What `train_job` would do; nothing is written."""
     del folder  # the same arguments as train_job
     until = until or utc_now().date()
-    data = training_data(warehouse, kind, until, task_nights, kinds)
+    data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
     models = load_models(config)
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [
         Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
-    plug = seeded_plug(plug_config(data.kind, models), train.seed)
+    plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -168,7 +199,17 @@ def plan_train(
     return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, seconds)
 
 
-def plug_config(kind: Kind, models: Models) -> PlugConfig:
+def add_to_report(folder: Path, **facts: bool | float) -> None:
+    """Add to training.json what the job knows and training does not.
+
+    `unseen_users`: the users of `is_unseen` were kept out. `seconds`: time of the run that ended it, encoding included.
+    """
+    path = folder / REPORT
+    report = json.loads(path.read_text(encoding="utf8"))
+    path.write_text(json.dumps(facts | report, indent=1) + "\n", encoding="utf8")
+
+
+def plug_config(kind: Kind, models: Models, aggregation: str) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
     return PlugConfig(
@@ -178,4 +219,5 @@ def plug_config(kind: Kind, models: Models) -> PlugConfig:
         encoder_width=models.encoder.width,
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
+        aggregation=aggregation,
     )

@@ -1,4 +1,4 @@
--- evaluation_history: a metric in the newest evaluation of a night, and the difference to the night evaluated before.
+-- evaluation_history: a metric over all tasks of a night, newest evaluation, and the difference to the night before.
 -- Grain:  one row per ds, kind, arm, metric
 -- Reads:  evaluations, runs
 -- Params: $kind (TEXT, default null: every kind), $metric (TEXT, default null: every metric)
@@ -17,7 +17,8 @@ with newest as (
     from evaluations
     left join runs using (run_id)
     where
-        ($kind is null or evaluations.kind = $kind)
+        coalesce(evaluations.slice, 'all') = 'all'
+        and ($kind is null or evaluations.kind = $kind)
         and ($metric is null or evaluations.metric = $metric)
     qualify row_number() over (
         partition by evaluations.ds, evaluations.kind, evaluations.arm, evaluations.metric

@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""What the README and docs/quality.md show is run."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf8")
+QUALITY = (ROOT / "docs/quality.md").read_text(encoding="utf8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-COMMANDS = re.findall(r"^    pplug (.+?)(?:\s+#.*)?$", README, re.M)
+COMMANDS = re.findall(r"^    pplug (.+?)(?:\s+#.*)?$", README + QUALITY, re.M)
 
 
 def test_reading_the_tables_without_pplug_works(

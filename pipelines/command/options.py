@@ -105,7 +105,9 @@ def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
     """The plugs to answer the control arms with."""
     if is_wanted != bool(plugs):
-        raise UsageError("--controls and --plug go together: pplug evaluate --ds DATE --controls --plug DIR")
+        raise UsageError(
+            "--controls or --compare and --plug go together: pplug evaluate --ds DATE --controls --plug DIR"
+        )
     return plugs
 
 
@@ -138,6 +140,21 @@ Engine = Annotated[
 ]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
+Aggregation = Annotated[
+    Literal["attention", "mean", "task", "none"],
+    option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
+]
+UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
+EvaluatedPlugs = Annotated[
+    list[Path],
+    option(
+        "--plug", "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable."
+    ),
+]
+Compare = Annotated[bool, option("--compare", "Answer again in every other way to personalise; keep the numbers.")]
+ComparedKind = Annotated[str | None, option("--kind", "With --compare: only this kind.")]
+Rivals = Annotated[str, option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")]
+LoraUsers = Annotated[int, option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
@@ -246,6 +263,21 @@ def configs_of(models: ModelNames, max_vectors: int) -> "tuple[EncodeConfig, Gen
 
     of_encoder = {field.name: getattr(models, field.name) for field in fields(EncoderNames)}
     return EncodeConfig(max_vectors=max_vectors, **of_encoder), GenerateConfig(**vars(models))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `evaluate --compare` takes."""
+
+    compare: Compare = False
+    kind: ComparedKind = None
+    rivals: Rivals = ""
+    lora_users: LoraUsers = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rivals asked for."""
+        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

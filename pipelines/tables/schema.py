@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Raised by one when a table of an older version can no longer be read as it is."""
 
 
@@ -30,11 +30,16 @@ _FLOAT = pa.float32()
 _VECTOR = _list_of(_FLOAT)
 
 _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
+    "answers_per_second": (_FLOAT, "answers of the arm alone, on the tasks of its first chunk"),
     "arm": (_TEXT, "own, other, default, none, or the name of a rival"),
     "choices": (_list_of(_TEXT), "closed answers, in the order of the prompt; null for free text"),
+    "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best rival in that metric"),
     "config": (_TEXT, "JSON: the settings of the run"),
     "counts": (_list_of(_INT), "items behind each of `vectors`"),
     "detail": (_TEXT, "the offending value, at most 200 characters"),
+    "difference": (_FLOAT, "value less that of the arm `compared_with`, paired over users"),
+    "difference_high": (_FLOAT, "upper end of its 95% interval over users"),
+    "difference_low": (_FLOAT, "lower end of its 95% interval over users"),
     "ds": (pa.date32(), "night of the job that wrote the row; of histories and tasks the night of ingestion"),
     "encoder_sha256": (_TEXT, "fingerprint of the encoder: weights and settings"),
     "ended_at": (_TIME, "end of the run"),
@@ -53,9 +58,11 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "last_posted_at": (_TIME, "time of the newest item"),
     "llm_sha256": (_TEXT, "fingerprint of the language model: weights and settings"),
     "low": (_FLOAT, "lower end of the 95% interval over users"),
+    "mean_prompt_tokens": (_FLOAT, "mean tokens of the arm's prompts, soft prompt included; 0 without an LLM"),
     "metric": (_TEXT, "accuracy, f1, mae, rmse, rouge-1 or rouge-L"),
     "output": (_TEXT, "what the user produced for an item; the answer to a task"),
     "output_tokens": (_INT, "tokens of the answer"),
+    "parameters": (_BIGINT, "trained numbers behind one answer"),
     "persona": (_VECTOR, "unit mean of all item vectors"),
     "persona_ds": (pa.date32(), "night of the persona that was used; null for the default persona"),
     "persona_source": (_TEXT, "history or default"),
@@ -72,6 +79,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "run_id": (_TEXT, "run that wrote the row"),
     "score": (_FLOAT, "mean log-probability of the answer's tokens, nats"),
     "settings_sha256": (_TEXT, "sha256 of the settings that change the answer"),
+    "slice": (_TEXT, "all tasks of the kind, or the part of them: pipelines/slices.py; null means all"),
     "source": (_TEXT, "file or table the refused row came from"),
     "started_at": (_TIME, "start of the run"),
     "status": (_TEXT, "done, failed, interrupted or killed"),
@@ -80,6 +88,8 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "text": (_TEXT, "what the user wrote or reacted to"),
     "tokens": (_BIGINT, "tokens computed by the run"),
     "top_items": (_list_of(_struct_of(kind=_TEXT, item_id=_TEXT, weight=_FLOAT)), "items that weighed most"),
+    "train_seconds": (_FLOAT, "time of training, of all adapters together for lora"),
+    "user_bytes": (_BIGINT, "bytes kept of a user, mean over the users with tasks"),
     "user_id": (_TEXT, "the user"),
     "value": (_FLOAT, "value of the metric"),
     "vector": (_VECTOR, "unit vector of one item"),
@@ -99,7 +109,10 @@ _TABLES: Final[Mapping[str, str]] = {
         " output_tokens plug_sha256 llm_sha256 settings_sha256 run_id is_shortened ds"
     ),
     "rejects": "job row_id user_id? reason detail run_id source ds",
-    "evaluations": "kind arm metric value low? high? task_count run_id ds",
+    "evaluations": (
+        "kind arm metric value low? high? task_count run_id slice? compared_with? difference? difference_low?"
+        " difference_high? parameters? train_seconds? user_bytes? mean_prompt_tokens? answers_per_second? ds"
+    ),
     "runs": ("run_id job ds started_at ended_at status rows_in rows_out rows_rejected tokens config versions error?"),
 }
 

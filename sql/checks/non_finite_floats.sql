@@ -48,9 +48,11 @@ with floats as (
     select
         'evaluations' as table_name,
         ds,
-        concat_ws('/', kind, arm, metric, run_id) as row_id,
+        concat_ws('/', kind, arm, metric, slice, run_id) as row_id,
         'value' as column_name,
-        value + coalesce(low, 0) + coalesce(high, 0) as probe
+        value + coalesce(low, 0) + coalesce(high, 0)
+        + coalesce(difference, 0) + coalesce(difference_low, 0) + coalesce(difference_high, 0)
+        + coalesce(train_seconds, 0) + coalesce(mean_prompt_tokens, 0) + coalesce(answers_per_second, 0) as probe
     from evaluations
 )
 

@@ -8,9 +8,7 @@ from small_night import ITEMS, NIGHT, TASKS
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.training import TrainConfig
-from pipelines.answers.controls import control_answers
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
@@ -58,24 +56,6 @@ def test_own_accuracy_is_the_share_of_equal_answers_and_controls_stand_beside_it
         assert db.sql("from outputs order by task_id").fetchall() == before
         assert db.sql("select count(*) from evaluations").fetchall() == [(len(found),)]
         assert db.sql("select job, status from runs order by started_at").fetchall()[-1] == ("evaluate", "done")
-
-
-def test_the_default_arm_is_a_user_without_history_and_the_own_persona_gives_the_own_answer(
-    answered: tuple[Warehouse, Path], kinds: dict[str, Kind], generate_config: GenerateConfig
-) -> None:
-    warehouse, plug = answered
-    models = load_models(generate_config)
-    (loaded,) = load_plugs([plug], models).values()
-    with connect(warehouse) as db:
-        queue = queued_tasks(db, NIGHT, NIGHT, EVERYONE, models.encoder.width)
-        outputs = dict(db.sql("select task_id, output from outputs").fetchall())
-    tasks = [task for task in queue if task.reference is not None]
-    personal = personal_tasks(tasks, kinds, models.encoder)
-    found = list(control_answers(tasks, personal, loaded, models.llm, lambda *_: None))
-    default = [answer.scored.prediction for answer in found if answer.arm == "default"]
-    newcomer = [at for at, task in enumerate(tasks) if task.user_id == "eve"]
-    assert [default[at] for at in newcomer] == [outputs[tasks[at].task_id] for at in newcomer]
-    assert sum(answer.arm == "other" for answer in found) == 5 * len(tasks)
 
 
 def test_without_outputs_or_references_it_says_what_to_run(

@@ -1,0 +1,112 @@
+"""The commands that make a plug and measure it."""
+
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipelines.command import options as opt
+from pipelines.command.console import message, progress_bars, rows_of
+
+if TYPE_CHECKING:
+    from pipelines.answers.models import GenerateConfig
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@opt.grouped
+def train(
+    ctx: typer.Context,
+    plug: opt.NewPlug,
+    kind: opt.KindName = None,
+    until: opt.Until = None,
+    tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
+    epochs: opt.Epochs = 8,
+    aggregation: opt.Aggregation = "attention",
+    unseen_users: opt.UnseenUsers = False,
+    *,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Train a plug through the frozen LLM.
+
+    One plug is for one kind of task. A run that was killed goes on where it was.
+
+    Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
+    """
+    from llm_jobs.training import TrainConfig
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.train import PlugChoice, plan_train, train_job
+
+    config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs)
+    choice = PlugChoice(aggregation, unseen_users)
+    what = (common.tables, plug, kind, until, tasks, config, training, opt.kinds_of(ctx), choice)
+    if common.dry_run:
+        return common.show([asdict(plan_train(*what))])
+    with progress_bars() as progress:
+        result = train_job(*what, progress=progress)
+    common.show([asdict(loss) for loss in result.losses])
+    message(f"{result.example_count} examples; {result.skipped_leak_count} items skipped: theirs is a task's text")
+
+
+@app.command()
+@opt.grouped
+def evaluate(
+    ctx: typer.Context,
+    ds: opt.Night,
+    controls: opt.Controls = False,
+    engine: opt.Engine = "transformers",
+    plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    *,
+    compared: opt.Compared,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Measure the night's outputs with LaMP's metrics.
+
+    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
+    --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
+    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --rivals none,bm25_4,label_mode`.
+
+    Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
+    """
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.evaluate import evaluate_night, plan_evaluate
+
+    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
+    config = GenerateConfig(engine=engine, **vars(models))
+    if compared.compare:
+        return compare_plugs(ctx, ds, plugs, config, compared, common)
+    what = (common.tables, ds, opt.kinds_of(ctx))
+    if common.dry_run:
+        return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
+    with progress_bars() as progress:
+        found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
+    common.show(rows_of(found), "run_id", "ds")
+
+
+def compare_plugs(
+    ctx: typer.Context,
+    ds: date,
+    plugs: list[Path],
+    config: "GenerateConfig",
+    compared: opt.Compared,
+    common: opt.Writing,
+) -> None:
+    """What `pplug evaluate --compare` does."""
+    from pipelines.compare import CompareConfig, compare_night, plan_compare
+    from pipelines.rivals.table import printed_tables
+
+    what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
+    compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    if common.dry_run:
+        return common.show([asdict(plan_compare(*what, compare))])
+    with progress_bars() as progress:
+        found = compare_night(*what, compare, progress=progress)
+    if common.as_json:
+        return common.show(rows_of(found))
+    for rows, hidden in printed_tables(rows_of(found)):
+        common.show(rows, *hidden)

@@ -1,0 +1,248 @@
+"""Compare a plug with every other way to personalise the same frozen LLM, on the same tasks of a night.
+
+    plugs ─▶ by kind and aggregation ─┐
+    histories ─▶ regression, LoRA ────┼─▶ rivals ─▶ answers of all arms ─▶ metrics per slice ─▶ evaluations
+    tasks, personas, items ─▶ cases ──┘
+
+Nothing is written but numbers: `outputs` stays as it is, and need not be there.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embedder.errors import InputMissing, UsageError
+from embedder.models import model_folder
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.kinds import Kind
+from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.evaluate import JOB, label_lists, referenced_tasks
+from pipelines.examples import Target
+from pipelines.generate import plan_generate
+from pipelines.nights.plans import Plan
+from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.rivals.answering import Arm, answer_arms, answer_timed
+from pipelines.rivals.cases import CaseReader
+from pipelines.rivals.kept import FLOAT_BYTES
+from pipelines.rivals.labels import LabelRegression, most_frequent
+from pipelines.rivals.lora import LoraConfig, adapt, most_active
+from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
+from pipelines.rivals.registry import LORA, RIVALS, Bench, Rival, plain
+from pipelines.rivals.table import OWN, comparison_rows
+from pipelines.slices import ORDER, is_unseen, slices_of
+from pipelines.tables.schema import file_schema
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import training_data
+
+LORA_SLICE = "lora users"
+"""The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared."""
+
+    kind: str | None = None
+    """Only this kind; all that have a plug unless given."""
+    rivals: tuple[str, ...] = ()
+    """Names of `RIVALS`; every one that can answer unless given. The plug itself is always there."""
+    lora_users: int = 0
+    """Users, the most active ones, for whom an adapter is trained; that takes minutes for each."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.rivals if name not in RIVALS]
+        if unknown:
+            hint = "; lora is asked for with --lora-users N" if unknown[0] == LORA else ""
+            raise UsageError(f"--rivals {unknown[0]!r} is not known: use {', '.join(RIVALS)}{hint}")
+
+
+def compare_night(
+    warehouse: Warehouse,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    plugs: Sequence[Path],
+    config: GenerateConfig,
+    compare: CompareConfig,
+    *,
+    progress: Progress = no_progress,
+) -> pa.Table:
+    """Answer the night's tasks in every arm, and append the numbers to `evaluations`.
+
+    Args:
+        warehouse: read; only `evaluations` and `runs` are appended to.
+        ds: night of the tasks.
+        kinds: how each kind is worded and scored.
+        plugs: folders; of each kind the plug itself, and those with other aggregations as its rivals.
+        config: the models.
+        compare: what is compared.
+        progress: told of the tasks done.
+
+    Returns:
+        The new rows of `evaluations`.
+
+    Raises:
+        InputMissing: if no task of the night has a reference, no night up to it was encoded, or a library is missing.
+        UsageError: if the plugs do not fit together, or a rival lacks its plug.
+    """
+    settings = asdict(config) | {"plugs": [str(folder) for folder in plugs], "compare": asdict(compare)}
+    with recorded_run(warehouse, JOB, ds, settings) as record:
+        scored = referenced_tasks(warehouse, ds)
+        require_own_engine(config)
+        models = load_models(config)
+        rows = list[dict[str, Any]]()
+        for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
+            mine = [row for row in scored if row["kind"] == name]
+            if not mine:
+                raise InputMissing(f"no task of kind {name} on {ds} has a reference: run `pplug ingest tasks FILE`")
+            comparison = Comparison(warehouse, ds, kinds, kinds[name], models, of_kind, mine)
+            rows += comparison.rows(config, compare, progress)
+            record.rows_in += len(mine)
+        table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
+        warehouse.append("evaluations", ds, record.run_id, table)
+        record.rows_out = record.rows_in
+    return table
+
+
+def require_own_engine(config: GenerateConfig) -> None:
+    """Refuse an engine that cannot count the tokens of retrieved items, or be adapted.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if config.engine != "transformers":
+        raise UsageError(f"--compare cannot use the engine {config.engine}: leave --engine out")
+
+
+def chosen_plugs(
+    folders: Sequence[Path], models: Models, kinds: Mapping[str, Kind], compare: CompareConfig
+) -> dict[str, PlugsOfKind]:
+    """The plugs of each kind that is compared."""
+    found = compared_plugs(folders, models)
+    if compare.kind is not None:
+        if compare.kind not in found:
+            raise UsageError(f"no plug answers kind {compare.kind!r}: pass one of {', '.join(found)} with --kind")
+        found = {compare.kind: found[compare.kind]}
+    for name in found.keys() - kinds.keys():
+        raise UsageError(f"kind {name!r} of a plug is not known: add [kinds.{name}] to pplug.toml")
+    return found
+
+
+class Comparison:
+    """One kind of task of one night."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        ds: date,
+        kinds: Mapping[str, Kind],
+        kind: Kind,
+        models: Models,
+        plugs: PlugsOfKind,
+        scored: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
+        self._models, self._plugs, self._scored = models, plugs, scored
+        plugs.require_unseen(row["user_id"] for row in scored)
+
+    def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
+        """Rows of `evaluations`, apart from the run."""
+        with connect(self._warehouse) as db:
+            reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
+            targets = training_data(self._warehouse, self._kind.name, reader.persona_ds, [], self._kinds).targets.found
+            rivals = self._rivals(targets, compare.rivals, has_others=reader.has_others)
+            arms = answer_arms(reader.chunks(), rivals, self._models.llm, reader.task_count, progress)
+            members = self._members(reader.item_counts)
+            if compare.lora_users:
+                arms[LORA], members[LORA_SLICE] = self._lora(reader, targets, config, compare, progress)
+        labels = label_lists(self._scored, self._kinds)[self._kind.name]
+        return comparison_rows(self._kind, arms, members, labels)
+
+    def _rivals(self, targets: Sequence[Target], wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:
+        """Those that can answer; of the ones asked for by name all must have their plug."""
+        is_closed = any(row["choices"] for row in self._scored) and len({target.target for target in targets}) > 1
+        names = list[str]()
+        for name, entry in RIVALS.items():
+            is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
+            has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
+            if name in wanted and not has_plug:
+                raise UsageError(
+                    f"--rivals {name} needs a plug of kind {self._kind.name} trained with --aggregation {entry.plug}: "
+                    "pass it with --plug"
+                )
+            if name == OWN or (is_possible and has_plug and (not wanted or name in wanted)):
+                names.append(name)
+        bench = Bench(
+            self._kind,
+            trainable(self._models.llm),
+            self._plugs.by_aggregation,
+            self._regression(targets) if "label_regression" in names else None,
+            most_frequent([target.target for target in targets]),
+        )
+        return {name: RIVALS[name].build(bench) for name in names}
+
+    def _regression(self, targets: Sequence[Target]) -> LabelRegression:
+        """The regression, of the users that the plug was trained on."""
+        seen = [target for target in targets if not (self._plugs.has_unseen and is_unseen(target.user_id))]
+        return LabelRegression.fit(seen, self._models.encoder)
+
+    def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
+        """The tasks of each slice."""
+        members = defaultdict[str, list[str]](list)
+        for row in self._scored:
+            user_id = row["user_id"]
+            for name in slices_of(user_id, item_counts.get(user_id, 0), has_unseen=self._plugs.has_unseen):
+                members[name].append(row["task_id"])
+        return dict(sorted(members.items(), key=lambda member: ORDER.index(member[0])))
+
+    def _lora(
+        self,
+        reader: CaseReader,
+        targets: Sequence[Target],
+        config: GenerateConfig,
+        compare: CompareConfig,
+        progress: Progress,
+    ) -> tuple[Arm, list[str]]:
+        """The arm of the most active users' own adapters, and their tasks."""
+        base = FrozenLLM.from_pretrained(config.llm, dtype="float32", cache=config.cache)
+        folder = model_folder(config.llm, config.cache)
+        arm, tasks = Arm(train_seconds=0.0), list[str]()
+        users = most_active(targets, list(reader.task_counts), compare.lora_users)
+        for done, user in enumerate(users, start=1):
+            own = [target for target in targets if target.user_id == user]
+            adapted = adapt(base, folder, own, compare.lora)
+            cases = reader.cases_of(user, user)
+            alone = Rival(user_bytes=lambda _, kept=FLOAT_BYTES * adapted.parameters: kept, requests=plain)
+            answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
+            arm.parameters = adapted.parameters
+            arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
+            tasks += [case.task.task_id for case in cases]
+            progress("adapters", done, len(users))
+        return arm, tasks
+
+
+def plan_compare(
+    warehouse: Warehouse,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    plugs: Sequence[Path],
+    config: GenerateConfig,
+    compare: CompareConfig,
+) -> Plan:
+    """What `compare_night` would answer, adapters and label rivals apart; nothing is written."""
+    require_own_engine(config)
+    referenced_tasks(warehouse, ds)
+    chosen = chosen_plugs(plugs, load_models(config), kinds, compare)
+    own = [of_kind.own for of_kind in chosen.values()]
+    one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
+    there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}
+    names = [name for name in compare.rivals or RIVALS if RIVALS[name].plug in {None, *there}]
+    times = sum(RIVALS[name].draws for name in {OWN, *names} if not RIVALS[name].is_closed)
+    rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
+    return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

@@ -1,0 +1,123 @@
+"""Answer all cases in all arms, and measure what an answer costs.
+
+    first chunk of cases ─▶ arm by arm, timed ────────────┐
+    other chunks ─▶ all arms in one call of the LLM, so ──┴─▶ Arm: answers, prompt tokens, answers per second
+                    that equal prompts are read once
+
+What is answered beside it changes an answer only where tokens are within rounding (`FrozenLLM.answer`), so both ways
+give the same answers but for such ties. Only texts and numbers are kept of a chunk.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llm_jobs.answers import AnsweringLLM
+from llm_jobs.metrics import Scored
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from pipelines.nights.runs import Progress
+from pipelines.rivals.cases import Case
+from pipelines.rivals.registry import Rival
+
+
+@dataclass(eq=False)
+class Arm:
+    """What a rival answered, and what it cost."""
+
+    parameters: int = 0
+    """Trained numbers behind one answer."""
+    train_seconds: float | None = None
+    scored: dict[str, list[Scored]] = field(default_factory=dict[str, list[Scored]])
+    """By task: one answer for each draw. A refused one counts as wrong."""
+    user_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    """By user: bytes kept of him."""
+    prompt_tokens: int = 0
+    read_count: int = 0
+    """Answers that `prompt_tokens` are of."""
+    timed_count: int = 0
+    seconds: float = 0.0
+    """Time of the answers that were timed."""
+
+    def add(self, case: Case, text: str, user_bytes: int) -> None:
+        """Keep an answer."""
+        task = case.task
+        self.scored.setdefault(task.task_id, []).append(Scored(task.user_id, text, task.reference or ""))
+        self.user_bytes[task.user_id] = user_bytes
+
+    @property
+    def costs(self) -> dict[str, float | int | None]:
+        """The columns of `evaluations` that are about cost."""
+        return {
+            "parameters": self.parameters,
+            "train_seconds": self.train_seconds,
+            "user_bytes": round(sum(self.user_bytes.values()) / max(1, len(self.user_bytes))),
+            "mean_prompt_tokens": self.prompt_tokens / self.read_count if self.read_count else 0.0,
+            "answers_per_second": self.timed_count / self.seconds if self.seconds else None,
+        }
+
+
+def answer_arms(
+    chunks: Iterable[Sequence[Case]], rivals: Mapping[str, Rival], llm: AnsweringLLM, total: int, progress: Progress
+) -> dict[str, Arm]:
+    """The answers of every rival to every case.
+
+    Args:
+        chunks: the cases, a few at a time.
+        rivals: by the name of their arm.
+        llm: the frozen LLM.
+        total: how many cases there are.
+        progress: told of the cases done.
+    """
+    arms = {name: Arm(rival.parameters, rival.seconds) for name, rival in rivals.items()}
+    done = 0
+    for cases in chunks:
+        if not cases:
+            continue
+        if done:
+            answer_chunk(cases, rivals, arms, llm)
+        else:
+            answer_timed(cases, rivals, arms, llm)
+        done += len(cases)
+        progress("compared tasks", done, total)
+    return arms
+
+
+def answer_timed(
+    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+) -> None:
+    """Answer arm by arm. What the first arm would pay for all, memory that is touched first, is paid before."""
+    answer_chunk(cases[:1], rivals, {name: Arm() for name in rivals}, llm)
+    for name, rival in rivals.items():
+        start = time.perf_counter()
+        answer_chunk(cases, {name: rival}, arms, llm)
+        arms[name].seconds += time.perf_counter() - start
+        arms[name].timed_count += len(cases) * rival.draws
+
+
+def answer_chunk(
+    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+) -> None:
+    """Answer cases in all arms, those of one placement in one call."""
+    asked = defaultdict[Placement, list[tuple[str, Case, Request]]](list)
+    for name, rival in rivals.items():
+        if rival.labels is not None:
+            for case, label in zip(cases, rival.labels(cases), strict=True):
+                arms[name].add(case, label, rival.user_bytes(case))
+        if rival.requests is not None:
+            requests = rival.requests(cases)
+            asked[rival.placement] += [(name, cases[at % len(cases)], request) for at, request in enumerate(requests)]
+    for placement, entries in asked.items():
+        answers = llm.answer([request for _, _, request in entries], placement)
+        for (name, case, _), answer in zip(entries, answers, strict=True):
+            keep_answer(arms[name], case, answer, rivals[name].user_bytes(case))
+
+
+def keep_answer(arm: Arm, case: Case, answer: Answer | Refusal, user_bytes: int) -> None:
+    """Count an answer of the LLM."""
+    if isinstance(answer, Refusal):
+        return arm.add(case, "", user_bytes)
+    arm.add(case, answer.text, user_bytes)
+    arm.prompt_tokens += answer.prompt_tokens
+    arm.read_count += 1
+    return None

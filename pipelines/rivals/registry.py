@@ -1,0 +1,240 @@
+"""Every way to answer that is compared, by name.
+
+    cases ─▶ PromptRival: which prompt, whose history, which plug ─▶ FrozenLLM.answer ─┐
+    cases ─▶ LabelRival: past labels, no LLM ──────────────────────────────────────────┴─▶ answers
+
+A new rival is one more line of `RIVALS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from embedder.plug import PersonaPlug
+from llm_jobs.answers import PersonalTask, personal_requests, plain_requests
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Placement, Request
+from pipelines.rivals.cases import DRAWS, Case, History, Item
+from pipelines.rivals.kept import (
+    FLOAT_BYTES,
+    Kept,
+    kept_items,
+    kept_labels,
+    kept_mean,
+    kept_nothing,
+    kept_persona,
+    kept_texts,
+    kept_vectors,
+)
+from pipelines.rivals.labels import LabelRegression, mode_answers, vote_answers
+from pipelines.rivals.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
+
+LORA: Final = "lora"
+"""The rival that is an LLM of its own for each user (`pipelines.rivals.lora`): asked for with --lora-users."""
+
+OWN_PLUG: Final = "attention"
+"""Aggregation of the plug that the others are compared with."""
+
+Whose = Callable[[Case], Sequence[History]]
+"""The histories to answer a case with: one answer each."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPlug:
+    """A plug and what it cost."""
+
+    plug: PersonaPlug
+    seconds: float | None
+    """Time of its training; None where training.json does not say."""
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        return sum(weight.numel() for weight in self.plug.parameters())
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What rivals of one kind are built from."""
+
+    kind: Kind
+    llm: FrozenLLM | None
+    """Its tokens count in the prompts of retrieval; None where no rival retrieves."""
+    plugs: Mapping[str, TrainedPlug]
+    """By aggregation."""
+    regression: LabelRegression | None = None
+    common_label: str = ""
+    """Everybody's most frequent label: the answer where a user has none."""
+
+
+def own_history(case: Case) -> Sequence[History]:
+    """The user's own."""
+    return (History(case.task.vectors, case.task.counts),)
+
+
+def no_history(case: Case) -> Sequence[History]:
+    """As if the user had none."""
+    return (History(case.task.vectors[:0], case.task.counts[:0]),)
+
+
+def other_histories(case: Case) -> Sequence[History]:
+    """Other users'."""
+    return case.others
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """One way to answer: either with `requests` to the frozen LLM, or with `labels` of its own."""
+
+    parameters: int = 0
+    seconds: float | None = 0.0
+    """Time of training; None where it is not known."""
+    user_bytes: Kept = kept_nothing
+    placement: Placement = Placement.AFTER
+    draws: int = 1
+    """Answers to each case; their mean counts."""
+    requests: Callable[[Sequence[Case]], list[Request]] | None = None
+    """All cases of the first draw, then all of the second, and so on."""
+    labels: Callable[[Sequence[Case]], list[str]] | None = None
+
+
+Build = Callable[[Bench], Rival]
+
+
+def plug_rival(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
+    """Answer with the plug of an aggregation, and with the history that `whose` gives."""
+
+    def build(bench: Bench) -> Rival:
+        trained = bench.plugs[name]
+
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            tasks = [
+                replace(case.personal, vectors=whose(case)[draw].vectors, counts=whose(case)[draw].counts)
+                for draw in range(draws)
+                for case in cases
+            ]
+            return personal_requests(trained.plug, tasks)[0]
+
+        placement = Placement(trained.plug.config.placement)
+        return Rival(trained.parameters, trained.seconds, kept, placement, draws, requests)
+
+    return build
+
+
+def retrieval_rival(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> Build:
+    """Put the best of the user's own items into the prompt; no soft prompt."""
+
+    def build(bench: Bench) -> Rival:
+        ranking = rank(bench.kind)
+        return Rival(
+            user_bytes=kept,
+            requests=lambda cases: plain_requests(with_items(cases, ranking, count, bench, soft=0)),
+        )
+
+    return build
+
+
+def nearest_rival(bench: Bench) -> Rival:
+    """The plug, and the one nearest item in the prompt."""
+    trained = bench.plugs[OWN_PLUG]
+
+    def requests(cases: Sequence[Case]) -> list[Request]:
+        tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
+        return personal_requests(trained.plug, tasks)[0]
+
+    def kept(case: Case) -> int:
+        return kept_persona(case) + kept_items(case)
+
+    return Rival(trained.parameters, trained.seconds, kept, Placement(trained.plug.config.placement), requests=requests)
+
+
+def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, soft: int) -> list[PersonalTask]:
+    """The tasks with the best of the user's own items in their prompts."""
+
+    def prompt(case: Case) -> str:
+        items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
+        assert bench.llm is not None
+        return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
+
+    needs_output = "{output}" in bench.kind.retrieved_item
+
+    return [replace(case.personal, prompt=prompt(case)) for case in cases]
+
+
+def plain(cases: Sequence[Case]) -> list[Request]:
+    """The tasks as they are."""
+    return plain_requests([case.personal for case in cases])
+
+
+def plain_rival(bench: Bench) -> Rival:
+    """The LLM alone."""
+    del bench
+    return Rival(requests=plain)
+
+
+def mode_rival(bench: Bench) -> Rival:
+    """Each user's most frequent label."""
+    return Rival(user_bytes=kept_labels, labels=lambda cases: mode_answers(cases, bench.common_label))
+
+
+def vote_rival(bench: Bench) -> Rival:
+    """A vote of the user's past labels."""
+    return Rival(
+        user_bytes=lambda case: kept_vectors(case) + FLOAT_BYTES * len(case.items),
+        labels=lambda cases: vote_answers(cases, bench.common_label),
+    )
+
+
+def regression_rival(bench: Bench) -> Rival:
+    """A logistic regression on the task's vector and the shares of the user's past labels."""
+    regression = bench.regression
+    assert regression is not None
+    return Rival(regression.parameters, regression.seconds, kept_labels, labels=regression.answers)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rival before it is built."""
+
+    meaning: str
+    build: Build = field(repr=False)
+    plug: str | None = None
+    """Aggregation of the plug that it needs."""
+    is_closed: bool = False
+    """It answers closed tasks only, without the LLM."""
+    draws: int = 1
+    """Answers to each task."""
+
+
+RIVALS: Final[Mapping[str, Entry]] = {
+    "own": Entry("the plug", plug_rival(OWN_PLUG), OWN_PLUG),
+    "other": Entry(
+        "the plug with another user's persona",
+        plug_rival(OWN_PLUG, other_histories, draws=DRAWS),
+        OWN_PLUG,
+        draws=DRAWS,
+    ),
+    "default": Entry(
+        "the plug as for a user without history", plug_rival(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
+    ),
+    "none": Entry("the language model alone", plain_rival),
+    "instruction": Entry(
+        "a plug of instruction vectors only", plug_rival("none", no_history, kept=kept_nothing), "none"
+    ),
+    "plug_task": Entry(
+        "a plug that sees the task and nothing of the user", plug_rival("task", no_history, kept=kept_nothing), "task"
+    ),
+    "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean", kept=kept_mean), "mean"),
+    "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG),
+    "recency_1": Entry("the newest item in the prompt", retrieval_rival(lambda _: by_recency, 1, kept_texts)),
+    "recency_4": Entry("the 4 newest items in the prompt", retrieval_rival(lambda _: by_recency, 4, kept_texts)),
+    "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_rival(by_bm25, 1, kept_texts)),
+    "bm25_4": Entry("the 4 best items by BM25 in the prompt", retrieval_rival(by_bm25, 4, kept_texts)),
+    "dense_1": Entry("the nearest item in the prompt", retrieval_rival(lambda _: by_cosine, 1, kept_items)),
+    "dense_4": Entry("the 4 nearest items in the prompt", retrieval_rival(lambda _: by_cosine, 4, kept_items)),
+    "label_mode": Entry("the user's most frequent label, no LLM", mode_rival, is_closed=True),
+    "label_vote": Entry("a vote of the user's past labels, no LLM", vote_rival, is_closed=True),
+    "label_regression": Entry("a regression on text and past labels, no LLM", regression_rival, is_closed=True),
+}
+"""By the name of its arm in `evaluations`."""

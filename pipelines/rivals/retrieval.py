@@ -1,0 +1,131 @@
+"""Put the user's own items into the prompt, in LaMP's wording: the newest, or those nearest to the task.
+
+    items ─▶ rank (recency, BM25, cosine) ─▶ the k first ─▶ their texts cut to fit ─▶ LaMP's prompt
+
+An item is cut at the end of its text, its output and the task itself never are.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Placement, PromptRefused
+from pipelines.rivals.cases import Case, Item
+from pipelines.rivals.extra import required
+
+ITEM_TOKENS = 256
+"""Tokens that the text of an item may take; what one leaves unused goes to the next. LaMP's whole prompt has 256."""
+
+STOP_SHARE = 0.9
+"""A prompt that is still too long is tried again with this share of the tokens for its items."""
+
+Ranking = Callable[[Case], list[Item]]
+"""A user's items, best first."""
+
+
+def by_recency(case: Case) -> list[Item]:
+    """The newest first; of equal times the last id."""
+    return sorted(case.items, key=lambda item: (item.posted_at, item.item_id), reverse=True)
+
+
+def by_cosine(case: Case) -> list[Item]:
+    """The nearest first, by the stored vectors, which are of text and output; of equally near ones the newest."""
+    newest = by_recency(case)
+    return [newest[at] for at in descending([float(item.vector @ case.personal.task) for item in newest])]
+
+
+def by_bm25(kind: Kind) -> Ranking:
+    """The best match first, of text with task; of equal ones the newest.
+
+    Lucene's BM25 (idf never negative, k1 = 1.5, b = .75) over the user's own items. LaMP splits at blanks and keeps
+    case; words in lower case match better, and the rival shall be strong.
+    """
+
+    def rank(case: Case) -> list[Item]:
+        newest = by_recency(case)
+        query = words(kind.query(case.task.input) or case.task.input)
+        scores = bm25_scores([item.text for item in newest], query)
+        return [newest[at] for at in descending(scores)]
+
+    return rank
+
+
+def descending(scores: Sequence[float]) -> list[int]:
+    """Places of the scores, highest first; equal ones in their own order."""
+    return sorted(range(len(scores)), key=lambda at: -scores[at])
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def bm25_scores(texts: Sequence[str], query: Sequence[str]) -> list[float]:
+    """BM25 of each text; 0 for one without a word of the query."""
+    corpus = [words(text) for text in texts]
+    known = {word for text in corpus for word in text}
+    asked = [word for word in query if word in known]
+    if not asked:
+        return [0.0] * len(texts)
+    bm25s: Any = required("bm25s")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG itself, and tells of every index
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+    index.index(corpus, show_progress=False)
+    return [float(score) for score in np.asarray(index.get_scores(asked))]
+
+
+def retrieved_prompt(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenLLM, soft: int) -> str:
+    """The task's prompt with the items before it, as many and as much of them as the context has room for.
+
+    Args:
+        case: the task.
+        items: best first.
+        kind: says how items and task stand in the prompt.
+        llm: whose tokens and context count.
+        soft: soft prompt vectors that must fit too.
+    """
+    task = case.task
+    longest = max((len(llm.answer_ids(choice)) for choice in task.choices or ()), default=case.personal.max_new_tokens)
+    reserve = soft + longest
+    if not fits(task.input, llm, reserve):
+        return task.input
+    for count in range(len(items), 0, -1):
+        room = count * ITEM_TOKENS
+        while room:
+            texts = cut_texts([item.text for item in items[:count]], room, llm)
+            pairs = [(text, item.output) for text, item in zip(texts, items, strict=False)]
+            prompt = kind.with_retrieved(pairs, task.input)
+            if fits(prompt, llm, reserve):
+                return prompt
+            room = int(room * STOP_SHARE)
+    return task.input
+
+
+def fits(prompt: str, llm: FrozenLLM, reserve: int) -> bool:
+    """Whether the LLM can read all of the prompt."""
+    try:
+        return not llm.parts(prompt, Placement.AFTER, reserve).is_shortened
+    except PromptRefused:
+        return False
+
+
+def cut_texts(texts: Sequence[str], room: int, llm: FrozenLLM) -> list[str]:
+    """The texts with at most `room` tokens in all: equal shares, and what one leaves unused goes to the next."""
+    cut: list[str] = []
+    for at, text in enumerate(texts):
+        share = room // (len(texts) - at)
+        ids = llm.format.token_ids(text)
+        cut.append(text if len(ids) <= share else beginning(text, ids[:share], llm))
+        room -= min(len(ids), share)
+    return cut
+
+
+def beginning(text: str, ids: tuple[int, ...], llm: FrozenLLM) -> str:
+    """What the first tokens of a text say, without half a character at its end."""
+    decoded = str(llm.format.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    return text[: len(decoded.rstrip("\N{REPLACEMENT CHARACTER}"))].rstrip()

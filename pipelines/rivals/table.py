@@ -1,0 +1,100 @@
+"""One table per kind: every arm in every slice, with its interval and its paired difference.
+
+    arms ─▶ answers of a slice ─┬─▶ metrics, 95% intervals
+                                └─▶ own against the best rival, every rival against own, over the same users
+
+The difference of a row is its own value less that of the arm in `compared_with`: of `own` the best rival in that metric
+and slice, of every rival `own`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from llm_jobs.kinds import Kind
+from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_difference
+from pipelines.rivals.answering import Arm
+from pipelines.slices import ALL
+
+OWN: Final = "own"
+
+ERRORS: Final = ("mae", "rmse")
+"""Metrics of which less is better."""
+
+COSTS: Final = ("parameters", "train_seconds", "user_bytes", "mean_prompt_tokens", "answers_per_second")
+"""Columns that say what an arm costs; the same in every slice."""
+
+Row = dict[str, Any]
+
+
+def comparison_rows(
+    kind: Kind, arms: Mapping[str, Arm], members: Mapping[str, Sequence[str]], labels: Sequence[str] | None
+) -> list[Row]:
+    """Rows of `evaluations` of one kind, apart from the run.
+
+    Args:
+        kind: how answers are scored.
+        arms: the answers by the name of their arm, `own` among them.
+        members: the tasks of each slice. An arm is in a slice if it answered all of its tasks.
+        labels: the labels that F1 is averaged over, or the scale of a rating.
+    """
+    rows: list[Row] = []
+    for name, tasks in members.items():
+        if not tasks:
+            continue
+        answers = {
+            arm: [scored for task in tasks for scored in found.scored[task]]
+            for arm, found in arms.items()
+            if all(task in found.scored for task in tasks)
+        }
+        for row in slice_rows(kind, answers, labels):
+            rows.append({"kind": kind.name, "slice": name, "task_count": len(tasks), **row, **arms[row["arm"]].costs})
+    return rows
+
+
+def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequence[str] | None) -> list[Row]:
+    """One row for each arm and metric: value, interval and difference."""
+    values = {
+        arm: {value.metric: value for value in evaluate_answers(kind.metric, scored, labels)}
+        for arm, scored in answers.items()
+    }
+    rows: list[Row] = []
+    for arm, by_metric in values.items():
+        for metric, value in by_metric.items():
+            against = best_rival(metric, values) if arm == OWN else OWN
+            rows.append({"arm": arm, **value._asdict(), "compared_with": against})
+    differences = {
+        (arm, against): {
+            found.metric: found for found in paired_difference(kind.metric, answers[arm], answers[against], labels)
+        }
+        for arm, against in {(row["arm"], row["compared_with"]) for row in rows if row["compared_with"]}
+    }
+    for row in rows:
+        found = differences.get((row["arm"], row["compared_with"]), {}).get(row["metric"])
+        row |= {
+            "difference": found and found.value,
+            "difference_low": found and found.low,
+            "difference_high": found and found.high,
+        }
+    return rows
+
+
+def best_rival(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) -> str | None:
+    """The arm with the best value of a metric, `own` apart; of equal ones the first; None if there is no other."""
+    sign = -1 if metric in ERRORS else 1
+    rivals = [arm for arm in values if arm != OWN]
+    return max(rivals, key=lambda arm: sign * values[arm][metric].value, default=None)
+
+
+def printed_tables(rows: Iterable[Mapping[str, Any]]) -> list[tuple[list[Row], tuple[str, ...]]]:
+    """For each kind and metric the table of all tasks, then that of its slices; each with the columns it hides."""
+    found = [dict(row) for row in rows]
+    tables: list[tuple[list[Row], tuple[str, ...]]] = []
+    for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in found):
+        mine = [row for row in found if (row["kind"], row["metric"]) == (kind, metric)]
+        best_first = sorted(mine, key=lambda row: row["value"], reverse=metric not in ERRORS)
+        tables.append(([row for row in best_first if row["slice"] == ALL], ("ds", "run_id", "slice")))
+        order = dict.fromkeys(row["slice"] for row in mine if row["slice"] != ALL)
+        slices = [row for name in order for row in best_first if row["slice"] == name]
+        if slices:
+            tables.append((slices, ("ds", "run_id", *COSTS)))
+    return tables

@@ -1,0 +1,36 @@
+-- persona_items: the items of one kind that some users' personas of a night were made of
+-- Grain:  one row per user_id, item_id
+-- Reads:  histories, history_vectors
+-- Params: $kind (TEXT), $persona_ds (DATE), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
+-- Holds:  oldest first within each user; vector is the newest made by the encoder up to $persona_ds
+with newest as (
+    select
+        user_id,
+        item_id,
+        vector
+    from history_vectors
+    where
+        ds <= $persona_ds
+        and kind = $kind
+        and encoder_sha256 = $encoder_sha256
+        and user_id between $first_user and $last_user
+    qualify row_number() over (partition by user_id, item_id order by ds desc) = 1
+)
+
+select
+    histories.user_id,
+    histories.item_id,
+    histories.posted_at,
+    histories.text,
+    histories.output,
+    newest.vector
+from histories
+inner join newest using (user_id, item_id)
+where
+    histories.kind = $kind
+    and histories.ds <= $persona_ds
+    and histories.posted_at < $persona_ds + interval 1 day
+order by
+    histories.user_id,
+    histories.posted_at,
+    histories.item_id

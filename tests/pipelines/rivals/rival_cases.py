@@ -1,0 +1,34 @@
+"""Cases made by hand."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from llm_jobs.answers import PersonalTask
+from pipelines.answers.queue import QueuedTask
+from pipelines.rivals.cases import Case, Item
+
+CHOICES = ("red", "blue", "green")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def unit(*numbers: float) -> np.ndarray:
+    vector = np.array(numbers, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def item(number: int, text: str, output: str | None = None, vector: Sequence[float] = (1.0, 0.0)) -> Item:
+    return Item(f"i{number:03}", START + timedelta(days=number), text, output, unit(*vector))
+
+
+def case(
+    items: Sequence[Item],
+    text: str = "note: apples",
+    task: Sequence[float] = (1.0, 0.0),
+    choices: tuple[str, ...] | None = CHOICES,
+) -> Case:
+    nothing = np.zeros((0, 2), np.float32)
+    queued = QueuedTask("t", "ann", "note", text, choices, "red", nothing, nothing[:, 0], [])
+    personal = PersonalTask(text, unit(*task), nothing, nothing[:, 0], choices, 4)
+    return Case(queued, personal, items, len(items), [])

@@ -1,0 +1,323 @@
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_night import ITEMS, NIGHT, TASKS, item, task
+
+from embedder.errors import InputMissing, PplugError, UsageError
+from llm_jobs.answers import personal_requests, plain_requests
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Answer, Placement
+from llm_jobs.training import TrainConfig
+from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
+from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.compare import CompareConfig, compare_night, plan_compare
+from pipelines.encode import EncodeConfig, encode_night
+from pipelines.evaluate import evaluate_night, referenced_tasks
+from pipelines.generate import generate_night
+from pipelines.rivals import cases
+from pipelines.rivals.answering import answer_arms
+from pipelines.rivals.cases import CaseReader, other_users
+from pipelines.rivals.lora import LoraConfig
+from pipelines.rivals.plugs import compared_plugs
+from pipelines.rivals.registry import RIVALS, Bench
+from pipelines.rivals.table import COSTS, printed_tables
+from pipelines.slices import is_unseen
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import PlugChoice, train_job
+
+AGGREGATIONS = ("attention", "mean", "task", "none")
+TRAIN = TrainConfig(epochs=1, batch_size=4, held_out=0.0)
+SCORED = sorted((one for one in TASKS if one["reference"]), key=lambda one: (one["user_id"], one["task_id"]))
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night that was trained for and encoded, and not answered."""
+
+    warehouse: Warehouse
+    plugs: list[Path]
+    kinds: dict[str, Kind]
+    config: GenerateConfig
+
+    def compare(self, *rivals: str, **settings: Any) -> list[dict[str, Any]]:
+        what = self.warehouse, NIGHT, self.kinds, self.plugs, self.config
+        return compare_night(*what, CompareConfig(rivals=rivals, **settings)).to_pylist()
+
+
+@pytest.fixture
+def night(
+    fill: Callable[..., Warehouse],
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+) -> Night:
+    warehouse = fill(ITEMS, TASKS)
+    for name in AGGREGATIONS:
+        choice = PlugChoice(aggregation=name)
+        train_job(warehouse, tmp_path / name, "note", NIGHT, [], generate_config, TRAIN, kinds, choice)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    return Night(warehouse, [tmp_path / name for name in AGGREGATIONS], kinds, generate_config)
+
+
+def by_arm(rows: list[dict[str, Any]], metric: str = "accuracy", part: str = "all") -> dict[str, dict[str, Any]]:
+    return {row["arm"]: row for row in rows if row["metric"] == metric and row["slice"] == part}
+
+
+def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str, list[str]]]:
+    """By arm and task, through the code under test."""
+    models = load_models(night.config)
+    with connect(night.warehouse) as db, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases, "CHUNK", chunk)
+        reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
+        plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
+        bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
+        rivals = {name: RIVALS[name].build(bench) for name in names}
+        arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, lambda *_: None)
+    return {
+        name: {task: [one.prediction for one in found] for task, found in arm.scored.items()}
+        for name, arm in arms.items()
+    }
+
+
+def asked(models: Models, requests: list[Any], placement: Placement) -> list[str]:
+    found = models.llm.answer(requests, placement)
+    assert all(isinstance(answer, Answer) for answer in found)
+    return [answer.text for answer in found if isinstance(answer, Answer)]
+
+
+def slow_items(user: str) -> list[dict[str, Any]]:
+    """A user's items, newest first."""
+    return sorted(
+        (one for one in ITEMS if one["user_id"] == user),
+        key=lambda one: (one["posted_at"], one["item_id"]),
+        reverse=True,
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night, chunk: int) -> None:
+    models, kind = load_models(night.config), night.kinds["note"]
+    with connect(night.warehouse) as db:
+        queue = queued_tasks(db, NIGHT, NIGHT, EVERYONE, models.encoder.width)
+        vectors = dict(db.sql("select item_id, vector from history_vectors").fetchall())
+    tasks = [one for one in queue if one.reference is not None]
+    personal = personal_tasks(tasks, night.kinds, models.encoder)
+    (loaded,) = load_plugs(night.plugs[:1], models).values()
+    placement = Placement(loaded.plug.config.placement)
+
+    def with_items(count: int, rank: Callable[[Any, Any], list[dict[str, Any]]]) -> list[str]:
+        prompts = []
+        for one, own in zip(tasks, personal, strict=True):
+            chosen = [(found["text"], found["output"]) for found in rank(one, own)[:count]]
+            prompts.append(kind.with_retrieved(chosen, one.input))
+        return prompts
+
+    def nearest(one: Any, own: Any) -> list[dict[str, Any]]:
+        return sorted(
+            slow_items(one.user_id), key=lambda found: -float(sum(vectors[found["item_id"]] * own.task)), reverse=False
+        )
+
+    def plain(prompts: list[str]) -> list[str]:
+        requests = [
+            request_with(request, prompt) for request, prompt in zip(plain_requests(personal), prompts, strict=True)
+        ]
+        return asked(models, requests, Placement.AFTER)
+
+    own_requests = personal_requests(loaded.plug, personal)[0]
+    wanted: dict[str, list[str]] = {
+        "own": asked(models, own_requests, placement),
+        "default": asked(
+            models,
+            personal_requests(loaded.plug, [with_history(own, own.vectors[:0], own.counts[:0]) for own in personal])[0],
+            placement,
+        ),
+        "none": asked(models, plain_requests(personal), Placement.AFTER),
+        "recency_1": plain(with_items(1, lambda one, _: slow_items(one.user_id))),
+        "recency_4": plain(with_items(4, lambda one, _: slow_items(one.user_id))),
+        "dense_1": plain(with_items(1, nearest)),
+        "dense_4": plain(with_items(4, nearest)),
+        "plug_nearest": asked(
+            models,
+            [
+                request_with(request, prompt)
+                for request, prompt in zip(own_requests, with_items(1, nearest), strict=True)
+            ],
+            placement,
+        ),
+        "label_mode": [
+            Counter(found["output"] for found in slow_items(one.user_id)).most_common(1)[0][0]
+            if slow_items(one.user_id)
+            else "red"
+            for one in tasks
+        ],
+    }
+    for arm, folder in {
+        "plug_mean": night.plugs[1],
+        "plug_task": night.plugs[2],
+        "instruction": night.plugs[3],
+    }.items():
+        (rival,) = load_plugs([folder], models).values()
+        wanted[arm] = asked(models, personal_requests(rival.plug, personal)[0], placement)
+    found = answers_of(night, list(wanted), chunk)
+    for name, texts in wanted.items():
+        assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name
+    histories = {one.user_id: (one.vectors, one.counts) for one in tasks if len(one.vectors)}
+    lent = answers_of(night, ["other"], chunk)["other"]
+    for draw in range(5):
+        given = other_users([one.user_id for one in tasks], list(histories), draw)
+        swapped = [with_history(own, *histories[given[one.user_id]]) for one, own in zip(tasks, personal, strict=True)]
+        texts = asked(models, personal_requests(loaded.plug, swapped)[0], placement)
+        assert [lent[one.task_id][draw] for one in tasks] == texts
+
+
+def request_with(request: Any, prompt: str) -> Any:
+    return replace(request, prompt=prompt)
+
+
+def with_history(own: Any, vectors: Any, counts: Any) -> Any:
+    return replace(own, vectors=vectors, counts=counts)
+
+
+def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(night: Night) -> None:
+    versions = night.warehouse.versions()
+    rows = night.compare()
+    changed = night.warehouse.versions()
+    assert {name for name in changed if changed[name] != versions.get(name)} == {"evaluations", "runs"}
+    assert set(by_arm(rows)) == set(RIVALS)
+    sizes = {row["slice"]: row["task_count"] for row in rows}
+    assert sizes == {"all": 5, "history 0": 1, "history 1-3": 1, "history 4-15": 3}
+    for row in rows:
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        other = by_arm(rows, row["metric"], row["slice"])[row["compared_with"]]
+        assert row["difference"] == pytest.approx(row["value"] - other["value"], abs=1e-6)
+        assert (row["compared_with"] == "own") == (row["arm"] != "own")
+        if row["arm"] == "own":
+            arms = by_arm(rows, row["metric"], row["slice"])
+            assert other["value"] == max(arms[name]["value"] for name in arms if name != "own")
+    assert by_arm(rows)["label_mode"]["value"] == 1.0
+
+
+def test_what_an_arm_costs(night: Night) -> None:
+    arms = by_arm(
+        night.compare("none", "instruction", "default", "recency_1", "dense_1", "label_mode", "label_regression")
+    )
+    width = load_models(night.config).encoder.width
+    (loaded,) = load_plugs(night.plugs[:1], load_models(night.config)).values()
+    (instruction,) = load_plugs(night.plugs[3:], load_models(night.config)).values()
+    assert arms["instruction"]["parameters"] == instruction.plug.instruction.numel()
+    assert arms["own"]["parameters"] == sum(weight.numel() for weight in loaded.plug.parameters())
+    assert arms["own"]["train_seconds"] == pytest.approx(
+        json.loads((night.plugs[0] / "training.json").read_text(encoding="utf8"))["seconds"]
+    )
+    assert arms["label_regression"]["parameters"] == 3 * (width + 3 + 1)
+    assert [arms[name]["parameters"] for name in ("none", "recency_1", "label_mode")] == [0, 0, 0]
+    text_bytes = sum(len(one["text"] + one["output"]) for one in ITEMS) / 4  # four users have tasks
+    assert arms["recency_1"]["user_bytes"] == round(text_bytes)
+    assert arms["dense_1"]["user_bytes"] == round(text_bytes + 4 * width * len(ITEMS) / 4)
+    assert arms["label_mode"]["user_bytes"] == 3  # one label each of three users, 4 bytes
+    assert arms["own"]["mean_prompt_tokens"] - arms["none"]["mean_prompt_tokens"] == loaded.plug.config.soft_count
+    assert arms["default"]["user_bytes"] == arms["label_mode"]["mean_prompt_tokens"] == 0
+    assert all(row["answers_per_second"] > 0 for row in arms.values())
+
+
+def test_the_same_twice_apart_from_time(night: Night) -> None:
+    first, second = (
+        [{k: v for k, v in row.items() if k not in ("run_id", "answers_per_second", "train_seconds")} for row in rows]
+        for rows in (night.compare(), night.compare())
+    )
+    assert first == second
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.21 uses the old name
+def test_adapters_are_compared_on_the_tasks_of_their_users_only(night: Night) -> None:
+    rows = night.compare("none", lora_users=2, lora=LoraConfig(epochs=1))
+    assert "lora" not in by_arm(rows)
+    arms = by_arm(rows, part="lora users")
+    assert set(arms) == {"own", "none", "lora"}
+    assert {row["task_count"] for row in arms.values()} == {3}  # ann and bob
+    assert arms["lora"]["user_bytes"] == 4 * arms["lora"]["parameters"] > 0
+
+
+def test_controls_of_evaluate_are_the_same_arms(night: Night) -> None:
+    generate_night(night.warehouse, NIGHT, night.plugs[:1], night.config, night.kinds)
+    compared = by_arm(night.compare("other", "default", "none"))
+    controls = by_arm(
+        evaluate_night(night.warehouse, NIGHT, night.kinds, plugs=night.plugs[:1], config=night.config).to_pylist()
+    )
+    assert {arm: row["value"] for arm, row in controls.items()} == {arm: row["value"] for arm, row in compared.items()}
+
+
+def test_users_kept_out_of_training_are_a_slice(
+    fill: Callable[..., Warehouse],
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+) -> None:
+    users = [f"u{at}" for at in range(12)]
+    items = [
+        item(user, at, f"{user} text {at}", ["red", "blue"][at % 2], day=9 - at) for user in users for at in range(4)
+    ]
+    warehouse = fill(items, [task(f"t-{user}", user, f"{user} asks") for user in users])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    what = (warehouse, tmp_path / "plug", "note", NIGHT, [], generate_config, TRAIN, kinds)
+    trained = train_job(*what, PlugChoice(unseen_users=True))
+    unseen = [user for user in users if is_unseen(user)]
+    assert 0 < len(unseen) < len(users)
+    assert trained.example_count == 4 * (len(users) - len(unseen))
+    night = Night(warehouse, [tmp_path / "plug"], kinds, generate_config)
+    rows = night.compare("none", "label_regression")
+    assert by_arm(rows, part="unseen")["own"]["task_count"] == len(unseen)
+    assert by_arm(rows, part="seen")["own"]["task_count"] == len(users) - len(unseen)
+    report = tmp_path / "plug/training.json"
+    told = json.loads(report.read_text(encoding="utf8"))
+    everybody = train_job(warehouse, tmp_path / "all", *what[2:])
+    assert everybody.example_count == len(items)
+    lying = told | {"user_id_sha256": json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_id_sha256"]}
+    report.write_text(json.dumps(lying), encoding="utf8")
+    with pytest.raises(PplugError, match="users that --unseen-users keeps out"):
+        night.compare("none")
+
+
+def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--rivals 'bm26'"):
+        CompareConfig(rivals=("bm26",))
+    with pytest.raises(UsageError, match="--lora-users"):
+        CompareConfig(rivals=("lora",))
+    with pytest.raises(UsageError, match="--kind"):
+        night.compare(kind="LaMP_4")
+    with pytest.raises(UsageError, match="--engine"):
+        replace(night, config=replace(night.config, engine="vllm")).compare("none")
+    with pytest.raises(UsageError, match="two plugs answer kind note with aggregation attention"):
+        compared_plugs([night.plugs[0], night.plugs[0]], load_models(night.config))
+    with pytest.raises(UsageError, match="--aggregation mean"):
+        replace(night, plugs=night.plugs[:1]).compare("plug_mean")
+    with pytest.raises(UsageError, match="pass the plug itself"):
+        compared_plugs(night.plugs[1:], load_models(night.config))
+    with pytest.raises(InputMissing, match="no task of 2026"):
+        compare_night(Warehouse(tmp_path / "none"), NIGHT, night.kinds, night.plugs, night.config, CompareConfig())
+
+
+def test_the_plan_counts_the_answers_and_writes_nothing(night: Night) -> None:
+    before = night.warehouse.versions()
+    compare = CompareConfig(rivals=("other", "none", "label_mode"))
+    plan = plan_compare(night.warehouse, NIGHT, night.kinds, night.plugs, night.config, compare)
+    assert plan.row_count == (1 + 5 + 1) * len(TASKS)
+    assert night.warehouse.versions() == before
+
+
+def test_a_kind_is_shown_as_one_table_for_each_metric_and_its_slices_below(night: Night) -> None:
+    tables = printed_tables(night.compare("none", "default"))
+    assert len(tables) == 4  # accuracy and f1
+    for at, (rows, hidden) in enumerate(tables):
+        assert {row["slice"] for row in rows} == ({"history 0", "history 1-3", "history 4-15"} if at % 2 else {"all"})
+        assert (set(COSTS) <= set(hidden)) == bool(at % 2)
+    assert [row["value"] for row in tables[0][0]] == sorted((row["value"] for row in tables[0][0]), reverse=True)
