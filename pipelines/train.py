@@ -209,7 +209,7 @@ def add_to_report(folder: Path, **facts: bool | float) -> None:
     path.write_text(json.dumps(facts | report, indent=1) + "\n", encoding="utf8")
 
 
-def plug_config(kind: Kind, models: Models, aggregation: str) -> PlugConfig:
+def plug_config(kind: Kind, models: Models, aggregation: str = "attention") -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
     return PlugConfig(

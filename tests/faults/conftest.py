@@ -1,45 +1,18 @@
 """Two nights, undisturbed, whose state before and after each job every test may copy."""
 
-import itertools
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from multiprocessing import forkserver
-from pathlib import Path
 
 import night_jobs
 import pytest
-from night_jobs import JOBS, Job
+from night_jobs import JOBS
 from tiny_models import save_model, tiny_bert, tiny_llama
+from undisturbed import Nights
 from victims import counts, finished, said
 
 from pipelines.command.console import LIBRARY_SETTINGS
-
-
-@dataclass(frozen=True)
-class Nights:
-    """The folders of two nights that nothing disturbed."""
-
-    root: Path
-    calls: dict[Job, Mapping[str, int]] = field(default_factory=dict[Job, Mapping[str, int]])
-    """For each job the calls and returns inside each phase."""
-    seconds: dict[Job, float] = field(default_factory=dict[Job, float])
-    numbers: itertools.count = field(default_factory=itertools.count)
-
-    def before(self, job: Job) -> Path:
-        """The state that a job finds."""
-        return self.root / str(JOBS.index(job))
-
-    def after(self, job: Job) -> Path:
-        """The state that it leaves."""
-        return self.root / str(JOBS.index(job) + 1)
-
-    def copy_before(self, job: Job) -> Path:
-        """A folder for one run of a job."""
-        folder = self.root / f"run-{next(self.numbers)}"
-        shutil.copytree(self.before(job), folder)
-        return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Nights
 from night_jobs import JOBS, Job, assert_same_nights, assert_whole_nights
+from undisturbed import Nights
 from victims import PHASES, Moment, finished, said, start
 
 Count = Callable[[int, int], int]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import malformed
 import pytest
-from conftest import Nights
 from night_jobs import JOBS, ROW_KEYS, generate, rows_of
+from undisturbed import Nights
 from victims import CONTEXT
 
 from pipelines.cli import main

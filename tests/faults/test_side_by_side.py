@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Nights
 from night_jobs import NIGHTS, Job, assert_equal_tables, assert_same_nights, broken_promises, encode, rows_of
+from undisturbed import Nights
 from victims import CONTEXT, Moment, Wait, finished, said, start
 
 NEXT = NIGHTS[1] + timedelta(days=1)

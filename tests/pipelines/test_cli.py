@@ -212,19 +212,15 @@ def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
     assert pplug("train", "--plug", "plugs/news", "--until", ds).code == 0
     assert pplug("generate", "--ds", ds, "--plug", "plugs/news").code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    row_counts = {"nightly": 2, "backfill": 5}  # the example's nights but the one that is done
+    row_counts = {"nightly": 2, "backfill": 5, "report": 8, "expire": 0, "forget": 6}
     for name in (name for name in COMMANDS if "dry-run" in option_names(get_command(app))[name]):
         if name == "ingest lamp":
             continue  # other files
-        words = [word.replace("2026-11-01", ds).replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
+        ours = {"2026-11-01": ds, "LaMP_2N": "note", "user-17": "ann"}
+        words = [ours.get(word, word) for word in example(COMMANDS[name])]
         said = pplug(*words, "--dry-run", "--json")
         assert said.code == 0, said.err
-        assert len(said.rows) == row_counts.get(name, 1)
-        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
-    for name, row_count in (("report", 8), ("expire", 0), ("forget", 6)):
-        words = [word.replace("2026-11-01", ds).replace("user-17", "ann") for word in example(COMMANDS[name])]
-        said = pplug(*words, "--dry-run", "--json")
-        assert (said.code, len(said.rows)) == (0, row_count), said.err
+        assert len(said.rows) == row_counts.get(name, 1), name
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, name
 
 

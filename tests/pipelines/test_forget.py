@@ -352,4 +352,4 @@ def test_the_error_of_a_failed_run_no_longer_names_the_user(fill: Fill) -> None:
         fail()
     assert forget_user(warehouse, WHO, reader_seconds=0)[-1].place == "runs"
     errors = rows(warehouse, "select error from runs where job = 'encode'")
-    assert errors == [("PplugError: no vector for '█████'",)]
+    assert errors == [("no vector for '█████'",)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from ingesting import HISTORY, KINDS, NEXT, NIGHT, TASK, item, items, jsonl, refused, rows
-from test_rows import MALFORMED_HISTORIES, MALFORMED_TASKS
+from malformed_rows import MALFORMED_HISTORIES, MALFORMED_TASKS
 
 from embedder.errors import InputMissing
 from pipelines.ingest import IngestResult, ingest_histories, ingest_tasks
@@ -184,6 +184,7 @@ def test_a_dry_run_counts_and_writes_nothing(warehouse: Warehouse, tmp_path: Pat
 def test_nothing_staged_is_left(warehouse: Warehouse, tmp_path: Path) -> None:
     ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", item(), b"broken")], NIGHT, KINDS)
     assert sorted(path.name for path in warehouse.root.iterdir()) == [
+        "_jobs.lock",
         "_running",
         "_staging",
         "histories",
@@ -204,6 +205,7 @@ def test_nothing_staged_is_left_when_a_file_vanishes_while_it_is_read(warehouse:
     with pytest.raises(FileNotFoundError):
         ingest_histories(warehouse, files, NIGHT, Vanishing())
     assert sorted(path.name for path in warehouse.root.iterdir()) == [
+        "_jobs.lock",
         "_running",
         "_staging",
         "histories",

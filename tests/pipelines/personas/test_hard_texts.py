@@ -56,7 +56,7 @@ def test_the_run_says_how_the_vectors_were_computed(
     ingest_histories(warehouse, [file], NIGHT, kinds)
     for dtype in ("float32", "bfloat16"):
         config = EncodeConfig(encode_config.encoder, dtype=dtype)
-        encode_night(warehouse, NIGHT, config, kinds)
+        encode_night(warehouse, NIGHT, config, kinds, rebuild=True)
     with connect(warehouse) as db:
         found = db.sql("select config from runs where job = 'encode' order by started_at").fetchall()
     kernels = [json.loads(config)["kernel"].split()[-1] for (config,) in found]
