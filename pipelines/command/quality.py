@@ -24,7 +24,7 @@ def train(
     kind: opt.KindName = None,
     until: opt.Until = None,
     tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
-    epochs: opt.Epochs = 8,
+    epochs: opt.Epochs = 3,
     aggregation: opt.Aggregation = "attention",
     unseen_users: opt.UnseenUsers = False,
     *,

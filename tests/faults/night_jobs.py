@@ -177,7 +177,12 @@ def assert_whole_nights(killed: Path, before: Path, after: Path) -> None:
             assert_equal_tables(now[name], shall_be[name], f"{name} after the kill")
 
 
-def plug_files(folder: Path) -> dict[str, bytes]:
-    """Content of each file of the plug; none before it is trained."""
+def plug_files(folder: Path) -> dict[str, Any]:
+    """Content of each file of the plug, but the time it took; none before it is trained."""
     plug = folder / "plug"
-    return {f"{path.relative_to(plug)}": path.read_bytes() for path in plug.rglob("*") if path.is_file()}
+    found: dict[str, Any] = {
+        f"{path.relative_to(plug)}": path.read_bytes() for path in plug.rglob("*") if path.is_file()
+    }
+    if report := found.pop("training.json", None):
+        found["training.json"] = {name: fact for name, fact in json.loads(report).items() if name != "seconds"}
+    return found

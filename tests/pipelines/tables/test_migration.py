@@ -11,7 +11,7 @@ from deltalake.schema import PrimitiveType
 
 from embedder.errors import PplugError
 from pipelines.tables.migration import migrate
-from pipelines.tables.schema import TABLES, file_schema
+from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import VERSION_KEY, Warehouse
 
@@ -41,7 +41,7 @@ def test_columns_that_an_older_table_lacks_are_added_empty(tmp_path: Path) -> No
     assert found == [("ann", None, NIGHT), ("bob", None, NIGHT)]
     table = warehouse.table("histories")
     assert table is not None
-    assert table.metadata().configuration[VERSION_KEY] == "1"
+    assert table.metadata().configuration[VERSION_KEY] == str(SCHEMA_VERSION)
     assert migrate(warehouse) == []
 
 
