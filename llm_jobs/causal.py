@@ -19,6 +19,7 @@ from .decoding import Ids
 from .kv_cache import KVCache, Prefix
 from .packing import Piece
 from .prompts import PromptParts
+from .side_by_side import side_by_side
 from .trunk import Trunk
 
 PREFIX_TOKENS = 4096
@@ -87,7 +88,12 @@ class CausalLM:
         """Outcomes in the order of the requests."""
         requests = [request.with_something_to_read() for request in requests]
         head = self._common_head([request.parts.before for request in requests])
-        outcomes = Desk(self.trunk, self._end_ids, self._memory, head).serve(requests)
+        most = torch.get_num_threads() if self._device.type == "cpu" else 1
+        queues = queues_of(requests, len(head[0]), most)
+        desk = Desk(self.trunk, self._end_ids, self._memory // max(1, len(queues)), head)
+        outcomes: dict[int, Outcome] = {}
+        for served in side_by_side(desk.serve, queues):
+            outcomes |= served
         return [outcomes[request.index] for request in requests]
 
     def _embeds(self, ids: Ids) -> Tensor:
@@ -113,3 +119,14 @@ class CausalLM:
         if len(ids) <= KEPT_HEAD_TOKENS:
             self._head = head
         return head
+
+
+def queues_of(requests: Sequence[Prepared], head: int, most: int) -> list[list[Prepared]]:
+    """At most so many queues of about the same work; prompts that are equal beyond the head stay together."""
+    equals: dict[Ids | int, list[Prepared]] = {}
+    for request in requests:
+        before = request.parts.before
+        equals.setdefault(before if len(before) > head else request.index, []).append(request)
+    ordered = sorted(equals.values(), key=lambda equal: (bool(equal[0].choices), equal[0].tokens, len(equal)))
+    queues = [[request for equal in ordered[at::most] for request in equal] for at in range(most)]
+    return [queue for queue in queues if queue]

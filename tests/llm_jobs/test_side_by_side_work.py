@@ -1,0 +1,61 @@
+"""Parts of a queue are answered side by side: nothing is lost, nothing depends on it."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_jobs.answering import Prepared
+from llm_jobs.causal import queues_of
+from llm_jobs.prompts import PromptParts
+from llm_jobs.side_by_side import side_by_side
+
+HEAD = 1
+prompts = st.tuples(st.lists(st.integers(0, 3), min_size=HEAD, max_size=4), st.booleans())
+
+
+def prepared(index: int, before: list[int], is_closed: bool) -> Prepared:
+    choices = ((5,), (6,)) if is_closed else ()
+    return Prepared(index, PromptParts(tuple(before), (1,)), torch.empty(0, 4), choices, 3)
+
+
+@given(st.lists(prompts, max_size=30), st.integers(1, 4))
+def test_every_request_is_in_one_queue_and_equal_prompts_are_in_the_same(
+    found: list[tuple[list[int], bool]], most: int
+) -> None:
+    requests = [prepared(index, before, is_closed) for index, (before, is_closed) in enumerate(found)]
+    queues = queues_of(requests, HEAD, most)
+    assert len(queues) <= most
+    assert all(queues)
+    assert sorted(request.index for queue in queues for request in queue) == list(range(len(requests)))
+    queue_of = {request.index: at for at, queue in enumerate(queues) for request in queue}
+    for one in requests:
+        for other in requests:
+            if len(one.parts.before) > HEAD and one.parts.before == other.parts.before:
+                assert queue_of[one.index] == queue_of[other.index]
+
+
+def test_parts_run_at_the_same_time_on_one_thread_each_and_come_back_in_order() -> None:
+    threads = torch.get_num_threads()
+    meeting = threading.Barrier(3, timeout=20)
+
+    def work(part: int) -> tuple[int, int, bool]:
+        meeting.wait()
+        return part, torch.get_num_threads(), torch.is_grad_enabled()
+
+    assert side_by_side(work, [7, 8, 9]) == [(7, 1, False), (8, 1, False), (9, 1, False)]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_failure_is_told_and_the_threads_are_given_back() -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda part: 1 // part, [1, 0])
+    assert torch.get_num_threads() == threads
+
+
+def test_one_part_keeps_all_threads() -> None:
+    assert side_by_side(lambda part: (part, torch.get_num_threads()), ["all"]) == [("all", torch.get_num_threads())]
+    assert side_by_side(lambda part: part, []) == []
