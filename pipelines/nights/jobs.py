@@ -3,7 +3,6 @@
 shards ─▶ (transform of the job) ─▶ finished shard files ─▶ one Delta commit a table
 """
 
-import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
+from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost
 from pipelines.nights.published import DONE, Work, published_run, state_of_night
 from pipelines.nights.runs import Progress, RunRecord
@@ -115,18 +115,8 @@ def watched(shards: Sequence[Shard], folder: ShardFolder, label: str, progress: 
     def tell() -> None:
         progress(label, sum(shard.row_count for shard in shards if folder.receipt(shard)), total)
 
-    def poll() -> None:
-        while not is_over.wait(POLL_SECONDS):
-            tell()
-
-    is_over = threading.Event()
-    watcher = threading.Thread(target=poll, daemon=True)
-    watcher.start()
-    try:
+    with repeated(tell, POLL_SECONDS):
         yield
-    finally:
-        is_over.set()
-        watcher.join()
     tell()
 
 

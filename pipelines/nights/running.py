@@ -9,15 +9,16 @@ A marker whose lock is free is that of a run that was killed.
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from embedder.errors import PplugError
+from pipelines.nights.meanwhile import repeated
 from pipelines.tables.parquet import named_causes
 from pipelines.tables.warehouse import Warehouse
 
@@ -69,7 +70,7 @@ def marked_run(warehouse: Warehouse, name: str, row: Row, bury: Bury) -> Generat
             fresh = marker.with_suffix(".tmp")
             fresh.write_text(json.dumps(row, default=str), encoding="utf8")
             fresh.replace(marker)
-        stack.enter_context(_signs_of_life(marker))
+        stack.enter_context(repeated(partial(_sign_of_life, marker), LIFE_SECONDS))
         yield marker
 
 
@@ -101,23 +102,10 @@ def _held(marker: Path, seconds: float = 0.0) -> Generator[bool]:
         lock.release()
 
 
-@contextlib.contextmanager
-def _signs_of_life(marker: Path) -> Generator[None]:
-    """Touch the marker while the run lives: of a killed run its time is the end."""
-
-    def touch() -> None:
-        while not is_over.wait(LIFE_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(marker)
-
-    is_over = threading.Event()
-    thread = threading.Thread(target=touch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+def _sign_of_life(marker: Path) -> None:
+    """Touch the marker of a run that lives: of a killed run its time is the end."""
+    with contextlib.suppress(OSError):
+        os.utime(marker)
 
 
 def _bury(marker: Path, bury: Bury) -> None:
