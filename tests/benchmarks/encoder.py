@@ -2,9 +2,9 @@
 
     texts ─▶ each encoder in turn, ROUNDS times ─▶ median ratios ─▶ Markdown table on stdout
 
-    python tests/benchmarks/encoder.py --texts histories.jsonl more.jsonl.gz
+    PYTHONPATH=. bench-env/bin/python tests/benchmarks/encoder.py --texts histories.jsonl more.jsonl.gz
 
-Rivals that are not installed are left out, with a line on stderr. They are no dependencies of pplug; a separate venv
+Rivals that are not installed are left out, with a line on stderr. They are no dependencies of pplug; a venv of its own
 with `pip install sentence-transformers "optimum-onnx[onnxruntime]" optimum-intel openvino ctranslate2` has them all.
 CPU seconds are the signal: on a busy machine wall seconds measure the neighbours.
 """

@@ -1,0 +1,202 @@
+"""What job 2 costs beyond the LLM: CPU seconds of `pplug generate`, and its memory by the length of the queue.
+
+    histories, tasks ─▶ pplug ingest, encode ─┬─▶ the LLM alone on the same prompts, a process ─┐
+    a plug with random weights ───────────────┴─▶ pplug generate, a process ────────────────────┴─▶ median ratio
+    made-up tasks, a tiny LLM ─▶ pplug generate on a short and a long queue ─▶ peak memory of each
+
+    python tests/benchmarks/generate_job.py --histories histories.jsonl --tasks tasks.jsonl more.jsonl
+
+The LLM's seconds are those of its `answer` call alone; the job's are those of its process from start to end, in which
+loading (imports and weights) is told apart. Without files both are made up.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from shutil import copytree
+from statistics import median
+from typing import Any
+
+import torch
+from encode_job import NIGHT, Cost, cost_of, few_words, pplug
+from encoder import made_up_texts
+
+from embedder.models import model_folder
+from llm_jobs.answers import personal_requests
+from llm_jobs.kinds import load_kinds
+from llm_jobs.prompts import Answer, Placement
+from llm_jobs.training import seeded_plug
+from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.answers.queue import newest_personas, personal_tasks, queued_tasks
+from pipelines.generate import READS, task_shards
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import plug_config
+
+KINDS = load_kinds({})
+ITEMS_PER_USER = 8
+QUEUE = 1_000
+"""Tasks of the short queue."""
+
+
+def lines_of(paths: Sequence[Path], count: int | None = None) -> list[str]:
+    """The lines of some files, in turn from each."""
+    files = [path.read_text(encoding="utf8").splitlines() for path in paths]
+    turns = (file[at] for at in range(max(map(len, files), default=0)) for file in files if at < len(file))
+    return list(islice(turns, count))
+
+
+def item_lines(user_count: int) -> Iterator[str]:
+    """Made-up headlines of so many users."""
+    for number, text in enumerate(few_words(user_count * ITEMS_PER_USER)):
+        user, posted = f"u{number % user_count:06}", "2026-10-01T00:00:00Z"
+        row = {"user_id": user, "item_id": str(number), "kind": "LaMP_4", "posted_at": posted, "text": text}
+        yield json.dumps(row | {"output": text})
+
+
+def task_lines(texts: Sequence[str], user_count: int, choices: Sequence[str] | None) -> Iterator[str]:
+    """Made-up tasks for so many users."""
+    for number, text in enumerate(texts):
+        row = {"task_id": f"t{number:06}", "user_id": f"u{number % user_count:06}", "kind": "LaMP_4"}
+        row |= {"queued_at": f"{NIGHT}T00:00:00Z", "input": f"Generate a headline for the following article: {text}"}
+        yield json.dumps(row | {"choices": choices})
+
+
+def warehouse_with(folder: Path, items: Sequence[str], tasks: Sequence[str]) -> Path:
+    """A warehouse with personas and a queue."""
+    folder.mkdir()
+    warehouse = folder / "warehouse"
+    for table, lines in (("histories", items), ("tasks", tasks)):
+        file = folder / f"{table}.jsonl"
+        file.write_text("\n".join(lines), encoding="utf8")
+        pplug("ingest", table, str(file), "--ds", NIGHT, "--warehouse", str(warehouse))
+    pplug("encode", "--ds", NIGHT, "--warehouse", str(warehouse))
+    return warehouse
+
+
+def plugs_for(folder: Path, llm: str, kinds: Sequence[str]) -> list[Path]:
+    """Plugs that were not trained: a night takes the same time with them."""
+    models = load_models(GenerateConfig(llm=llm))
+    folders = [folder / kind for kind in kinds]
+    for kind, path in zip(kinds, folders, strict=True):
+        seeded_plug(plug_config(KINDS[kind], models), seed=0).save_pretrained(path)
+    return folders
+
+
+def tiny_llm(folder: Path) -> str:
+    """A folder with an LLM of random weights, two narrow layers, and the tokenizer of smollm2."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config: Any = AutoConfig.from_pretrained(model_folder("smollm2"))
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 16
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder("smollm2")).save_pretrained(folder)
+    return str(folder)
+
+
+def answer_alone(warehouse: Path, plugs: Sequence[Path]) -> None:
+    """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
+    from datetime import date
+
+    tables, night = Warehouse(warehouse), date.fromisoformat(NIGHT)
+    models = load_models(GenerateConfig())
+    loaded = load_plugs(plugs, models)
+    load_seconds = time.process_time()
+    versions = tables.versions(READS)
+    answering = 0.0
+    tokens = 0
+    with connect(tables, versions) as db:
+        persona_ds = newest_personas(db, night, models.encoder.sha256)
+        for shard in task_shards(tables, versions, night, GenerateConfig().shard_tasks):
+            users = shard.first_user, shard.last_user
+            tasks = queued_tasks(db, night, persona_ds, users, models.encoder.width)
+            for kind, plug in loaded.items():
+                personal = personal_tasks([task for task in tasks if task.kind == kind], KINDS, models.encoder)
+                requests, _ = personal_requests(plug.plug, personal)
+                start = time.process_time()
+                answers = models.llm.answer(requests, Placement(plug.plug.config.placement))
+                answering += time.process_time() - start
+                tokens += sum(answer.output_tokens for answer in answers if isinstance(answer, Answer))
+    sys.stdout.write(json.dumps([load_seconds, answering, tokens]))
+
+
+def generate(warehouse: Path, plugs: Sequence[Path], *options: str) -> Cost:
+    """The cost of the night's first answers; the warehouse itself stays as it is."""
+    with tempfile.TemporaryDirectory(dir=warehouse.parent) as scratch:
+        copy = copytree(warehouse, Path(scratch) / "warehouse")
+        folders = [part for plug in plugs for part in ("--plug", str(plug))]
+        return pplug("generate", "--ds", NIGHT, "--warehouse", str(copy), *folders, *options)
+
+
+def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], rounds: int) -> str:
+    """The LLM alone and the job in turn, as Markdown."""
+    kinds = sorted({json.loads(task)["kind"] for task in tasks})
+    warehouse = warehouse_with(folder / "real", items, tasks)
+    plugs = plugs_for(folder / "plugs", "smollm2", kinds)
+    alone, found, loads = list[float](), list[float](), list[float]()
+    tokens = 0
+    for _ in range(rounds):
+        cost_of(
+            *(sys.executable, __file__, "--alone", str(warehouse), *map(str, plugs)), output=folder / "seconds.json"
+        )
+        loading, answering, tokens = json.loads((folder / "seconds.json").read_text())
+        loads.append(loading)
+        alone.append(answering)
+        found.append(generate(warehouse, plugs).cpu_seconds)
+    ratio = median(whole / part for whole, part in zip(found, alone, strict=True))
+    rest = median((whole - load) / part for whole, load, part in zip(found, loads, alone, strict=True))
+    return (
+        f"| {len(tasks)} tasks of {', '.join(kinds)}, {tokens} tokens, 1 thread, median of {rounds} "
+        "| CPU seconds | x LLM |\n"
+        "|---|---|---|\n"
+        f"| the LLM alone (loading it: {median(loads):.1f} s more) | {median(alone):.1f} | 1.00 |\n"
+        f"| `pplug generate`, from start to end | {median(found):.1f} | {ratio:.2f} |\n"
+        f"| ... without loading | {median(found) - median(loads):.1f} | {rest:.2f} |\n"
+    )
+
+
+def memory_of_queues(folder: Path, longest: int) -> Iterator[str]:
+    """Peak memory of the job on a short queue and on a long one, with an LLM that takes no time."""
+    llm = tiny_llm(folder / "llm")
+    plugs = plugs_for(folder / "tiny-plugs", llm, ["LaMP_4"])
+    users = QUEUE // 2
+    for count in (QUEUE, longest):
+        tasks = list(task_lines(few_words(count), users, ["yes", "no"]))
+        warehouse = warehouse_with(folder / str(count), list(item_lines(users)), tasks)
+        peak = generate(warehouse, plugs, "--llm", llm).peak_megabytes
+        yield f"Peak memory with {count} tasks: {peak:.0f} MB\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--histories", type=Path, nargs="*", default=[], help="JSON lines, as for pplug ingest")
+    parser.add_argument("--tasks", type=Path, nargs="*", default=[], help="JSON lines, as for pplug ingest")
+    parser.add_argument("--count", type=int, default=500, help="tasks of the night that is timed")
+    parser.add_argument("--queue", type=int, default=100_000, help="tasks of the long queue")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", type=Path, nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.alone:
+        warehouse, *plugs = arguments.alone
+        return answer_alone(warehouse, plugs)
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.count:
+            tasks = lines_of(arguments.tasks, arguments.count)
+            tasks = tasks or list(task_lines(made_up_texts(arguments.count), 100, None))
+            items = lines_of(arguments.histories) or list(item_lines(100))
+            sys.stdout.write(side_by_side(Path(scratch), items, tasks, arguments.rounds) + "\n")
+            sys.stdout.flush()
+        if arguments.queue:
+            sys.stdout.writelines(memory_of_queues(Path(scratch), arguments.queue))
+    return None
+
+
+if __name__ == "__main__":
+    main()
