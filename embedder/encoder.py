@@ -9,6 +9,8 @@ second thread is slower than none while another process holds a core: set `OMP_W
 imported, as pplug's command line does.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -38,6 +40,9 @@ TEXTS_PER_CHUNK = 8192
 
 TEXTS_PER_TOKENIZER_CALL = 256
 """The tokenizer keeps about 100 bytes per token of whole texts until the call ends."""
+
+BATCHES_PER_TRIM = 32
+"""After so many batches, about a second's, freed memory goes back to the system; that takes 5 to 20 ms."""
 
 CHARACTERS_PER_TOKEN = 16
 """Only this many characters per token of `max_tokens` are tokenised when they turn out to fill the model."""
@@ -128,7 +133,9 @@ class TextEncoder:
             tokens = list(self._tokens([texts[row] for row in chunk], is_query))
             lengths = [len(ids) for ids in tokens]
             token_count += sum(lengths)
-            for batch in token_batches(lengths):
+            for number, batch in enumerate(token_batches(lengths)):
+                if number % BATCHES_PER_TRIM == 0:
+                    return_free_memory()
                 runs = groupby((tokens[index] for index in batch), len)
                 pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
                 vectors[np.array(chunk)[batch]] = F.normalize(pooled, dim=-1).numpy()
@@ -182,6 +189,13 @@ def token_batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
             start, tokens = end, lengths[index]
     if len(order):
         yield order[start:]
+
+
+def return_free_memory() -> None:
+    """Give back what glibc keeps of freed tensors: batches of many shapes leave holes, 300 MB after 4,000 texts."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def valid_unicode(text: str) -> str:
