@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from pipelines.command import quality, reading, upkeep
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.console import print_rows, progress_bars
 from pipelines.command.settings import read_settings
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
