@@ -18,7 +18,7 @@ from torch import Tensor
 from .answering import Outcome, Prepared, best_choice
 from .beams import Beams
 from .choices import choice_tree
-from .decoding import Answers, Ids
+from .decoding import NON_FINITE, Answers, Ids
 from .kv_cache import KVCache, Prefix, padded, row_bytes
 from .packing import Piece, pack, step
 from .trunk import Trunk
@@ -109,6 +109,16 @@ class _Work:
         self._held[row] = before
         self._row_of.setdefault(before, row)
 
+    def _settled(self, outcome: Outcome, rows: slice) -> Outcome:
+        """The outcome of the request in `rows`, which are emptied if it is that their numbers are not finite.
+
+        The next request there would feel them behind a mask, too: 0 times NaN is NaN.
+        """
+        if outcome.answer == NON_FINITE:
+            self._cache.store[:, :, rows, :, self._head :] = 0
+            self._hold(rows.start, ())
+        return outcome
+
     def _read_prompts(self, rows: Sequence[int], requests: Sequence[Prepared]) -> Tensor:
         """Give each request a row; the last hidden state of every prompt (B, E)."""
         read_now: list[int] = []
@@ -173,7 +183,8 @@ class _FreeWork(_Work):
         outcomes: dict[int, Outcome] = {}
         while at or waiting:
             done = answers.done(len(at))
-            outcomes |= {at[seat].index: Outcome(answers.result(seat)) for seat in done}
+            for seat in done:
+                outcomes[at[seat].index] = self._settled(Outcome(answers.result(seat)), self._rows_of(seat))
             free = [*done, *range(len(at), seats)]
             taken = free[: len(waiting)]
             if taken:
@@ -207,9 +218,12 @@ class _FreeWork(_Work):
                 self._cache.copy(slice(row, row + 1), others, request.prompt_tokens, self._head)
         return states
 
+    def _rows_of(self, seat: int) -> slice:
+        return slice(seat * self._beams, (seat + 1) * self._beams)
+
     def _move(self, source: int, target: int) -> None:
         """Give a seat the rows of another."""
-        old, new = (slice(seat * self._beams, (seat + 1) * self._beams) for seat in (source, target))
+        old, new = self._rows_of(source), self._rows_of(target)
         self._cache.copy(old, new, self._cache.slots)
         self._hold(new.start, self._held[old.start])
 
@@ -238,8 +252,8 @@ class _ClosedWork(_Work):
             batch = requests[start : start + self._rows]
             roots = self._read_prompts(range(len(batch)), batch)
             outcomes |= {
-                request.index: best_choice(request.choices, scores)
-                for request, scores in zip(batch, self._scores(batch, roots), strict=True)
+                request.index: self._settled(best_choice(request.choices, scores), slice(row, row + 1))
+                for row, (request, scores) in enumerate(zip(batch, self._scores(batch, roots), strict=True))
             }
         return outcomes
 

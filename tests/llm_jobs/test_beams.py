@@ -16,7 +16,7 @@ from embedder.errors import UsageError
 from llm_jobs import FrozenLLM
 from llm_jobs.beams import in_place, likely_tokens
 from llm_jobs.kv_cache import KVCache, row_bytes
-from llm_jobs.prompts import Answer, Placement, Request
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.trunk import Trunk
 
 BeamPair = Callable[[int], Any]
@@ -109,6 +109,22 @@ def test_beams_find_more_probable_answers_than_greedy_decoding(beam_pair: BeamPa
     longer = [replace(request, max_new_tokens=12) for request in requests]
     scores = [[answer.score for answer in pair.llm.answer(longer, Placement.AFTER)] for pair in (greedy, beams)]
     assert sum(scores[1]) > sum(scores[0])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_only_the_request_with_broken_numbers_is_refused(
+    beam_pair: BeamPair, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, soft_prompt = beam_pair(3).llm, beam_pair(3).soft_prompt
+    good = [Request(f"which {at}", soft_prompt(2, at), None, 9) for at in range(4)]
+    bad = Request("which category of news", torch.full((2, llm.width), number), None, 9)
+    expected = llm.answer(good, Placement.AFTER)
+    monkeypatch.setattr("llm_jobs.continuous.MOST_ROWS", 3)  # all go through the same rows
+    found = llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)
+    assert isinstance(found[2], Refusal)
+    assert found[2].reason == "non_finite_logits"
+    for answer, other in zip(found[:2] + found[3:], expected, strict=True):
+        assert_same(answer, other)
 
 
 def test_the_rows_of_all_beams_fit_the_memory(tiny_llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
