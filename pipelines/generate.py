@@ -127,9 +127,15 @@ def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
     return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
 
 
-def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
-    """Everything besides the tasks and the personas that an answer depends on."""
-    return {
+def answer_settings(
+    models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug], num_beams: int
+) -> dict[str, Any]:
+    """Everything besides the tasks and the personas that an answer depends on.
+
+    Greedy decoding is not named, so that nights from before there were beams are still done.
+    """
+    beams = {} if num_beams == 1 else {"num_beams": num_beams}
+    return beams | {
         "encoder_sha256": models.encoder.sha256,
         "llm_sha256": models.llm.sha256,
         "llm_kernel": models.llm.kernel,
@@ -201,7 +207,7 @@ def generate_night(
         with connect(warehouse, versions) as db:
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
         require_young(ds, persona_ds, max_persona_age)
-        settings = answer_settings(models, kinds, loaded)
+        settings = answer_settings(models, kinds, loaded, config.num_beams)
         record.config = asdict(config) | settings
         work = night_work(warehouse, versions, ds, persona_ds, settings)
         if is_done(warehouse, record, work, WRITES, force=force):
@@ -257,7 +263,7 @@ def generate_state(
         personas = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
     if not personas or len(versions) < len(READS):
         return MISSING
-    settings = answer_settings(models, kinds, load_plugs(plugs, models))
+    settings = answer_settings(models, kinds, load_plugs(plugs, models), config.num_beams)
     work = night_work(warehouse, versions, ds, personas[0]["persona_ds"], settings)
     return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
 

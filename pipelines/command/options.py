@@ -252,7 +252,14 @@ class ModelNames(EncoderNames):
     ] = None
 
 
-def configs_of(models: ModelNames, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
+@dataclass(frozen=True)
+class Answering(ModelNames):
+    """How a command answers tasks."""
+
+    num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
+
+
+def configs_of(models: Answering, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
     """The settings of both jobs, which share the encoder."""
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig

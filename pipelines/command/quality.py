@@ -83,7 +83,7 @@ def evaluate(
     plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     compared: Compared,
-    models: opt.ModelNames,
+    models: opt.Answering,
     common: opt.Writing,
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
