@@ -73,10 +73,7 @@ class AnswerTasks(beam.DoFn):
         start = time.perf_counter()
         results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
         self._answered.inc(len(results))
-        seconds = time.perf_counter() - start
-        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in results)
-        logger.info("shard %d: %d of %d answers depend on a tie", queued.shard.index, ties, len(results))
-        yield Answers(queued.shard, results, seconds)
+        yield Answers(queued.shard, results, time.perf_counter() - start)
 
 
 class WriteAnswers(beam.DoFn):
@@ -90,7 +87,8 @@ class WriteAnswers(beam.DoFn):
         kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
         tokens = sum(map(sum, counts))
-        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds)
+        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in answers.results)
+        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds, ties)
         self._night.folder.write(answers.shard, tables, receipt)
         yield answers.shard.index
 
@@ -217,7 +215,8 @@ def generate_night(
         constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
         transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
         run_shards(shards, transform, night.folder, "tasks", progress, record)
-        publish_shards(warehouse, night, WRITES, shards, record)
+        receipts = publish_shards(warehouse, night, WRITES, shards, record)
+        record.config = {**record.config, "tied_count": sum(receipt.tied_count for receipt in receipts)}
     return record
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_night import ITEMS, NIGHT, TASKS, item, task
+from tiny_models import save_model, tiny_llama
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError, UsageError
@@ -170,6 +171,33 @@ def test_a_users_persona_depends_on_nobody_else(
     for row in outputs_of(alone):
         assert row["output"] == theirs[row["task_id"]]["output"]
         assert row["score"] == pytest.approx(theirs[row["task_id"]]["score"], abs=1e-4)
+
+
+def changed_llm(folder: Path, change: Callable[[Any, Any], None]) -> Path:
+    """The tiny LLM with something done to the rows of its tokens: embeddings, and weights of the logits."""
+    model = tiny_llama(4, 512)
+    with torch.no_grad():
+        change(model.model.embed_tokens.weight, model.lm_head.weight)
+    return save_model(folder, model, is_chat=True)
+
+
+def test_a_run_tells_how_many_answers_depend_on_a_tie(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    (one,), (other,) = map(FrozenLLM.from_pretrained(generate_config.llm).format.token_ids, ("X", "Y"))
+
+    def make_twins(*weights: Any) -> None:
+        for weight in weights:
+            weight[one] = weight[other]
+
+    config = replace(generate_config, llm=str(changed_llm(tmp_path / "twins", make_twins)))
+    seeded_plug(plug_config(kinds["note"], load_models(config)), seed=1).save_pretrained(tmp_path / "plug")
+    twins = [task(f"twins {at}", "ann", f"apples {at}") | {"choices": ["X", "Y"]} for at in range(3)]
+    warehouse = fill(ITEMS, [*TASKS, *twins])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [tmp_path / "plug"], config, kinds)
+    with connect(warehouse) as db:
+        assert db.sql("select config ->> 'tied_count' from runs where job = 'generate'").fetchall() == [("3",)]
 
 
 def test_free_answers_are_decoded_with_beams(
