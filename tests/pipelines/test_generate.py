@@ -181,6 +181,41 @@ def changed_llm(folder: Path, change: Callable[[Any, Any], None]) -> Path:
     return save_model(folder, model, is_chat=True)
 
 
+def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
+    fill: Fill,
+    plug: Path,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+) -> None:
+    (tilde,) = FrozenLLM.from_pretrained(generate_config.llm).format.token_ids("~")
+    spoilt = changed_llm(tmp_path / "spoilt", lambda embeddings, _: embeddings[tilde].fill_(torch.nan))
+    loaded = PersonaPlug.from_pretrained(plug)
+    loaded.config = replace(loaded.config, llm_sha256=FrozenLLM.from_pretrained(str(spoilt)).sha256)
+    loaded.save_pretrained(plug)
+    broken = [
+        task("empty", "ann", "") | {"input": " \n"},
+        task("strange", "ann", "what", kind="no such kind"),
+        task("wordless", "ann", "what") | {"choices": ["red", " "]},
+        task("no plug", "ann", "what", kind="LaMP_4"),
+        task("long", "ann", "apples and pears " * 60_000),
+        task("nobody", "stranger", "who knows"),
+        task("spoilt", "bob", "a boat ~ again and again"),
+    ]
+    warehouse = fill(ITEMS, [*TASKS, *broken])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    with connect(warehouse) as db:
+        rejected = dict(db.sql("select coalesce(row_id, ''), reason from rejects").fetchall())
+    outputs = {row["task_id"]: row for row in outputs_of(warehouse)}
+    assert sorted(rejected.values()) == ["empty_choice", "empty_input", "no_plug", "non_finite_logits", "unknown_kind"]
+    assert (rejected["no plug"], rejected["spoilt"]) == ("no_plug", "non_finite_logits")
+    assert outputs.keys() == {"long", "nobody", *(queued["task_id"] for queued in TASKS)}
+    assert [name for name, row in outputs.items() if row["is_shortened"]] == ["long"]
+    assert (outputs["nobody"]["persona_source"], outputs["nobody"]["persona_ds"]) == ("default", None)
+
+
 def test_a_run_tells_how_many_answers_depend_on_a_tie(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
 ) -> None:
