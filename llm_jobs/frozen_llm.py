@@ -50,6 +50,8 @@ class FrozenLLM:
     ) -> None:
         if num_beams < 1:
             raise UsageError(f"num_beams must be at least 1, not {num_beams}")
+        self.num_beams = num_beams
+        """Beams that free answers are decoded with; 1 is greedy."""
         self.model = model.eval().requires_grad_(False)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         with torch.no_grad():
