@@ -31,9 +31,9 @@ KEPT_HEAD_TOKENS = 1024
 class CausalLM:
     """A causal LLM through one of the trunks."""
 
-    def __init__(self, trunk: Trunk, end_ids: Sequence[int], memory: int) -> None:
+    def __init__(self, trunk: Trunk, end_ids: Sequence[int], memory: int, num_beams: int = 1) -> None:
         self.trunk = trunk
-        self._memory = memory
+        self._memory, self._num_beams = memory, num_beams
         self.kernel = trunk.kernel
         self._empty = trunk.empty_prefix()
         self._device, self._dtype = self._empty.keys_values.device, self._empty.keys_values.dtype
@@ -90,7 +90,7 @@ class CausalLM:
         head = self._common_head([request.parts.before for request in requests])
         most = torch.get_num_threads() if self._device.type == "cpu" else 1
         queues = queues_of(requests, len(head[0]), most)
-        desk = Desk(self.trunk, self._end_ids, self._memory // max(1, len(queues)), head)
+        desk = Desk(self.trunk, self._end_ids, self._memory // max(1, len(queues)), head, self._num_beams)
         outcomes: dict[int, Outcome] = {}
         for served in side_by_side(desk.serve, queues):
             outcomes |= served

@@ -5,7 +5,8 @@
               └── the next request takes a finished row's place at once
 
 Every row starts with the head that all prompts share (chat header, task description), which is read once. A prompt
-that equals another one still in the cache is copied instead of read.
+that equals another one still in the cache is copied instead of read. A request that is decoded with K beams (beams.py)
+has K rows next to each other, a seat; its prompt is read into the first.
 Shapes: R rows, B of them, E width, N slots, V vocabulary.
 """
 
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .answering import Outcome, Prepared, best_choice
+from .beams import Beams
 from .choices import choice_tree
-from .decoding import Answers, Ids
+from .decoding import NON_FINITE, Answers, Ids
 from .kv_cache import KVCache, Prefix, padded, row_bytes
 from .packing import Piece, pack, step
 from .trunk import Trunk
@@ -32,18 +34,19 @@ LIKE = 2
 class Desk:
     """Answers requests through a causal LLM."""
 
-    def __init__(self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix]) -> None:
-        self._trunk, self._end_ids, self._memory = trunk, end_ids, memory
+    def __init__(self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix], num_beams: int) -> None:
+        self._trunk, self._end_ids, self._memory, self._num_beams = trunk, end_ids, memory, num_beams
         self._head_ids, self._head = head
 
     def serve(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
         """Outcomes by the requests' index."""
         outcomes: dict[int, Outcome] = {}
         for wave in waves(requests):
-            rows = min(MOST_ROWS, len(wave), max(1, self._memory // row_bytes(self._head, wave[0].tokens)))
-            cache = KVCache.empty(self._head, rows, wave[0].tokens)
+            beams = 1 if wave[0].choices else self._num_beams
+            most = min(MOST_ROWS, self._memory // row_bytes(self._head, wave[0].tokens)) // beams
+            cache = KVCache.empty(self._head, min(len(wave), max(1, most)) * beams, wave[0].tokens)
             work = _ClosedWork if wave[0].choices else _FreeWork
-            outcomes |= work(self._trunk, cache, len(self._head_ids), self._end_ids).run(wave)
+            outcomes |= work(self._trunk, cache, len(self._head_ids), self._end_ids, beams).run(wave)
         return outcomes
 
 
@@ -87,8 +90,8 @@ def read(trunk: Trunk, cache: KVCache, pieces: Sequence[Piece]) -> list[Tensor]:
 class _Work:
     """The rows of one cache, and which prompts they hold."""
 
-    def __init__(self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor) -> None:
-        self._trunk, self._cache, self._head, self._end_ids = trunk, cache, head, end_ids
+    def __init__(self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor, beams: int) -> None:
+        self._trunk, self._cache, self._head, self._end_ids, self._beams = trunk, cache, head, end_ids, beams
         like = trunk.embed(end_ids[:1])
         self._device, self._dtype = like.device, like.dtype
         self._held: dict[int, Ids] = {}  # row -> prompt up to the soft prompt
@@ -105,6 +108,16 @@ class _Work:
             del self._row_of[old]
         self._held[row] = before
         self._row_of.setdefault(before, row)
+
+    def _settled(self, outcome: Outcome, rows: slice) -> Outcome:
+        """The outcome of the request in `rows`, which are emptied if it is that their numbers are not finite.
+
+        The next request there would feel them behind a mask, too: 0 times NaN is NaN.
+        """
+        if outcome.answer == NON_FINITE:
+            self._cache.store[:, :, rows, :, self._head :] = 0
+            self._hold(rows.start, ())
+        return outcome
 
     def _read_prompts(self, rows: Sequence[int], requests: Sequence[Prepared]) -> Tensor:
         """Give each request a row; the last hidden state of every prompt (B, E)."""
@@ -156,46 +169,77 @@ class _Work:
 
 
 class _FreeWork(_Work):
-    """Greedy answers."""
+    """Free answers, each in the rows of a seat: one row for a greedy answer, else one for each beam."""
 
     def run(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
         """Outcomes by index."""
-        answers = Answers(self._rows, max(request.limit for request in requests), self._end_ids)
-        lengths = self._end_ids.new_zeros(self._rows)
-        numbers = torch.arange(self._rows, device=self._device)
-        at: list[Prepared] = []  # the request of each row in use
+        seats = self._rows // self._beams
+        shape = seats, max(request.limit for request in requests), self._end_ids
+        answers = Answers(*shape) if self._beams == 1 else Beams(*shape, self._beams)
+        lengths = self._end_ids.new_zeros(seats)
+        numbers = torch.arange(seats, device=self._device)
+        at: list[Prepared] = []  # the request of each seat in use
         waiting = list(requests)[::-1]
         outcomes: dict[int, Outcome] = {}
         while at or waiting:
             done = answers.done(len(at))
-            outcomes |= {at[row].index: Outcome(answers.result(row)) for row in done}
-            free = [*done, *range(len(at), self._rows)]
+            for seat in done:
+                outcomes[at[seat].index] = self._settled(Outcome(answers.result(seat)), self._rows_of(seat))
+            free = [*done, *range(len(at), seats)]
             taken = free[: len(waiting)]
             if taken:
                 fresh = [waiting.pop() for _ in taken]
-                for row, request in zip(taken, fresh, strict=True):
-                    at[row : row + 1] = [request]
-                rows = numbers[taken]
-                lengths[rows] = torch.tensor([request.prompt_tokens for request in fresh], device=self._device)
-                answers.start(rows, [request.limit for request in fresh])
-                answers.add(rows, self._trunk.logits(self._read_prompts(taken, fresh)))
+                for seat, request in zip(taken, fresh, strict=True):
+                    at[seat : seat + 1] = [request]
+                places = numbers[taken]
+                lengths[places] = torch.tensor([request.prompt_tokens for request in fresh], device=self._device)
+                answers.start(places, [request.limit for request in fresh])
+                answers.add(places, self._trunk.logits(self._seat(taken, fresh)))
                 continue
-            for row in reversed(done):  # the last row takes the place, so that the rows in use stay together
+            for seat in reversed(done):  # the last seat takes the place, so that the rows in use stay together
                 final = len(at) - 1
-                if row < final:
-                    at[row] = at[final]
-                    self._cache.copy(final, row, self._cache.slots)
-                    self._hold(row, self._held[final])
-                    answers.move(final, row)
-                    lengths[row] = lengths[final]
+                if seat < final:
+                    at[seat] = at[final]
+                    self._move(final, seat)
+                    answers.move(final, seat)
+                    lengths[seat] = lengths[final]
                 at.pop()
             if at:
-                used = numbers[: len(at)]
-                batch = step(lengths[used], self._cache.slots, self._dtype)
-                hidden = self._trunk.read(self._trunk.embed(answers.tokens[used]), batch, self._cache)
-                lengths[used] += 1
-                answers.add(used, self._trunk.logits(hidden))
+                self._step(answers, numbers[: len(at)], lengths)
         return outcomes
+
+    def _seat(self, seats: Sequence[int], requests: Sequence[Prepared]) -> Tensor:
+        """Read the prompt of each request into all rows of its seat; the last hidden state of every prompt (B, E)."""
+        rows = [seat * self._beams for seat in seats]
+        states = self._read_prompts(rows, requests)
+        if self._beams > 1:
+            for row, request in zip(rows, requests, strict=True):
+                others = slice(row + 1, row + self._beams)
+                self._cache.copy(slice(row, row + 1), others, request.prompt_tokens, self._head)
+        return states
+
+    def _rows_of(self, seat: int) -> slice:
+        return slice(seat * self._beams, (seat + 1) * self._beams)
+
+    def _move(self, source: int, target: int) -> None:
+        """Give a seat the rows of another."""
+        old, new = self._rows_of(source), self._rows_of(target)
+        self._cache.copy(old, new, self._cache.slots)
+        self._hold(new.start, self._held[old.start])
+
+    def _step(self, answers: Answers | Beams, seats: Tensor, lengths: Tensor) -> None:
+        """A token for every row of the first seats, which hold `lengths` tokens."""
+        rows = len(seats) * self._beams
+        batch = step(lengths[seats].repeat_interleave(self._beams), self._cache.slots, self._dtype)
+        hidden = self._trunk.read(self._trunk.embed(answers.tokens[:rows]), batch, self._cache)
+        lengths[seats] += 1
+        logits = self._trunk.logits(hidden)
+        if isinstance(answers, Answers):
+            return answers.add(seats, logits)
+        parents = answers.add(seats, logits)
+        moved = (parents != torch.arange(rows, device=self._device)).nonzero().flatten()
+        prompts = lengths[seats] - answers.counts[seats] + 1  # equal in all rows of a seat
+        self._cache.copy(parents[moved], moved, int(lengths[seats].max()), int(prompts.min()))
 
 
 class _ClosedWork(_Work):
@@ -208,8 +252,8 @@ class _ClosedWork(_Work):
             batch = requests[start : start + self._rows]
             roots = self._read_prompts(range(len(batch)), batch)
             outcomes |= {
-                request.index: best_choice(request.choices, scores)
-                for request, scores in zip(batch, self._scores(batch, roots), strict=True)
+                request.index: self._settled(best_choice(request.choices, scores), slice(row, row + 1))
+                for row, (request, scores) in enumerate(zip(batch, self._scores(batch, roots), strict=True))
             }
         return outcomes
 

@@ -46,7 +46,12 @@ class FrozenLLM:
         folder: Path,
         note: str = "",
         memory: int | None = None,
+        num_beams: int = 1,
     ) -> None:
+        if num_beams < 1:
+            raise UsageError(f"num_beams must be at least 1, not {num_beams}")
+        self.num_beams = num_beams
+        """Beams that free answers are decoded with; 1 is greedy."""
         self.model = model.eval().requires_grad_(False)
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         with torch.no_grad():
@@ -63,11 +68,11 @@ class FrozenLLM:
         also answers in float32."""
         self._engine: CausalLM | Seq2SeqLM
         if self.is_encoder_decoder:
-            self._engine = Seq2SeqLM(model, end_ids)
+            self._engine = Seq2SeqLM(model, end_ids, num_beams)
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
             require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
-            self._engine = CausalLM(trunk, end_ids, memory or half_of_free_memory(str(model.device)))
+            self._engine = CausalLM(trunk, end_ids, memory or half_of_free_memory(str(model.device)), num_beams)
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
         """Which code and precision runs, for the run record."""
 
@@ -79,6 +84,7 @@ class FrozenLLM:
         cache: Path | None = None,
         device: str = "cpu",
         memory: int | None = None,
+        num_beams: int = 1,
     ) -> Self:
         """Load an LLM by alias, folder or hub id (see embedder.models).
 
@@ -88,10 +94,11 @@ class FrozenLLM:
             cache: folder for exported models.
             device: "cpu" or "cuda".
             memory: bytes that keys and values may take while a causal LLM answers; half of what is free unless given.
+            num_beams: beams that free answers are decoded with, as by `transformers` (see beams.py); 1 is greedy.
 
         Raises:
             InputMissing: if there is no such model here.
-            UsageError: for an unknown precision, or a device that is not there.
+            UsageError: for an unknown precision, no beam, or a device that is not there.
             PplugError: if the model cannot be used.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -119,7 +126,7 @@ class FrozenLLM:
             raise PplugError(
                 f"model {name}: {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another LLM"
             )
-        return cls(model.to(device), tokenizer, folder, note, memory)
+        return cls(model.to(device), tokenizer, folder, note, memory, num_beams)
 
     def generate(
         self,
@@ -128,7 +135,7 @@ class FrozenLLM:
         max_new_tokens: int = 32,
         placement: Placement = Placement.BEFORE,
     ) -> list[Answer]:
-        """Greedy answers in the order of the prompts.
+        """Answers in the order of the prompts.
 
         Raises:
             PplugError: if one of the prompts is refused (`answer` gives the refusal instead).
@@ -147,7 +154,7 @@ class FrozenLLM:
         return answers
 
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
-        """Answers or refusals in the order of the requests; free ones greedily, closed ones by log-probability.
+        """Answers or refusals in the order of the requests; closed ones by log-probability, with beams or without.
 
         In float32 an answer is the same whatever the other requests are, and that of `transformers`, up to two tokens
         whose logits are within 1e-4 (`Answer.tie_count`). In bfloat16 at least 98% are as if asked one by one.

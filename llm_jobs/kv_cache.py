@@ -16,6 +16,9 @@ SLOTS = 32
 """N is a multiple of it: a softmax over a ragged number of slots takes twice the time (measured)."""
 
 
+Rows = int | slice | Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """What a causal LLM keeps of the tokens before the soft prompt."""
@@ -62,9 +65,9 @@ class KVCache:
         """N."""
         return self.store.shape[4]
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give one row the first tokens of another."""
-        self.store[:, :, target, :, :length] = self.store[:, :, source, :, :length]
+    def copy(self, source: Rows, target: Rows, stop: int, start: int = 0) -> None:
+        """Give rows what is in some slots of other rows."""
+        self.store[:, :, target, :, start:stop] = self.store[:, :, source, :, start:stop]
 
     def prefix(self, row: int, length: int) -> Prefix:
         """A copy of the first `length` tokens of a row."""

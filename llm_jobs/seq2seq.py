@@ -14,11 +14,13 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .answering import Outcome, Prepared, best_choice
+from .beams import beam_search
 from .decoding import Decoded, Ids, greedy
 from .prompts import PromptParts, Refusal
 
 MAX_ROWS = 64
-"""Requests per batch. More rows make the matrix products no faster (measured: 64 rows run at 95% of 1,024)."""
+"""Rows per batch, one for each beam of a request. More make the matrix products no faster (measured: 64 rows run at 95%
+of 1,024)."""
 MAX_TOKENS = 8192
 """Padded tokens per batch, answers included; one request may have more."""
 
@@ -26,8 +28,9 @@ MAX_TOKENS = 8192
 class Seq2SeqLM:
     """Encoder and decoder of one model; does for them what CausalLM does, without keeping anything between calls."""
 
-    def __init__(self, model: PreTrainedModel, end_ids: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, end_ids: Sequence[int], num_beams: int = 1) -> None:
         self._model: Any = model
+        self._num_beams = num_beams
         self._device, self._dtype = model.device, model.dtype
         self._end_ids = torch.tensor(end_ids, device=self._device)
         self._start: int = self._model.generation_config.decoder_start_token_id
@@ -42,7 +45,7 @@ class Seq2SeqLM:
     def answer(self, requests: Sequence[Prepared]) -> list[Outcome]:
         """Outcomes in the order of the requests."""
         outcomes: dict[int, Outcome] = {}
-        for batch in batches(requests):
+        for batch in batches(requests, self._num_beams):
             parts, soft = [request.parts for request in batch], torch.stack([request.soft for request in batch])
             if batch[0].choices:
                 scores = self.choose(parts, soft, [request.choices for request in batch])
@@ -54,10 +57,12 @@ class Seq2SeqLM:
 
     @torch.no_grad()
     def generate(self, parts: Sequence[PromptParts], soft: Tensor, limits: Sequence[int]) -> list[Decoded | Refusal]:
-        """Greedy answers of at most limits[row] tokens."""
+        """Answers of at most limits[row] tokens."""
         states, mask = self._encode(parts, soft)
         steps = _DecoderSteps(self._model, states, mask)
         first = steps.next(torch.full((len(parts),), self._start, device=self._device))
+        if self._num_beams > 1:
+            return beam_search(first, steps, limits, self._end_ids, self._num_beams)
         return greedy(first, steps, limits, self._end_ids)
 
     @torch.no_grad()
@@ -123,8 +128,11 @@ class _DecoderSteps:
         self._states, self._mask = self._states[rows], self._mask[rows]
         self._cache.batch_select_indices(rows)
 
+    def reorder(self, rows: Tensor) -> None:
+        self._cache.self_attention_cache.batch_select_indices(rows)
 
-def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+
+def batches(requests: Sequence[Prepared], num_beams: int = 1) -> Iterator[list[Prepared]]:
     """Requests of one kind of work and one size of soft prompt each, longest first, within the budget."""
 
     def key(request: Prepared) -> tuple[bool, int, int]:
@@ -132,7 +140,9 @@ def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
 
     batch: list[Prepared] = []
     for request in sorted(requests, key=key, reverse=True):
-        is_full = len(batch) == MAX_ROWS or (batch and batch[0].tokens * (len(batch) + 1) > MAX_TOKENS)
+        beams = 1 if request.choices else num_beams
+        rows = (len(batch) + 1) * beams
+        is_full = rows > MAX_ROWS or (batch and batch[0].tokens * rows > MAX_TOKENS)
         if batch and (is_full or key(request)[:2] != key(batch[0])[:2]):
             yield batch
             batch = []

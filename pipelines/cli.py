@@ -156,7 +156,7 @@ def generate(
     force: opt.Force = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,
-    models: opt.ModelNames,
+    models: opt.Answering,
     common: opt.Counted,
 ) -> None:
     """Answer the night's tasks, each for its own user.
@@ -187,7 +187,7 @@ def nightly(
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,
-    models: opt.ModelNames,
+    models: opt.Answering,
     common: opt.Counted,
 ) -> None:
     """Encode, generate and check a night.
@@ -221,7 +221,7 @@ def backfill(
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,
-    models: opt.ModelNames,
+    models: opt.Answering,
     common: opt.Counted,
 ) -> None:
     """Run the nights of a range that are missing, or whose inputs or settings changed since.

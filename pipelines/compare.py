@@ -210,7 +210,7 @@ class Comparison:
         progress: Progress,
     ) -> tuple[Arm, list[str]]:
         """The arm of the most active users' own adapters, and their tasks."""
-        base = FrozenLLM.from_pretrained(config.llm, dtype="float32", cache=config.cache)
+        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, num_beams=config.num_beams)
         folder = model_folder(config.llm, config.cache)
         arm, tasks = Arm(train_seconds=0.0), list[str]()
         users = most_active(targets, list(reader.task_counts), compare.lora_users)

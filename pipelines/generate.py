@@ -73,10 +73,7 @@ class AnswerTasks(beam.DoFn):
         start = time.perf_counter()
         results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
         self._answered.inc(len(results))
-        seconds = time.perf_counter() - start
-        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in results)
-        logger.info("shard %d: %d of %d answers depend on a tie", queued.shard.index, ties, len(results))
-        yield Answers(queued.shard, results, seconds)
+        yield Answers(queued.shard, results, time.perf_counter() - start)
 
 
 class WriteAnswers(beam.DoFn):
@@ -90,7 +87,8 @@ class WriteAnswers(beam.DoFn):
         kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
         tokens = sum(map(sum, counts))
-        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds)
+        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in answers.results)
+        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds, ties)
         self._night.folder.write(answers.shard, tables, receipt)
         yield answers.shard.index
 
@@ -127,9 +125,15 @@ def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
     return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
 
 
-def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
-    """Everything besides the tasks and the personas that an answer depends on."""
-    return {
+def answer_settings(
+    models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug], num_beams: int
+) -> dict[str, Any]:
+    """Everything besides the tasks and the personas that an answer depends on.
+
+    Greedy decoding is not named, so that nights from before there were beams are still done.
+    """
+    beams = {} if num_beams == 1 else {"num_beams": num_beams}
+    return beams | {
         "encoder_sha256": models.encoder.sha256,
         "llm_sha256": models.llm.sha256,
         "llm_kernel": models.llm.kernel,
@@ -201,7 +205,7 @@ def generate_night(
         with connect(warehouse, versions) as db:
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
         require_young(ds, persona_ds, max_persona_age)
-        settings = answer_settings(models, kinds, loaded)
+        settings = answer_settings(models, kinds, loaded, config.num_beams)
         record.config = asdict(config) | settings
         work = night_work(warehouse, versions, ds, persona_ds, settings)
         if is_done(warehouse, record, work, WRITES, force=force):
@@ -211,7 +215,8 @@ def generate_night(
         constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
         transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
         run_shards(shards, transform, night.folder, "tasks", progress, record)
-        publish_shards(warehouse, night, WRITES, shards, record)
+        receipts = publish_shards(warehouse, night, WRITES, shards, record)
+        record.config = {**record.config, "tied_count": sum(receipt.tied_count for receipt in receipts)}
     return record
 
 
@@ -257,7 +262,7 @@ def generate_state(
         personas = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
     if not personas or len(versions) < len(READS):
         return MISSING
-    settings = answer_settings(models, kinds, load_plugs(plugs, models))
+    settings = answer_settings(models, kinds, load_plugs(plugs, models), config.num_beams)
     work = night_work(warehouse, versions, ds, personas[0]["persona_ds"], settings)
     return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
 

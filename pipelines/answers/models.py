@@ -38,6 +38,12 @@ class GenerateConfig:
     """Bytes that the LLM's keys and values may take; half of what is free unless given."""
     engine: Engine = "transformers"
     """What runs the LLM: our own code on top of transformers, or vLLM."""
+    num_beams: int = 1
+    """Beams that free answers are decoded with; 1 is greedy. Closed answers need none."""
+
+    def __post_init__(self) -> None:
+        if self.engine == "vllm" and self.num_beams > 1:
+            raise UsageError(f"--engine vllm decodes greedily, not with --num-beams {self.num_beams}: leave one out")
 
 
 class Models(NamedTuple):
@@ -58,8 +64,10 @@ class LoadedPlug(NamedTuple):
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = load_encoder(config.encoder, config.dtype, config.cache)
-    llm = VllmLLM if config.engine == "vllm" else FrozenLLM
-    return Models(encoder, llm.from_pretrained(config.llm, config.llm_dtype, config.cache, memory=config.memory))
+    named = (config.llm, config.llm_dtype, config.cache)
+    if config.engine == "vllm":
+        return Models(encoder, VllmLLM.from_pretrained(*named, memory=config.memory))
+    return Models(encoder, FrozenLLM.from_pretrained(*named, memory=config.memory, num_beams=config.num_beams))
 
 
 def trainable(llm: AnsweringLLM) -> FrozenLLM:

@@ -151,10 +151,6 @@ EvaluatedPlugs = Annotated[
         "--plug", "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable."
     ),
 ]
-Compare = Annotated[bool, option("--compare", "Answer again in every other way to personalise; keep the numbers.")]
-ComparedKind = Annotated[str | None, option("--kind", "With --compare: only this kind.")]
-Rivals = Annotated[str, option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")]
-LoraUsers = Annotated[int, option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
@@ -256,28 +252,20 @@ class ModelNames(EncoderNames):
     ] = None
 
 
-def configs_of(models: ModelNames, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
+@dataclass(frozen=True)
+class Answering(ModelNames):
+    """How a command answers tasks."""
+
+    num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
+
+
+def configs_of(models: Answering, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
     """The settings of both jobs, which share the encoder."""
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
 
     of_encoder = {field.name: getattr(models, field.name) for field in fields(EncoderNames)}
     return EncodeConfig(max_vectors=max_vectors, **of_encoder), GenerateConfig(**vars(models))
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What `evaluate --compare` takes."""
-
-    compare: Compare = False
-    kind: ComparedKind = None
-    rivals: Rivals = ""
-    lora_users: LoraUsers = 0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The rivals asked for."""
-        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,9 +1,9 @@
 """The commands that make a plug and measure it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
 
 app = typer.Typer(rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `evaluate --compare` takes."""
+
+    compare: Annotated[
+        bool, opt.option("--compare", "Answer again in every other way to personalise; keep the numbers.")
+    ] = False
+    kind: Annotated[str | None, opt.option("--kind", "With --compare: only this kind.")] = None
+    rivals: Annotated[
+        str, opt.option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")
+    ] = ""
+    lora_users: Annotated[
+        int, opt.option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)
+    ] = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rivals asked for."""
+        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
 
 
 @app.command()
@@ -61,8 +82,8 @@ def evaluate(
     engine: opt.Engine = "transformers",
     plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
-    compared: opt.Compared,
-    models: opt.ModelNames,
+    compared: Compared,
+    models: opt.Answering,
     common: opt.Writing,
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
@@ -93,7 +114,7 @@ def compare_plugs(
     ds: date,
     plugs: list[Path],
     config: "GenerateConfig",
-    compared: opt.Compared,
+    compared: Compared,
     common: opt.Writing,
 ) -> None:
     """What `pplug evaluate --compare` does."""

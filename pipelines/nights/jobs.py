@@ -19,7 +19,7 @@ from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost
 from pipelines.nights.published import DONE, Work, published_run, state_of_night
 from pipelines.nights.runs import Progress, RunRecord
-from pipelines.nights.shards import Shard, ShardFolder
+from pipelines.nights.shards import Receipt, Shard, ShardFolder
 from pipelines.tables.warehouse import Warehouse
 
 RUNNER = "FnApiRunner"
@@ -122,8 +122,11 @@ def watched(shards: Sequence[Shard], folder: ShardFolder, label: str, progress: 
 
 def publish_shards(
     warehouse: Warehouse, night: Night, tables: Sequence[str], shards: Sequence[Shard], record: RunRecord
-) -> None:
+) -> list[Receipt]:
     """Commit the finished shards, a table at a time, and count what they hold in `record`.
+
+    Returns:
+        What each shard holds.
 
     Raises:
         PplugError: if the shards do not hold every row that was planned, exactly once.
@@ -142,3 +145,4 @@ def publish_shards(
     for table in tables:
         warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
     warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))
+    return receipts

@@ -43,6 +43,8 @@ class Receipt:
     tokens: int
     seconds: float
     """Time in which the model computed them."""
+    tied_count: int = 0
+    """Answers that depend on a tie; receipts of earlier versions do not count them."""
 
 
 def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Shard]:

@@ -106,6 +106,8 @@ ARGUMENTS: list[tuple[str, int, str]] = [
     ("encode --ds 2025-01-01", 4, "no histories as of 2025-01-01"),
     ("generate --ds 2026-12-24 --plug plug", 4, "no tasks for 2026-12-24"),
     ("generate --ds 2026-11-02", 2, "--plug"),
+    ("generate --ds 2026-11-02 --plug plug --num-beams 0", 2, "--num-beams"),
+    ("generate --ds 2026-11-02 --plug plug --num-beams 2 --engine vllm", 2, "leave one out"),
     ("ingest histories nowhere.jsonl", 4, "nowhere.jsonl"),
     ("ingest histories .", 1, "cannot be read"),
     ("ingest lamp nowhere.json --ds 2026-11-02", 4, "nowhere.json"),

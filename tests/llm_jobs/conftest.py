@@ -144,12 +144,12 @@ class Pair:
         """Log-probability of each token of the answer from one full forward pass."""
         return self.logits(parts, soft, answer)[:-1].log_softmax(-1)[torch.arange(len(answer)), list(answer)]
 
-    def generated_ids(self, parts: PromptParts, soft: Tensor, limit: int) -> list[int]:
-        """What `transformers` itself generates greedily for the prompt alone."""
+    def generated_ids(self, parts: PromptParts, soft: Tensor, limit: int, num_beams: int = 1) -> list[int]:
+        """What `transformers` itself generates for the prompt alone."""
         embeds = self.embeds(parts, soft)
         mask = torch.ones(embeds.shape[:2], dtype=torch.long)
         ids = self.reference.generate(
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=limit, do_sample=False, num_beams=1
+            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=limit, do_sample=False, num_beams=num_beams
         )
         return (
             ids[0, 1:].tolist() if self.llm.is_encoder_decoder else ids[0].tolist()

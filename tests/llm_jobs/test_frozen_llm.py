@@ -247,9 +247,13 @@ def test_a_long_input_loses_its_middle_and_is_flagged(pair: Any) -> None:
 
 @pytest.mark.parametrize("choices", [None, ("arts", "sports")])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_only_the_request_with_broken_numbers_is_refused(pair: Any, choices: Any, number: float) -> None:
+@pytest.mark.parametrize("rows", [1, 128])
+def test_only_the_request_with_broken_numbers_is_refused(
+    pair: Any, choices: Any, number: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_jobs.continuous.MOST_ROWS", rows)  # with 1, the others take its row
     good = [Request(f"which {at}", pair.soft_prompt(2, at), choices, 6) for at in range(4)]
-    bad = Request("which 9", torch.full((2, pair.llm.width), number), choices, 6)
+    bad = Request("which category", torch.full((2, pair.llm.width), number), choices, 6)
     found = pair.llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)
     assert isinstance(found[2], Refusal)
     assert found[2].reason == "non_finite_logits"

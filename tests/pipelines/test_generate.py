@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_night import ITEMS, NIGHT, TASKS, item, task
+from tiny_models import save_model, tiny_llama
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError, UsageError
@@ -16,14 +17,17 @@ from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training import seeded_plug
-from pipelines.answers.models import GenerateConfig, load_models
+from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.encode import EncodeConfig, encode_night
-from pipelines.generate import generate_night, plan_generate
+from pipelines.generate import answer_settings, generate_night, plan_generate
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
 Fill = Callable[..., Warehouse]
+
+EMPTY = np.zeros((0, 32), np.float32), np.zeros(0, np.float32)
+"""The history of a user without one."""
 
 
 @pytest.fixture
@@ -167,3 +171,99 @@ def test_a_users_persona_depends_on_nobody_else(
     for row in outputs_of(alone):
         assert row["output"] == theirs[row["task_id"]]["output"]
         assert row["score"] == pytest.approx(theirs[row["task_id"]]["score"], abs=1e-4)
+
+
+def changed_llm(folder: Path, change: Callable[[Any, Any], None]) -> Path:
+    """The tiny LLM with something done to the rows of its tokens: embeddings, and weights of the logits."""
+    model = tiny_llama(4, 512)
+    with torch.no_grad():
+        change(model.model.embed_tokens.weight, model.lm_head.weight)
+    return save_model(folder, model, is_chat=True)
+
+
+def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
+    fill: Fill,
+    plug: Path,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+) -> None:
+    (tilde,) = FrozenLLM.from_pretrained(generate_config.llm).format.token_ids("~")
+    spoilt = changed_llm(tmp_path / "spoilt", lambda embeddings, _: embeddings[tilde].fill_(torch.nan))
+    loaded = PersonaPlug.from_pretrained(plug)
+    loaded.config = replace(loaded.config, llm_sha256=FrozenLLM.from_pretrained(str(spoilt)).sha256)
+    loaded.save_pretrained(plug)
+    broken = [
+        task("empty", "ann", "") | {"input": " \n"},
+        task("strange", "ann", "what", kind="no such kind"),
+        task("wordless", "ann", "what") | {"choices": ["red", " "]},
+        task("no plug", "ann", "what", kind="LaMP_4"),
+        task("long", "ann", "apples and pears " * 60_000),
+        task("nobody", "stranger", "who knows"),
+        task("spoilt", "bob", "a boat ~ again and again"),
+    ]
+    warehouse = fill(ITEMS, [*TASKS, *broken])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    with connect(warehouse) as db:
+        rejected = dict(db.sql("select coalesce(row_id, ''), reason from rejects").fetchall())
+    outputs = {row["task_id"]: row for row in outputs_of(warehouse)}
+    assert sorted(rejected.values()) == ["empty_choice", "empty_input", "no_plug", "non_finite_logits", "unknown_kind"]
+    assert (rejected["no plug"], rejected["spoilt"]) == ("no_plug", "non_finite_logits")
+    assert outputs.keys() == {"long", "nobody", *(queued["task_id"] for queued in TASKS)}
+    assert [name for name, row in outputs.items() if row["is_shortened"]] == ["long"]
+    assert (outputs["nobody"]["persona_source"], outputs["nobody"]["persona_ds"]) == ("default", None)
+
+
+def test_a_run_tells_how_many_answers_depend_on_a_tie(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    (one,), (other,) = map(FrozenLLM.from_pretrained(generate_config.llm).format.token_ids, ("X", "Y"))
+
+    def make_twins(*weights: Any) -> None:
+        for weight in weights:
+            weight[one] = weight[other]
+
+    config = replace(generate_config, llm=str(changed_llm(tmp_path / "twins", make_twins)))
+    seeded_plug(plug_config(kinds["note"], load_models(config)), seed=1).save_pretrained(tmp_path / "plug")
+    twins = [task(f"twins {at}", "ann", f"apples {at}") | {"choices": ["X", "Y"]} for at in range(3)]
+    warehouse = fill(ITEMS, [*TASKS, *twins])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [tmp_path / "plug"], config, kinds)
+    with connect(warehouse) as db:
+        assert db.sql("select config ->> 'tied_count' from runs where job = 'generate'").fetchall() == [("3",)]
+
+
+def test_free_answers_are_decoded_with_beams(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    kinds = kinds | {"LaMP_4": replace(kinds["LaMP_4"], max_new_tokens=6)}
+    config, plug = replace(generate_config, num_beams=3), tmp_path / "plug"
+    seeded_plug(plug_config(kinds["LaMP_4"], load_models(config)), seed=1).save_pretrained(plug)
+    tasks = [task(f"t{at}", "eve", f"article: {at}", kind="LaMP_4") | {"choices": None} for at in range(5)]
+    warehouse = fill(ITEMS, tasks)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    greedy = generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    before = outputs_of(warehouse)
+    record = generate_night(warehouse, NIGHT, [plug], config, kinds)
+    assert (greedy.config["num_beams"], record.config["num_beams"]) == (1, 3)
+    outputs, llm = outputs_of(warehouse), FrozenLLM.from_pretrained(generate_config.llm, num_beams=3)
+    prompts = [row["input"] for row in tasks]
+    texts = [kinds["LaMP_4"].query_encoder_text(prompt) for prompt in prompts]
+    queries = TextEncoder.from_pretrained(generate_config.encoder).encode(texts, is_query=True)
+    with torch.no_grad():
+        soft, _ = PersonaPlug.from_pretrained(plug).eval()(torch.from_numpy(queries), *pad_histories([EMPTY] * 5, 32))
+    found = llm.generate(prompts, list(soft), max_new_tokens=6, placement=Placement.AFTER)
+    assert [row["output"] for row in outputs] == [answer.text for answer in found]
+    assert sum(row["score"] for row in outputs) > sum(row["score"] for row in before)
+    assert {row["settings_sha256"] for row in outputs}.isdisjoint(row["settings_sha256"] for row in before)
+
+
+def test_greedy_nights_keep_the_settings_they_had_before_there_were_beams(
+    plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    models = load_models(generate_config)
+    settings = [answer_settings(models, kinds, load_plugs([plug], models), num_beams) for num_beams in (1, 2)]
+    assert settings[0].keys() == {"encoder_sha256", "llm_sha256", "llm_kernel", "plugs", "kinds"}
+    assert settings[1] == settings[0] | {"num_beams": 2}

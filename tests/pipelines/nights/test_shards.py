@@ -50,6 +50,14 @@ def test_a_shard_is_done_once_its_receipt_is_there(tmp_path: Path) -> None:
     assert folder.receipt(shards[0]) is None
 
 
+def test_a_receipt_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    folder, shard = folder_of(tmp_path), Shard(0, "u", "v", 2)
+    folder.path.mkdir(parents=True)
+    earlier = '{"index": 0, "rows_in": 2, "rows_out": 1, "rows_rejected": 1, "tokens": 7, "seconds": 0.5}'
+    (folder.path / "00000.json").write_text(earlier, encoding="utf8")
+    assert folder.receipt(shard) == Receipt(0, 2, 1, 1, 7, 0.5, tied_count=0)
+
+
 def test_only_the_shards_of_a_published_night_go(tmp_path: Path) -> None:
     warehouse, nights = Warehouse(tmp_path), [date(2026, 11, 1), date(2026, 11, 2)]
     folders = [ShardFolder.of(warehouse, job, ds, f) for job in "ab" for ds in nights for f in "xy"]

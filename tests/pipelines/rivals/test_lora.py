@@ -31,7 +31,7 @@ def test_the_most_active_are_those_with_most_items_among_those_with_tasks(
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.21 uses the old name
 def test_an_adapter_learns_its_user_and_leaves_the_llm_as_it_was(llm_folder: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llm_folder))
+    llm = FrozenLLM.from_pretrained(str(llm_folder), num_beams=2)
     weights = {name: value.clone() for name, value in llm.model.state_dict().items()}
     request = Request("Which tag? note: 3", None, ("red", "blue"), 4)
     for label in ("red", "blue"):
@@ -39,6 +39,7 @@ def test_an_adapter_learns_its_user_and_leaves_the_llm_as_it_was(llm_folder: Pat
         first, second = (adapt(llm, llm_folder, targets, CONFIG) for _ in range(2))
         # two layers; q is 32 to 32, v is 32 to 16; rank 8
         assert first.parameters == 2 * (8 * (32 + 32) + 8 * (32 + 16))
+        assert first.llm.num_beams == llm.num_beams
         (answer,) = first.llm.answer([request], Placement.AFTER)
         assert answer == second.llm.answer([request], Placement.AFTER)[0]
         assert getattr(answer, "text", None) == label
