@@ -11,15 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from embedder.errors import PplugError
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.tables.job_lock import LOCK_FILE
 from pipelines.tables.queries import run_checks
-from pipelines.tables.views import connect
+from pipelines.tables.schema import TABLES
+from pipelines.tables.views import SPILL, connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import train_job
 
@@ -117,11 +118,8 @@ def ingest(folder: Path) -> None:
 
 
 def encode(folder: Path, night: date = NIGHTS[1]) -> None:
-    """`pplug encode`, whose errors are one line."""
-    try:
-        encode_night(warehouse(folder), night, encoder_of(folder), KINDS)
-    except PplugError as error:
-        raise SystemExit(str(error)) from error
+    """`pplug encode`."""
+    encode_night(warehouse(folder), night, encoder_of(folder), KINDS)
 
 
 def train(folder: Path) -> None:
@@ -160,12 +158,28 @@ def assert_equal_tables(ours: pd.DataFrame, theirs: pd.DataFrame, name: str) -> 
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=0, atol=1e-5, obj=name)
 
 
+def stray_files(folder: Path) -> list[Path]:
+    """Whatever lies in a job's warehouse beside the tables: there is nothing that the next run could still need.
+
+    A table is the files that Delta names, in whatever version, and its log without a commit that was never finished.
+    """
+    tables, root = warehouse(folder), warehouse(folder).root.absolute()
+    needed = {root / LOCK_FILE}
+    for name in TABLES:
+        needed |= {path for path in (root / name / "_delta_log").glob("*") if path.suffix != ".tmp"}
+        versions = tables.versions([name]).get(name, -1)
+        needed |= {path for version in range(versions + 1) for path in tables.files(name, version)}
+    files = {path for path in root.rglob("*") if path.is_file()}
+    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*"), *root.glob(f"{SPILL}*")})
+
+
 def assert_same_nights(ours: Path, theirs: Path) -> None:
-    """Equal tables, none with a broken promise, and equal plugs."""
+    """Equal tables, none with a broken promise, equal plugs, and nothing else on disk."""
     left, right = rows_of(ours), rows_of(theirs)
     for name in right:
         assert_equal_tables(left[name], right[name], name)
     assert broken_promises(ours) == []
+    assert stray_files(ours) == []
     assert plug_files(ours) == plug_files(theirs)
 
 

@@ -97,6 +97,19 @@ def test_a_killed_run_is_recorded_once_by_whatever_runs_next(tmp_path: Path) -> 
     assert list(running_folder(warehouse).iterdir()) == []
 
 
+@pytest.mark.parametrize("ending", ["lock", "tmp"])
+def test_what_a_run_leaves_that_is_killed_before_its_marker_is_there_goes_with_the_next(
+    ending: str, tmp_path: Path
+) -> None:
+    warehouse = Warehouse(tmp_path)
+    running_folder(warehouse).mkdir(parents=True)
+    (running_folder(warehouse) / f"killed.{ending}").write_text("{")
+    with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
+        pass
+    assert list(running_folder(warehouse).iterdir()) == []
+    assert statuses(warehouse) == [("encode", "done")]
+
+
 def test_a_run_killed_after_its_record_is_not_recorded_again(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
