@@ -138,11 +138,13 @@ JOBS: tuple[Job, ...] = (ingest, encode, train, generate)
 
 
 def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
-    """Every table but `runs`, without the run that wrote a row, and the runs that were finished."""
+    """Every table but `runs`, without the run that wrote a row; the runs that were finished, and what all cost."""
     done = "select distinct job, ds, rows_in, rows_out, rows_rejected from runs where status = 'done' order by all"
+    cost = "select job, ds, sum(tokens)::bigint as tokens from runs where job in ('encode', 'generate') group by all"
     with connect(warehouse(folder)) as db:
         found = {name: db.sql(f"from {name} order by {keys}").to_arrow_table() for name, keys in ROW_KEYS.items()}
         found["runs"] = db.sql(done).to_arrow_table()
+        found["tokens"] = db.sql(f"{cost} order by all").to_arrow_table()
     rows = {name: pd.DataFrame(table.to_pylist(), columns=table.column_names) for name, table in found.items()}
     return {name: table.drop(columns="run_id", errors="ignore") for name, table in rows.items()}
 
