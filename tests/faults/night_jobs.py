@@ -63,7 +63,7 @@ def item(user: str, number: int, **changes: object) -> dict[str, Any]:
 
 def night_items(night: int) -> Iterator[dict[str, Any]]:
     """The histories file of a night; the second changes, deletes and adds, and has rows that must be refused."""
-    if night == 0:  # more than the vectors that stand for one user
+    if night == 0:  # one user alone is more than a shard
         yield from (item("user99", number, output=None) for number in range(80))
     for at, user in enumerate(USERS):
         if night == 0:
@@ -95,8 +95,8 @@ def warehouse(folder: Path) -> Warehouse:
 
 
 def encoder_of(folder: Path) -> EncodeConfig:
-    """Small shards, so that a night has several."""
-    return EncodeConfig(encoder=str(folder.parent / "bert"), shard_items=40)
+    """Small shards, so that a night has several, and so few vectors that those of many users are merged."""
+    return EncodeConfig(encoder=str(folder.parent / "bert"), max_vectors=4, shard_items=40)
 
 
 def models_of(folder: Path) -> GenerateConfig:
