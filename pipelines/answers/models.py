@@ -57,7 +57,7 @@ class LoadedPlug(NamedTuple):
 @lru_cache(maxsize=1)
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
-    encoder = load_encoder(config.encoder, config.dtype, config.cache)
+    encoder = load_encoder(config)
     llm = VllmLLM if config.engine == "vllm" else FrozenLLM
     return Models(encoder, llm.from_pretrained(config.llm, config.llm_dtype, config.cache, memory=config.memory))
 
