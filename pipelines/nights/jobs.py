@@ -111,7 +111,7 @@ def watched(shards: Sequence[Shard], folder: ShardFolder, label: str, progress: 
 
 
 def publish_shards(inputs: NightInputs, night: Night, shards: Sequence[Shard], record: RunRecord) -> None:
-    """Commit the finished shards, a table at a time, and count what they hold in `record`.
+    """Commit the finished shards, a table at a time, and note in `record` what they hold and the versions made.
 
     Raises:
         PplugError: if the shards do not hold every row that was planned, exactly once.
@@ -128,5 +128,6 @@ def publish_shards(inputs: NightInputs, night: Night, shards: Sequence[Shard], r
         night.folder.remove()
         raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it again")
     for table in inputs.writes:
-        inputs.warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
+        version = inputs.warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
+        record.versions = {**record.versions, table: version}
     inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))

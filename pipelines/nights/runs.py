@@ -70,7 +70,8 @@ class RunRecord:
     rows_rejected: int = 0
     tokens: int = 0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    versions: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    """Of packages that can change a result, and of the Delta tables of which the run published a night."""
     error: str | None = None
 
     def to_table(self) -> pa.Table:

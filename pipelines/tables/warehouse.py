@@ -173,13 +173,19 @@ class Warehouse:
         table = self.table(name, version)
         return [] if table is None else self._live(name, table)
 
-    def publish(self, name: str, ds: date, run_id: str, shards: Sequence[Path]) -> None:
+    def publish(self, name: str, ds: date, run_id: str, shards: Sequence[Path]) -> int:
         """Replace one night of a table by the rows of finished files; no files, no rows.
+
+        Returns:
+            A Delta version that holds them: the first one, unless another night was written at that moment.
 
         Raises:
             CommitConflict: if another run wrote the same night meanwhile; its rows stand.
         """
-        self._replace_night(self.create(name), name, ds, run_id, shards)
+        table = self.create(name)
+        self._replace_night(table, name, ds, run_id, shards)
+        table.update_incremental()
+        return table.version()
 
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
         """Add rows to a night."""
