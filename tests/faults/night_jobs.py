@@ -163,14 +163,15 @@ def assert_equal_tables(ours: pd.DataFrame, theirs: pd.DataFrame, name: str) -> 
 def stray_files(folder: Path) -> list[Path]:
     """Whatever lies in a job's warehouse beside the tables: there is nothing that the next run could still need.
 
-    A table is the files that Delta names, in whatever version, and its log without a commit that was never finished.
+    A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
     """
     tables, root = warehouse(folder), warehouse(folder).root.absolute()
     needed = {root / LOCK_FILE}
     for name in TABLES:
-        needed |= {path for path in (root / name / "_delta_log").glob("*") if path.suffix != ".tmp"}
-        versions = tables.versions([name]).get(name, -1)
-        needed |= {path for version in range(versions + 1) for path in tables.files(name, version)}
+        log = (root / name / "_delta_log").glob("*")
+        needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
+        newest = tables.versions([name]).get(name, -1)
+        needed |= {path for version in range(newest + 1) for path in tables.files(name, version)}
     files = {path for path in root.rglob("*") if path.is_file()}
     return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*"), *root.glob(f"{SPILL}*")})
 
