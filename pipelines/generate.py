@@ -114,6 +114,19 @@ class GenerateNight(beam.PTransform):
         )
 
 
+def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, shard_tasks: int) -> list[Shard]:
+    """The users with tasks of the night, cut into shards.
+
+    Raises:
+        InputMissing: if nothing is queued for that night.
+    """
+    with connect(warehouse, versions) as db:
+        counts = run_sql(db, "jobs/task_counts", {"ds": ds})
+    if not counts.num_rows:
+        raise InputMissing(f"no tasks for {ds} in {warehouse.root}: run `pplug ingest tasks FILE --ds {ds}`")
+    return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
+
+
 def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
     """Everything besides the tasks and the personas that an answer depends on."""
     return {
@@ -128,30 +141,21 @@ def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[st
 
 
 def generate_inputs(
-    warehouse: Warehouse, ds: date, models: Models, plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind]
+    warehouse: Warehouse,
+    ds: date,
+    models: Models,
+    plugs: Mapping[str, LoadedPlug],
+    kinds: Mapping[str, Kind],
+    versions: Mapping[str, int] | None = None,
 ) -> NightInputs:
     """What a night's answers depend on: its tasks, the newest personas, the models, the plugs and the kinds."""
-    versions = warehouse.versions(READS)
+    versions = warehouse.versions(READS) if versions is None else versions
     there = {name: warehouse.files(name, version) for name, version in versions.items()}
     nights = sorted({night_of(path) for path in there.get("persona_vectors", ()) if night_of(path) <= ds})
     read = {"tasks": ds, "persona_vectors": nights[-1] if nights else None}
     files = [path for name, paths in there.items() for path in paths if night_of(path) == read[name]]
     settings = answer_settings(models, kinds, plugs)
     return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
-
-
-def task_shards(inputs: NightInputs, shard_tasks: int) -> list[Shard]:
-    """The users with tasks of the night, cut into shards.
-
-    Raises:
-        InputMissing: if nothing is queued for that night.
-    """
-    ds, root = inputs.ds, inputs.warehouse.root
-    with connect(inputs.warehouse, inputs.versions) as db:
-        counts = run_sql(db, "jobs/task_counts", {"ds": ds})
-    if not counts.num_rows:
-        raise InputMissing(f"no tasks for {ds} in {root}: run `pplug ingest tasks FILE --ds {ds}`")
-    return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
 
 
 def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> None:
@@ -199,10 +203,11 @@ def generate_night(
         PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
+        versions = warehouse.versions(READS)
+        shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
         models = load_models(config)
-        inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds)
-        shards = task_shards(inputs, config.shard_tasks)
-        with connect(warehouse, inputs.versions) as db:
+        inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds, versions)
+        with connect(warehouse, versions) as db:
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
         require_young(ds, persona_ds, max_persona_age)
         if is_done(inputs, record, force=force):
