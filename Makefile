@@ -2,13 +2,14 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
+AIRFLOW := .venv-airflow
 STAMP := .venv/.up-to-date
 PYTHONS := python3.11 python3.12 python3.13 python3 python
 PYTEST_FLAGS ?= -n 2
 DEMO_FOLDER ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults check format bench wheel-demo
+.PHONY: help setup demo test faults airflow check format bench wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -38,6 +39,14 @@ test: check ## check, then all tests
 
 faults: setup ## 100 kills and 10,000 reads; their short version is part of test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --faults tests/faults
+
+# Airflow alone, without pplug: it wants other versions of some libraries than constraints.txt names.
+airflow: setup ## Parse the DAG of docs/scheduling.md with a real Airflow, in an environment of its own
+	$(BIN)/python -m venv $(AIRFLOW)
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["optional-dependencies"]["airflow"], sep="\n")' | \
+	xargs $(AIRFLOW)/bin/python -m pip install --disable-pip-version-check pytest hypothesis
+	$(AIRFLOW)/bin/python -m pytest tests/docs/test_airflow.py
 
 check: setup ## Format, lint and types
 	$(BIN)/ruff format --check

@@ -26,6 +26,7 @@ class AnsweringLLM(Protocol):
 
     sha256: str
     kernel: str
+    num_beams: int
 
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
 

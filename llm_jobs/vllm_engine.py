@@ -67,6 +67,7 @@ class VllmLLM:
         """The same as FrozenLLM's: a plug fits both."""
         self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
         """Which code and precision runs; tells the engines apart in `settings_sha256`."""
+        self.num_beams = 1
         self._require_same_embedding()
 
     @classmethod

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig
+from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.encode import JOB as JOB_ENCODE
-from pipelines.encode import EncodeConfig, encode_night, encode_state, plan_encode
+from pipelines.encode import EncodeConfig, encode_inputs, encode_night, plan_encode
 from pipelines.generate import JOB as JOB_GENERATE
-from pipelines.generate import generate_night, generate_state, plan_generate
+from pipelines.generate import generate_inputs, generate_night, plan_generate
 from pipelines.nights.plans import Plan
-from pipelines.nights.published import DONE
+from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.steps import Step, run_step
 from pipelines.tables.views import connect, run_sql
@@ -33,15 +33,15 @@ class Backfill:
     job: str
     nights: Sequence[date]
     """The oldest first."""
-    state: Callable[[date], str]
-    """DONE, or why a night must be run."""
+    inputs: Callable[[date], NightInputs]
+    """What a night is made from."""
     plans: Callable[[Sequence[date]], Iterable[Plan]]
     """What nights cost, each after those before it."""
     run: Callable[[date], RunRecord]
 
     def todo(self) -> list[date]:
         """The nights that must be run."""
-        return [ds for ds in self.nights if self.state(ds) != DONE]
+        return [ds for ds in self.nights if self.inputs(ds).state() != DONE]
 
 
 def encode_backfill(
@@ -70,9 +70,9 @@ def encode_backfill(
         planned = set[int]()
         return (plan_encode(warehouse, ds, config, kinds, rebuild=rebuild, planned=planned) for ds in chosen)
 
-    state = partial(encode_state, warehouse, config=config, kinds=kinds)
+    inputs = partial(encode_inputs, warehouse, config=config, kinds=kinds)
     run = partial(encode_night, warehouse, config=config, kinds=kinds, rebuild=rebuild, progress=progress)
-    return Backfill(JOB_ENCODE, nights, state, plans, run)
+    return Backfill(JOB_ENCODE, nights, inputs, plans, run)
 
 
 def generate_backfill(
@@ -99,10 +99,12 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
+    models = load_models(config)
+    inputs = partial(generate_inputs, warehouse, models=models, plugs=load_plugs(plugs, models), kinds=kinds)
     what = {"plugs": plugs, "config": config, "kinds": kinds}
     run = partial(generate_night, warehouse, **what, max_persona_age=max_persona_age, progress=progress)
     plans = partial(map, partial(plan_generate, warehouse, **what))
-    return Backfill(JOB_GENERATE, nights, partial(generate_state, warehouse, **what), plans, run)
+    return Backfill(JOB_GENERATE, nights, inputs, plans, run)
 
 
 def days(start: date, end: date) -> list[date]:

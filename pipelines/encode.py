@@ -18,15 +18,15 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import Dtype
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
-from pipelines.nights.published import DONE, Work, published_run, state_of_night
+from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
-from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
+from pipelines.nights.shards import Receipt, Shard, cut_shards
 from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
 from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
@@ -76,7 +76,7 @@ class EncodeItems(beam.DoFn):
         self._tokens = Metrics.counter(JOB, "tokens")
 
     def setup(self) -> None:
-        self._encoder = load_encoder(self._config.encoder, self._config.dtype, self._config.cache)
+        self._encoder = load_encoder(self._config)
 
     def process(self, items: Items) -> Iterator[Encoded]:
         encoded = encode_items(items, self._night, self._encoder, force=self._force)
@@ -114,34 +114,35 @@ class EncodeNight(beam.PTransform):
         )
 
 
-def user_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, shard_items: int) -> list[Shard]:
+def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> NightInputs:
+    """What a night's personas depend on: the items, the encoder, how each kind reads, and how many vectors stay."""
+    versions = warehouse.versions(READS)
+    items = warehouse.files("histories", versions["histories"]) if "histories" in versions else []
+    with connect(warehouse, versions) as db:
+        found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+    encoder = load_encoder(config)
+    settings = {
+        "encoder_sha256": encoder.sha256,
+        "kernel": encoder.kernel,
+        "max_vectors": config.max_vectors,
+        "kinds": {name: kinds[name].sha256 if name in kinds else None for name in found},
+    }
+    files = [path for path in items if night_of(path) <= ds]
+    return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
+
+
+def user_shards(inputs: NightInputs, shard_items: int) -> list[Shard]:
     """The users with items as of the night, cut into shards.
 
     Raises:
         InputMissing: if no history is there as of that night.
     """
-    with connect(warehouse, versions) as db:
+    ds, root = inputs.ds, inputs.warehouse.root
+    with connect(inputs.warehouse, inputs.versions) as db:
         sizes = run_sql(db, "jobs/user_sizes", {"ds": ds})
     if not sizes.num_rows:
-        raise InputMissing(f"no histories as of {ds} in {warehouse.root}: run `pplug ingest histories FILE --ds {ds}`")
+        raise InputMissing(f"no histories as of {ds} in {root}: run `pplug ingest histories FILE --ds {ds}`")
     return cut_shards(zip(*(column.to_pylist() for column in sizes.columns), strict=True), shard_items)
-
-
-def night_work(
-    warehouse: Warehouse,
-    versions: Mapping[str, int],
-    ds: date,
-    config: EncodeConfig,
-    encoder: TextEncoder,
-    kinds: Mapping[str, Kind],
-) -> Work:
-    """What a night's personas depend on: the items, the encoder, how each kind reads, and how many vectors stay."""
-    inputs = [path for path in warehouse.files("histories", versions.get("histories")) if night_of(path) <= ds]
-    with connect(warehouse, versions) as db:
-        found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
-    hashes = {name: kinds[name].sha256 if name in kinds else None for name in found}
-    chosen = {"max_vectors": config.max_vectors, "encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
-    return Work.of(inputs, chosen | {"kinds": hashes})
 
 
 def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None:
@@ -189,33 +190,18 @@ def encode_night(
         PplugError: if the encoder is another one and `rebuild` is not set.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
-        encoder = load_encoder(config.encoder, config.dtype, config.cache)
-        record.config = asdict(config) | {"encoder_sha256": encoder.sha256, "kernel": encoder.kernel}
+        encoder = load_encoder(config)
         if not rebuild:
             require_encoder(warehouse, ds, encoder.sha256)
-        versions = warehouse.versions(READS)
-        work = night_work(warehouse, versions, ds, config, encoder, kinds)
-        if is_done(warehouse, record, work, WRITES, force=force):
+        inputs = encode_inputs(warehouse, ds, config, kinds)
+        if is_done(inputs, record, force=force):
             return record
-        night = planned_night(warehouse, record, versions, kinds, work, config.shard_items, force=force)
-        shards = user_shards(warehouse, versions, ds, config.shard_items)
+        shards = user_shards(inputs, config.shard_items)
+        night = planned_night(inputs, record.run_id, config.shard_items, force=force)
         transform = EncodeNight(night, config, encoder.sha256, force=force)
         run_shards(shards, transform, night.folder, "items", progress, record)
-        publish_shards(warehouse, night, WRITES, shards, record)
+        publish_shards(inputs, night, shards, record)
     return record
-
-
-def encode_state(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> str:
-    """Whether a night is encoded already from the same items and settings; DONE, or why not."""
-    work = night_work(
-        warehouse,
-        warehouse.versions(READS),
-        ds,
-        config,
-        load_encoder(config.encoder, config.dtype, config.cache),
-        kinds,
-    )
-    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
 
 
 def plan_encode(
@@ -239,18 +225,17 @@ def plan_encode(
         rebuild: as for `encode_night`.
         planned: hashes of the items that nights before this one will have encoded by then; this night's are added.
     """
-    encoder = load_encoder(config.encoder, config.dtype, config.cache)
+    encoder = load_encoder(config)
     if not rebuild:
         require_encoder(warehouse, ds, encoder.sha256)
-    state = encode_state(warehouse, ds, config, kinds)
+    inputs = encode_inputs(warehouse, ds, config, kinds)
+    state = inputs.state()
     if state == DONE and not force:
-        return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
-    versions = warehouse.versions(READS)
-    nowhere = ShardFolder(Path())
-    night = Night(warehouse.root, ds, "", versions, kinds, nowhere)
+        return Plan(JOB, ds, state=state)
+    night = planned_night(inputs, "", config.shard_items)
     users = items = texts = tokens = 0
     sample: list[str] = []
-    for shard in user_shards(warehouse, versions, ds, config.shard_items):
+    for shard in user_shards(inputs, config.shard_items):
         pending = pending_items(read_items(shard, night, encoder.sha256), night, force=force)
         todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
         todo = list(dict.fromkeys(todo))

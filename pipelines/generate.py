@@ -27,7 +27,7 @@ from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_
 from pipelines.answers.queue import newest_personas, queued_tasks
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
-from pipelines.nights.published import DONE, MISSING, Work, published_run, state_of_night
+from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
 from pipelines.tables.parquet import night_of
@@ -125,14 +125,12 @@ def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
     return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
 
 
-def answer_settings(
-    models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug], num_beams: int
-) -> dict[str, Any]:
+def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
     """Everything besides the tasks and the personas that an answer depends on.
 
     Greedy decoding is not named, so that nights from before there were beams are still done.
     """
-    beams = {} if num_beams == 1 else {"num_beams": num_beams}
+    beams = {} if models.llm.num_beams == 1 else {"num_beams": models.llm.num_beams}
     return beams | {
         "encoder_sha256": models.encoder.sha256,
         "llm_sha256": models.llm.sha256,
@@ -144,13 +142,22 @@ def answer_settings(
     }
 
 
-def night_work(
-    warehouse: Warehouse, versions: Mapping[str, int], ds: date, persona_ds: date, settings: Mapping[str, Any]
-) -> Work:
-    """What a night's answers depend on: its tasks, the personas, the models, the plugs and the kinds."""
-    nights = {"tasks": ds, "persona_vectors": persona_ds}
-    files = [(path, night_of(path) == nights[name]) for name in READS for path in warehouse.files(name, versions[name])]
-    return Work.of([path for path, is_read in files if is_read], {**settings, "persona_ds": persona_ds})
+def generate_inputs(
+    warehouse: Warehouse,
+    ds: date,
+    models: Models,
+    plugs: Mapping[str, LoadedPlug],
+    kinds: Mapping[str, Kind],
+    versions: Mapping[str, int] | None = None,
+) -> NightInputs:
+    """What a night's answers depend on: its tasks, the newest personas, the models, the plugs and the kinds."""
+    versions = warehouse.versions(READS) if versions is None else versions
+    there = {name: warehouse.files(name, version) for name, version in versions.items()}
+    nights = sorted({night_of(path) for path in there.get("persona_vectors", ()) if night_of(path) <= ds})
+    read = {"tasks": ds, "persona_vectors": nights[-1] if nights else None}
+    files = [path for name, paths in there.items() for path in paths if night_of(path) == read[name]]
+    settings = answer_settings(models, kinds, plugs)
+    return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
 
 
 def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> None:
@@ -199,23 +206,20 @@ def generate_night(
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
         versions = warehouse.versions(READS)
-        shards = task_shards(warehouse, versions, ds, config.shard_tasks)
+        shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
         models = load_models(config)
-        loaded = load_plugs(plugs, models)
+        inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds, versions)
         with connect(warehouse, versions) as db:
             persona_ds = newest_personas(db, ds, models.encoder.sha256)
         require_young(ds, persona_ds, max_persona_age)
-        settings = answer_settings(models, kinds, loaded, config.num_beams)
-        record.config = asdict(config) | settings
-        work = night_work(warehouse, versions, ds, persona_ds, settings)
-        if is_done(warehouse, record, work, WRITES, force=force):
+        if is_done(inputs, record, force=force):
             return record
-        night = planned_night(warehouse, record, versions, kinds, work, config.shard_tasks, force=force)
-        sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(settings)}
-        constants = {"persona_ds": persona_ds, "plugs": settings["plugs"], "sha256s": sha256s}
+        night = planned_night(inputs, record.run_id, config.shard_tasks, force=force)
+        sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(inputs.settings)}
+        constants = {"persona_ds": persona_ds, "plugs": inputs.settings["plugs"], "sha256s": sha256s}
         transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
         run_shards(shards, transform, night.folder, "tasks", progress, record)
-        receipts = publish_shards(warehouse, night, WRITES, shards, record)
+        receipts = publish_shards(inputs, night, shards, record)
         record.config = {**record.config, "tied_count": sum(receipt.tied_count for receipt in receipts)}
     return record
 
@@ -232,9 +236,9 @@ def plan_generate(
     """What `generate_night` would do; nothing is written."""
     models = load_models(config)
     loaded = load_plugs(plugs, models)
-    state = generate_state(warehouse, ds, plugs, config, kinds)
+    state = generate_inputs(warehouse, ds, models, loaded, kinds).state()
     if state == DONE and not force:
-        return Plan(JOB, ds, 0, 0, 0, 0, 0.0, state)
+        return Plan(JOB, ds, state=state)
     with connect(warehouse) as db:
         tasks = run_sql(db, "jobs/tasks_of_night", {"ds": ds}).to_pylist()
         lengths = {row["kind"]: row["output_tokens"] for row in run_sql(db, "jobs/answer_lengths").to_pylist()}
@@ -250,21 +254,6 @@ def plan_generate(
     users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
     seconds = speed.seconds(len(covered), sum(sizes))
     return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), seconds, state)
-
-
-def generate_state(
-    warehouse: Warehouse, ds: date, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
-) -> str:
-    """Whether a night is answered already from the same tasks, personas and settings; DONE, or why not."""
-    models = load_models(config)
-    versions = warehouse.versions(READS)
-    with connect(warehouse, versions) as db:
-        personas = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
-    if not personas or len(versions) < len(READS):
-        return MISSING
-    settings = answer_settings(models, kinds, load_plugs(plugs, models), config.num_beams)
-    work = night_work(warehouse, versions, ds, personas[0]["persona_ds"], settings)
-    return state_of_night(work, published_run(warehouse, JOB, ds, WRITES))
 
 
 def task_tokens(

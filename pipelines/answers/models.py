@@ -63,7 +63,7 @@ class LoadedPlug(NamedTuple):
 @lru_cache(maxsize=1)
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
-    encoder = load_encoder(config.encoder, config.dtype, config.cache)
+    encoder = load_encoder(config)
     named = (config.llm, config.llm_dtype, config.cache)
     if config.engine == "vllm":
         return Models(encoder, VllmLLM.from_pretrained(*named, memory=config.memory))

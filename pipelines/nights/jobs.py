@@ -17,10 +17,9 @@ from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost
-from pipelines.nights.published import DONE, Work, published_run, state_of_night
+from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Progress, RunRecord
 from pipelines.nights.shards import Receipt, Shard, ShardFolder
-from pipelines.tables.warehouse import Warehouse
 
 RUNNER = "FnApiRunner"
 """Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
@@ -43,27 +42,18 @@ class Night:
     """Where finished shards go."""
 
 
-def planned_night(
-    warehouse: Warehouse,
-    record: RunRecord,
-    versions: Mapping[str, int],
-    kinds: Mapping[str, Kind],
-    work: Work,
-    shard_rows: int,
-    *,
-    force: bool = False,
-) -> Night:
+def planned_night(inputs: NightInputs, run_id: str, shard_rows: int, *, force: bool = False) -> Night:
     """What the workers need; the same work in the same shards has the same folder, whatever run it is."""
-    name = f"{work.sha256[:16]}-{shard_rows}{'-forced' if force else ''}"
-    folder = ShardFolder.of(warehouse, record.job, record.ds, name)
-    return Night(warehouse.root, record.ds, record.run_id, versions, kinds, folder)
+    name = f"{inputs.work.sha256[:16]}-{shard_rows}{'-forced' if force else ''}"
+    folder = ShardFolder.of(inputs.warehouse, inputs.job, inputs.ds, name)
+    return Night(inputs.warehouse.root, inputs.ds, run_id, inputs.versions, inputs.kinds, folder)
 
 
-def is_done(warehouse: Warehouse, record: RunRecord, work: Work, tables: Sequence[str], *, force: bool) -> bool:
-    """Note the work in `record`; if the night holds its rows already, take over their counts and return True."""
-    record.config = {**record.config, "work": asdict(work)}
-    published = published_run(warehouse, record.job, record.ds, tables)
-    if force or published is None or state_of_night(work, published) != DONE:
+def is_done(inputs: NightInputs, record: RunRecord, *, force: bool) -> bool:
+    """Note the inputs in `record`; if the night holds its rows already, take over their counts and return True."""
+    record.config = {**record.config, **inputs.settings, "work": asdict(inputs.work)}
+    published = inputs.published()
+    if force or published is None or published.state(inputs.work) != DONE:
         return False
     record.rows_in, record.rows_out = published.rows_in, published.rows_out
     record.rows_rejected = published.rows_rejected
@@ -120,10 +110,8 @@ def watched(shards: Sequence[Shard], folder: ShardFolder, label: str, progress: 
     tell()
 
 
-def publish_shards(
-    warehouse: Warehouse, night: Night, tables: Sequence[str], shards: Sequence[Shard], record: RunRecord
-) -> list[Receipt]:
-    """Commit the finished shards, a table at a time, and count what they hold in `record`.
+def publish_shards(inputs: NightInputs, night: Night, shards: Sequence[Shard], record: RunRecord) -> list[Receipt]:
+    """Commit the finished shards, a table at a time, and note in `record` what they hold and the versions made.
 
     Returns:
         What each shard holds.
@@ -142,7 +130,8 @@ def publish_shards(
         )
         night.folder.remove()
         raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it again")
-    for table in tables:
-        warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
-    warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))
+    for table in inputs.writes:
+        version = inputs.warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
+        record.versions = {**record.versions, table: version}
+    inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))
     return receipts

@@ -44,9 +44,9 @@ def sweep(warehouse: Warehouse, job: str, ds: date, started_at: datetime) -> Non
 
 
 def _staged(warehouse: Warehouse, ended: set[str]) -> Iterator[Path]:
-    """Folders of unfinished files; their names begin with the run."""
+    """Folders of unfinished files; each is named after its run, some with `_` and more behind it."""
     for folder in (warehouse.root.absolute() / "_staging").glob("*"):
-        if folder.name.partition("_")[0] in ended:
+        if ended & {folder.name, folder.name.rpartition("_")[0]}:  # a run's own name may hold a `_` as well
             yield folder
 
 

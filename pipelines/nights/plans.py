@@ -17,14 +17,14 @@ class Plan:
 
     job: str
     ds: date
-    user_count: int
-    row_count: int
+    user_count: int = 0
+    row_count: int = 0
     """Items or tasks."""
-    unique_text_count: int
+    unique_text_count: int = 0
     """Different texts that a model must read."""
-    tokens: int
+    tokens: int = 0
     """Tokens of these texts."""
-    seconds: float
+    seconds: float = 0.0
     """Estimated time."""
     state: str = ""
     """Of a night: done, or why it must be run."""

@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from llm_jobs.kinds import Kind
 from pipelines.nights.shards import canonical_sha256
 from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
@@ -52,23 +53,50 @@ class PublishedRun:
     rows_rejected: int
     config: Mapping[str, Any]
 
-
-def published_run(warehouse: Warehouse, job: str, ds: date, tables: Sequence[str]) -> PublishedRun | None:
-    """The run that published the night; None if none did, if it was killed in between, or if two wrote to it."""
-    run_ids = {run_of(path) for name in tables for path in warehouse.files(name) if night_of(path) == ds}
-    if len(run_ids) > 1:
-        return None
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        params = {"job": job, "ds": ds, "run_id": next(iter(run_ids), "")}
-        found = run_sql(db, "jobs/published_run", params).to_pylist()
-    return PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])}) if found else None
+    def state(self, work: Work) -> str:
+        """DONE if this is the work that the run did, or why it must be done."""
+        if "work" not in self.config:
+            return MISSING
+        was = Work(**self.config["work"])
+        if was.inputs_sha256 != work.inputs_sha256:
+            return INPUTS_CHANGED
+        return DONE if was == work else SETTINGS_CHANGED
 
 
-def state_of_night(work: Work, published: PublishedRun | None) -> str:
-    """DONE, or why the night must be run."""
-    if published is None or "work" not in published.config:
-        return MISSING
-    was = Work(**published.config["work"])
-    if was.inputs_sha256 != work.inputs_sha256:
-        return INPUTS_CHANGED
-    return DONE if was == work else SETTINGS_CHANGED
+@dataclass(frozen=True)
+class NightInputs:
+    """A night as its job finds it, read once, so that its state, its plan and its run agree."""
+
+    warehouse: Warehouse
+    job: str
+    ds: date
+    writes: Sequence[str]
+    """Tables of which the night is replaced."""
+    versions: Mapping[str, int]
+    """Delta versions of the tables that are read."""
+    files: Sequence[Path]
+    """Those of their files that the rows of the night depend on."""
+    settings: Mapping[str, Any]
+    """Whatever else they depend on."""
+    kinds: Mapping[str, Kind]
+
+    @property
+    def work(self) -> Work:
+        """Fingerprints of files and settings."""
+        return Work.of(self.files, self.settings)
+
+    def published(self) -> PublishedRun | None:
+        """The run that published the night; None if none did, if it was killed in between, or if two wrote to it."""
+        files = [path for name in self.writes for path in self.warehouse.files(name) if night_of(path) == self.ds]
+        run_ids = {run_of(path) for path in files}
+        if len(run_ids) > 1:
+            return None
+        with connect(self.warehouse, self.warehouse.versions(["runs"])) as db:
+            params = {"job": self.job, "ds": self.ds, "run_id": next(iter(run_ids), "")}
+            found = run_sql(db, "jobs/published_run", params).to_pylist()
+        return PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])}) if found else None
+
+    def state(self) -> str:
+        """DONE, or why the night must be run."""
+        published = self.published()
+        return published.state(self.work) if published else MISSING

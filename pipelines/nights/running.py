@@ -3,7 +3,7 @@
     _running/<name>.json    the run as it began; touched every few seconds
     _running/<name>.lock    held as long as the run lives
 
-A marker whose lock is free is that of a run that was killed.
+A marker whose lock is free is that of a run that was killed; so is a lock that nobody holds, without a marker yet.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def marked_run(warehouse: Warehouse, name: str, row: Row, bury: Bury) -> Generat
             if not stack.enter_context(_held(marker, LOCK_SECONDS)):
                 raise AlreadyRunning(_already_running(marker, row))
             _bury(marker, bury)
-            for other in sorted(marker.parent.glob("*.json")):
+            for other in sorted({path.with_suffix(".json") for path in marker.parent.iterdir()} - {marker}):
                 with _held(other) as is_dead:
                     if is_dead:
                         _bury(other, bury)
@@ -112,7 +112,8 @@ def _bury(marker: Path, bury: Bury) -> None:
     row = _read(marker)
     if row:
         bury(row, datetime.fromtimestamp(marker.stat().st_mtime, UTC))
-    marker.unlink(missing_ok=True)
+    for path in (marker, marker.with_suffix(".tmp")):
+        path.unlink(missing_ok=True)
 
 
 def _read(marker: Path) -> Row:

@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError
 from embedder.errors import PplugError
 from pipelines.nights.leftovers import sweep
 from pipelines.nights.running import marked_run
+from pipelines.nights.shards import tokens_since
 from pipelines.tables.job_lock import job_lock
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
@@ -69,7 +70,8 @@ class RunRecord:
     rows_rejected: int = 0
     tokens: int = 0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    versions: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    """Of packages that can change a result, and of the Delta tables of which the run published a night."""
     error: str | None = None
 
     def to_table(self) -> pa.Table:
@@ -153,7 +155,10 @@ def _record_failed(warehouse: Warehouse, record: RunRecord, marker: Path) -> Non
 
 
 def _record_killed(warehouse: Warehouse, begun: Mapping[str, Any], ended_at: datetime) -> None:
-    """Record a run that was killed, unless it was killed after it had recorded its end."""
+    """Record a run that was killed, unless it was killed after it had recorded its end.
+
+    Its lock is held, so every shard of the night that was finished since it began is its own.
+    """
     run_id, ds = begun["run_id"], date.fromisoformat(begun["ds"])
     started_at = datetime.fromisoformat(begun["started_at"])
     with connect(warehouse, warehouse.versions(["runs"])) as db:
@@ -161,6 +166,7 @@ def _record_killed(warehouse: Warehouse, begun: Mapping[str, Any], ended_at: dat
             return
     record = RunRecord(run_id, begun["job"], ds, started_at, max(started_at, ended_at), "killed")
     record.config, record.error = begun["config"], "killed: the next run of the night goes on where it was"
+    record.tokens = tokens_since(warehouse, record.job, ds, started_at)
     warehouse.append("runs", ds, run_id, record.to_table())
     logger.warning("%s ds=%s was killed (run %s, begun %s)", begun["job"], ds, run_id, begun["started_at"])
 

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class ShardFolder:
     @classmethod
     def of(cls, warehouse: Warehouse, job: str, ds: date, fingerprint: str) -> "ShardFolder":
         """The folder of the work on a night that `fingerprint` stands for."""
-        return cls(warehouse.root / "_shards" / job / ds.isoformat() / fingerprint)
+        return cls(shards_of_night(warehouse, job, ds) / fingerprint)
 
     def file(self, shard: Shard, table: str) -> Path:
         """The Parquet file that holds a shard's rows of a table."""
@@ -116,6 +116,18 @@ class ShardFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def shards_of_night(warehouse: Warehouse, job: str, ds: date) -> Path:
+    """Where all work on a night lies, of whatever fingerprint."""
+    return warehouse.root / "_shards" / job / ds.isoformat()
+
+
 def remove_shards(warehouse: Warehouse, job: str, ds: date) -> None:
-    """Forget all work on a night, of whatever fingerprint, once it is published."""
-    shutil.rmtree(warehouse.root / "_shards" / job / ds.isoformat(), ignore_errors=True)
+    """Forget all work on a night, once it is published."""
+    shutil.rmtree(shards_of_night(warehouse, job, ds), ignore_errors=True)
+
+
+def tokens_since(warehouse: Warehouse, job: str, ds: date, moment: datetime) -> int:
+    """Tokens of the shards of a night that were finished since a moment, by whatever run."""
+    receipts = shards_of_night(warehouse, job, ds).glob("*/*.json")
+    new = (path for path in receipts if path.stat().st_mtime >= moment.timestamp())
+    return sum(json.loads(path.read_text(encoding="utf8"))["tokens"] for path in new)

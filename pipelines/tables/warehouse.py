@@ -13,11 +13,11 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,17 +25,15 @@ import pyarrow.dataset as pd
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.parquet import named_causes, stats, write_batches, write_shard
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
-CONFLICT_ATTEMPTS: Final = 8
 
 __all__ = ["CommitConflict", "Warehouse", "retried", "write_shard"]
-
-T = TypeVar("T")
 
 
 class CommitConflict(PplugError):
@@ -93,14 +91,13 @@ def properties(table: DeltaTable, lock: str | None, run_id: str, **facts: str) -
     return CommitProperties(custom_metadata={"run_id": run_id, **facts}, app_transactions=locks)
 
 
-def retried(attempt: Callable[[], T]) -> T:
-    """Try until no other run commits in between."""
-    for wait in range(CONFLICT_ATTEMPTS):
-        try:
-            return attempt()
-        except CommitConflict:
-            time.sleep(0.02 * 2**wait)
-    return attempt()
+retried: Final = Retrying(
+    retry=retry_if_exception_type(CommitConflict),
+    wait=wait_random_exponential(multiplier=0.02),
+    stop=stop_after_attempt(9),
+    reraise=True,
+)
+"""Calls what it is given until no other run commits in between."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +170,19 @@ class Warehouse:
         table = self.table(name, version)
         return [] if table is None else self._live(name, table)
 
-    def publish(self, name: str, ds: date, run_id: str, shards: Sequence[Path]) -> None:
+    def publish(self, name: str, ds: date, run_id: str, shards: Sequence[Path]) -> int:
         """Replace one night of a table by the rows of finished files; no files, no rows.
+
+        Returns:
+            A Delta version that holds them: the first one, unless another night was written at that moment.
 
         Raises:
             CommitConflict: if another run wrote the same night meanwhile; its rows stand.
         """
-        self._replace_night(self.create(name), name, ds, run_id, shards)
+        table = self.create(name)
+        self._replace_night(table, name, ds, run_id, shards)
+        table.update_incremental()
+        return table.version()
 
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
         """Add rows to a night."""

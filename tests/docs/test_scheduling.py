@@ -1,13 +1,10 @@
-"""What docs/scheduling.md shows is run: lines as cron and the shell read them, units and DAG by their own tools."""
+"""What docs/scheduling.md shows is run: lines as cron and the shell read them, units by systemd's own tool."""
 
 import configparser
-import importlib.util
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +14,6 @@ import typer.main
 from pipelines.cli import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scheduling.md").read_text(encoding="utf8")
-HAS_AIRFLOW = importlib.util.find_spec("airflow") is not None
 
 
 def blocks(language: str) -> list[str]:
@@ -123,13 +119,3 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     calendar = next(line for line in Path(paths[1]).read_text().splitlines() if line.startswith("OnCalendar="))
     command = ["systemd-analyze", "calendar", calendar.removeprefix("OnCalendar=")]
     subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.mark.skipif(not HAS_AIRFLOW, reason="no Airflow here: pip install -e '.[airflow]'")
-def test_airflow_runs_the_command_with_the_logical_date(tmp_path: Path) -> None:
-    (dag,) = blocks("python")
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "pplug_nightly.py").write_text(dag, encoding="utf8")
-    environment = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    check = Path(__file__).parent / "airflow_check.py"
-    subprocess.run([sys.executable, str(check), str(tmp_path / "dags")], check=True, env=environment)

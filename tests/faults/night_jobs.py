@@ -11,15 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from embedder.errors import PplugError
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.tables.job_lock import LOCK_FILE
 from pipelines.tables.queries import run_checks
-from pipelines.tables.views import connect
+from pipelines.tables.schema import TABLES
+from pipelines.tables.views import SPILL, connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import train_job
 
@@ -62,7 +63,7 @@ def item(user: str, number: int, **changes: object) -> dict[str, Any]:
 
 def night_items(night: int) -> Iterator[dict[str, Any]]:
     """The histories file of a night; the second changes, deletes and adds, and has rows that must be refused."""
-    if night == 0:  # more than the vectors that stand for one user
+    if night == 0:  # one user alone is more than a shard
         yield from (item("user99", number, output=None) for number in range(80))
     for at, user in enumerate(USERS):
         if night == 0:
@@ -94,8 +95,8 @@ def warehouse(folder: Path) -> Warehouse:
 
 
 def encoder_of(folder: Path) -> EncodeConfig:
-    """Small shards, so that a night has several."""
-    return EncodeConfig(encoder=str(folder.parent / "bert"), shard_items=40)
+    """Small shards, so that a night has several, and so few vectors that those of many users are merged."""
+    return EncodeConfig(encoder=str(folder.parent / "bert"), max_vectors=4, shard_items=40)
 
 
 def models_of(folder: Path) -> GenerateConfig:
@@ -117,11 +118,8 @@ def ingest(folder: Path) -> None:
 
 
 def encode(folder: Path, night: date = NIGHTS[1]) -> None:
-    """`pplug encode`, whose errors are one line."""
-    try:
-        encode_night(warehouse(folder), night, encoder_of(folder), KINDS)
-    except PplugError as error:
-        raise SystemExit(str(error)) from error
+    """`pplug encode`."""
+    encode_night(warehouse(folder), night, encoder_of(folder), KINDS)
 
 
 def train(folder: Path) -> None:
@@ -140,11 +138,13 @@ JOBS: tuple[Job, ...] = (ingest, encode, train, generate)
 
 
 def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
-    """Every table but `runs`, without the run that wrote a row, and the runs that were finished."""
+    """Every table but `runs`, without the run that wrote a row; the runs that were finished, and what all cost."""
     done = "select distinct job, ds, rows_in, rows_out, rows_rejected from runs where status = 'done' order by all"
+    cost = "select job, ds, sum(tokens)::bigint as tokens from runs where job in ('encode', 'generate') group by all"
     with connect(warehouse(folder)) as db:
         found = {name: db.sql(f"from {name} order by {keys}").to_arrow_table() for name, keys in ROW_KEYS.items()}
         found["runs"] = db.sql(done).to_arrow_table()
+        found["tokens"] = db.sql(f"{cost} order by all").to_arrow_table()
     rows = {name: pd.DataFrame(table.to_pylist(), columns=table.column_names) for name, table in found.items()}
     return {name: table.drop(columns="run_id", errors="ignore") for name, table in rows.items()}
 
@@ -160,12 +160,29 @@ def assert_equal_tables(ours: pd.DataFrame, theirs: pd.DataFrame, name: str) -> 
     pd.testing.assert_frame_equal(ours, theirs, check_exact=False, rtol=0, atol=1e-5, obj=name)
 
 
+def stray_files(folder: Path) -> list[Path]:
+    """Whatever lies in a job's warehouse beside the tables: there is nothing that the next run could still need.
+
+    A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
+    """
+    tables, root = warehouse(folder), warehouse(folder).root.absolute()
+    needed = {root / LOCK_FILE}
+    for name in TABLES:
+        log = (root / name / "_delta_log").glob("*")
+        needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
+        newest = tables.versions([name]).get(name, -1)
+        needed |= {path for version in range(newest + 1) for path in tables.files(name, version)}
+    files = {path for path in root.rglob("*") if path.is_file()}
+    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*"), *root.glob(f"{SPILL}*")})
+
+
 def assert_same_nights(ours: Path, theirs: Path) -> None:
-    """Equal tables, none with a broken promise, and equal plugs."""
+    """Equal tables, none with a broken promise, equal plugs, and nothing else on disk."""
     left, right = rows_of(ours), rows_of(theirs)
     for name in right:
         assert_equal_tables(left[name], right[name], name)
     assert broken_promises(ours) == []
+    assert stray_files(ours) == []
     assert plug_files(ours) == plug_files(theirs)
 
 

@@ -22,6 +22,8 @@ from pkgutil import resolve_name
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
+from embedder.errors import PplugError
+
 IMPORTED = (
     "pytest",
     "pipelines.encode",
@@ -123,13 +125,18 @@ class Trap:
 
 
 def run_trapped(job: Callable[[Path], None], folder: Path, moment: Moment | None) -> None:
-    """In the child: run a job in a folder; its stderr and the calls of each phase are left beside it."""
+    """In the child: run a job in a folder; its stderr and the calls of each phase are left beside it.
+
+    As at the command line, a refusal is one line and exit code 1.
+    """
     sys.stderr = folder.with_suffix(".stderr").open("w", encoding="utf8")
     trap = Trap(moment)
     threading.setprofile(trap)
     sys.setprofile(trap)
     try:
         job(folder)
+    except PplugError as error:
+        raise SystemExit(str(error)) from error
     finally:
         sys.setprofile(None)
         threading.setprofile(None)

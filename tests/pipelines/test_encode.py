@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -11,7 +12,7 @@ from small_night import ITEMS, NIGHT, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night, plan_encode
+from pipelines.encode import WRITES, EncodeConfig, encode_night, plan_encode
 from pipelines.nights.jobs import run_shards
 from pipelines.nights.shards import Shard
 from pipelines.tables.views import connect
@@ -184,6 +185,19 @@ def test_a_plan_tells_the_work_and_writes_nothing(
     record = encode_night(warehouse, NIGHT, encode_config, kinds)
     assert (plan.user_count, plan.row_count, plan.tokens) == (3, len(ITEMS), record.tokens)
     assert plan_encode(warehouse, NIGHT, encode_config, kinds).tokens == 0
+
+
+def test_a_run_names_the_versions_that_hold_its_night(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    for ds in (NIGHT, NEXT_NIGHT):
+        encode_night(warehouse, ds, encode_config, kinds)
+    with connect(warehouse) as db:
+        found = db.sql("select ds, versions from runs where job = 'encode' order by ds").fetchall()
+    for ds, said in found:
+        with connect(warehouse, {name: json.loads(said)[name] for name in WRITES}) as db:
+            assert db.sql("select max(ds) from persona_vectors").fetchall() == [(ds,)]
 
 
 def test_an_empty_warehouse_says_what_to_run(

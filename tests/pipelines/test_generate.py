@@ -263,7 +263,7 @@ def test_free_answers_are_decoded_with_beams(
 def test_greedy_nights_keep_the_settings_they_had_before_there_were_beams(
     plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
-    models = load_models(generate_config)
-    settings = [answer_settings(models, kinds, load_plugs([plug], models), num_beams) for num_beams in (1, 2)]
+    loaded = [load_models(replace(generate_config, num_beams=num_beams)) for num_beams in (1, 2)]
+    settings = [answer_settings(models, kinds, load_plugs([plug], models)) for models in loaded]
     assert settings[0].keys() == {"encoder_sha256", "llm_sha256", "llm_kernel", "plugs", "kinds"}
     assert settings[1] == settings[0] | {"num_beams": 2}

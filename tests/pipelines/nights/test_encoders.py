@@ -4,5 +4,4 @@ from pipelines.nights.encoders import load_encoder
 
 
 def test_both_jobs_share_one_encoder(encode_config: EncodeConfig, generate_config: GenerateConfig) -> None:
-    encoder = load_encoder(encode_config.encoder, encode_config.dtype, encode_config.cache)
-    assert load_models(generate_config).encoder is encoder
+    assert load_models(generate_config).encoder is load_encoder(encode_config)

@@ -74,11 +74,14 @@ def test_named_files_are_kept_when_the_log_is_a_checkpoint(tmp_path: Path) -> No
 
 def test_unfinished_files_of_runs_that_are_over_go(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
-    record(warehouse, "killed-a", "killed")
-    for name in ("killed-a", "killed-a_append-1", "alive-b", "alive-b_rejects-1"):
-        (tmp_path / "_staging" / name).mkdir(parents=True)
+    for run_id in ("killed-encode-a", "killed-ingest_histories-b"):
+        record(warehouse, run_id, "killed")
+    for run_id in ("killed-encode-a", "killed-ingest_histories-b", "alive-ingest_histories-c"):
+        for name in (run_id, f"{run_id}_append-1"):
+            (tmp_path / "_staging" / name).mkdir(parents=True)
     sweep_now(warehouse)
-    assert sorted(path.name for path in (tmp_path / "_staging").iterdir()) == ["alive-b", "alive-b_rejects-1"]
+    left = ["alive-ingest_histories-c", "alive-ingest_histories-c_append-1"]
+    assert sorted(path.name for path in (tmp_path / "_staging").iterdir()) == left
 
 
 def test_temporary_files_of_a_process_that_is_gone_go(tmp_path: Path) -> None:

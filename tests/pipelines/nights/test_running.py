@@ -16,6 +16,7 @@ from embedder.errors import PplugError
 from pipelines.nights.overview import list_runs
 from pipelines.nights.running import AlreadyRunning, running_folder
 from pipelines.nights.runs import Excludes, recorded_run
+from pipelines.nights.shards import Receipt, ShardFolder, cut_shards
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -95,6 +96,38 @@ def test_a_killed_run_is_recorded_once_by_whatever_runs_next(tmp_path: Path) -> 
     assert all(run["config"] == '{"setting": 7}' and run["error"].startswith("killed") for run in killed)
     assert all(0 <= run["seconds"] < 600 for run in killed)
     assert list(running_folder(warehouse).iterdir()) == []
+
+
+def test_the_tokens_of_a_killed_run_are_those_of_the_shards_it_finished(tmp_path: Path) -> None:
+    warehouse, shards = Warehouse(tmp_path), cut_shards([("ann", 1), ("bob", 1)], 1)
+    earlier, ours = (ShardFolder.of(warehouse, "encode", NIGHT, name) for name in ("earlier", "ours"))
+    other_night = ShardFolder.of(warehouse, "encode", NIGHT + timedelta(days=1), "ours")
+    earlier.write(shards[0], {}, Receipt(0, 1, 1, 0, 1000, 0.5))
+    os.utime(earlier.path / "00000.json", (0, 0))
+    with another_process(tmp_path, "encode") as process:
+        for folder, tokens in ((ours, 7), (other_night, 100)):
+            for shard in shards:
+                folder.write(shard, {}, Receipt(shard.index, 1, 1, 0, tokens, 0.5))
+        process.kill()
+        process.join()
+    with recorded_run(warehouse, "generate", NIGHT, {}, Excludes.SAME_NIGHT):
+        pass
+    with connect(warehouse) as db:
+        found = db.sql("select job, status, tokens from runs order by job").fetchall()
+    assert found == [("encode", "killed", 14), ("generate", "done", 0)]
+
+
+@pytest.mark.parametrize("ending", ["lock", "tmp"])
+def test_what_a_run_leaves_that_is_killed_before_its_marker_is_there_goes_with_the_next(
+    ending: str, tmp_path: Path
+) -> None:
+    warehouse = Warehouse(tmp_path)
+    running_folder(warehouse).mkdir(parents=True)
+    (running_folder(warehouse) / f"killed.{ending}").write_text("{")
+    with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
+        pass
+    assert list(running_folder(warehouse).iterdir()) == []
+    assert statuses(warehouse) == [("encode", "done")]
 
 
 def test_a_run_killed_after_its_record_is_not_recorded_again(tmp_path: Path) -> None:

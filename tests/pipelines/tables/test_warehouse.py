@@ -66,12 +66,15 @@ def users(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 def test_publishing_replaces_exactly_one_night(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
-    warehouse.publish("history_vectors", NIGHT, "r1", [shard(warehouse, "a", vectors("a", "b"))])
+    first = warehouse.publish("history_vectors", NIGHT, "r1", [shard(warehouse, "a", vectors("a", "b"))])
     warehouse.publish("history_vectors", NEXT, "r2", [shard(warehouse, "b", vectors("c"))])
-    warehouse.publish(
+    last = warehouse.publish(
         "history_vectors", NIGHT, "r3", [shard(warehouse, n, t) for n, t in [("c", vectors("d")), ("d", vectors("e"))]]
     )
     assert users(warehouse) == [(NIGHT, "d"), (NIGHT, "e"), (NEXT, "c")]
+    assert last == warehouse.version("history_vectors")
+    with connect(warehouse, {"history_vectors": first}) as db:
+        assert db.sql("select user_id from history_vectors order by all").fetchall() == [("a",), ("b",)]
 
 
 def test_a_night_without_rows_can_be_published(tmp_path: Path) -> None:
