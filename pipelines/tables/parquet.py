@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
@@ -79,8 +78,7 @@ def write_shard(path: Path, table: pa.Table) -> None:
 def by_user(table: pa.Table) -> pa.Table:
     """The rows ordered by `user_id`; a table that is in order stays as it is, for sorting copies every vector."""
     users = table["user_id"]
-    is_ordered = pc.all(pc.less_equal(users[:-1], users[1:]), skip_nulls=False).as_py()
-    return table if is_ordered else table.sort_by("user_id")
+    return table if users.equals(users.sort()) else table.sort_by("user_id")
 
 
 def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Path]:
