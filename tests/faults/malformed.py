@@ -69,7 +69,7 @@ QUESTIONS: list[tuple[object, str]] = [
 ]
 
 FILES: list[tuple[str, str, bytes, str]] = [
-    ("histories", "packed.jsonl", gzip.compress(line(ITEM)), "not_jsonl_or_parquet"),
+    ("histories", "packed.jsonl", gzip.compress(line(ITEM), mtime=0), "not_jsonl_or_parquet"),
     ("histories", "wide.jsonl", line(ITEM).decode().encode("utf-16"), "not_jsonl_or_parquet"),
     ("histories", "text.parquet", b"user_id,text", "not_a_parquet_file"),
     ("tasks", "cut.parquet", b"PAR1" + bytes(100), "not_a_parquet_file"),
