@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from shutil import copytree
@@ -103,8 +104,6 @@ def tiny_llm(folder: Path) -> str:
 
 def answer_alone(warehouse: Path, plugs: Sequence[Path]) -> None:
     """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
-    from datetime import date
-
     tables, night = Warehouse(warehouse), date.fromisoformat(NIGHT)
     models = load_models(GenerateConfig())
     loaded = load_plugs(plugs, models)
@@ -143,9 +142,8 @@ def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], round
     alone, found, loads = list[float](), list[float](), list[float]()
     tokens = 0
     for _ in range(rounds):
-        cost_of(
-            *(sys.executable, __file__, "--alone", str(warehouse), *map(str, plugs)), output=folder / "seconds.json"
-        )
+        command = (sys.executable, __file__, "--alone", str(warehouse), *map(str, plugs))
+        cost_of(*command, output=folder / "seconds.json")
         loading, answering, tokens = json.loads((folder / "seconds.json").read_text())
         loads.append(loading)
         alone.append(answering)
