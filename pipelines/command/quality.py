@@ -1,6 +1,6 @@
 """The commands that make a plug and measure it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +54,8 @@ def train(
 ) -> None:
     """Train a plug through the frozen LLM.
 
-    One plug is for one kind of task. A run that was killed goes on where it was.
+    One plug is for one kind of task. A run that was killed goes on where it was. Prompts whose keys and values have no
+    room in --memory (6G unless given, whatever is free) are read again in every epoch.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
@@ -63,6 +64,8 @@ def train(
     from pipelines.train import PlugChoice, plan_train, train_job
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs)
+    if models.memory is not None:
+        training = replace(training, cache_gib=models.memory / 2**30)
     choice = PlugChoice(aggregation, unseen_users)
     what = (common.tables, plug, kind, until, tasks, config, training, opt.kinds_of(ctx), choice)
     if common.dry_run:

@@ -17,21 +17,14 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from generate_job import requests_of_night
 from generation import LOADS, job_of, requests_of
 
+from embedder.encoder import Dtype
 from embedder.models import model_folder
 from llm_jobs import FrozenLLM
-from llm_jobs.answers import personal_requests
-from llm_jobs.kinds import load_kinds
 from llm_jobs.prompts import Answer, Placement, Request
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.answers.queue import newest_personas, personal_tasks, queued_tasks
-from pipelines.generate import READS
-from pipelines.tables.views import connect
-from pipelines.tables.warehouse import Warehouse
-
-EVERYBODY = ("", "\U0010ffff")
-"""The first and the last of all user ids."""
+from pipelines.answers.models import GenerateConfig, load_models
 
 
 def answers_of(llm: FrozenLLM, requests: Sequence[Request], placement: Placement) -> list[Answer]:
@@ -50,19 +43,13 @@ def agreement(llm: FrozenLLM, requests: Sequence[Request], placement: Placement)
     return f"{equal} of {len(pairs)} equal ({equal / len(pairs):.1%}), {tied} of the others with a tie"
 
 
-def personal(folder: Path, ds: date, plugs: Sequence[Path], dtype: str, count: int) -> str:
+def personal(folder: Path, ds: date, plug: Path, dtype: Dtype, count: int) -> str:
     """The same for the first tasks of a night with the personas of their users."""
-    config = GenerateConfig(llm_dtype=dtype)  # type: ignore[arg-type]  # argparse knows the two
-    models, tables, kinds = load_models(config), Warehouse(folder), load_kinds({})
-    ((kind, loaded),) = load_plugs(plugs, models).items()
-    with connect(tables, tables.versions(READS)) as db:
-        persona_ds = newest_personas(db, ds, models.encoder.sha256)
-        tasks = queued_tasks(db, ds, persona_ds, EVERYBODY, models.encoder.width)
-    own = [task for task in tasks if task.kind == kind][:count]
-    requests, _ = personal_requests(loaded.plug, personal_tasks(own, kinds, models.encoder))
+    models = load_models(GenerateConfig(llm_dtype=dtype))
+    requests, placement = next(requests_of_night(folder, ds, [plug], models))
     if not isinstance(models.llm, FrozenLLM):
         raise TypeError(models.llm)
-    return agreement(models.llm, requests, Placement(loaded.plug.config.placement))
+    return agreement(models.llm, requests[:count], placement)
 
 
 def main() -> None:
@@ -78,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.warehouse:
         for dtype in arguments.dtypes:
-            line = personal(arguments.warehouse, arguments.ds, [arguments.plug], dtype, arguments.count or 128)
+            line = personal(arguments.warehouse, arguments.ds, arguments.plug, dtype, arguments.count or 128)
             sys.stdout.write(f"{arguments.plug.name}, {dtype}: {line}\n")
         return
     data = Path(os.environ["REAL_DATA"]) if os.environ.get("REAL_DATA") else None

@@ -7,7 +7,7 @@
     python tests/benchmarks/generate_job.py --histories histories.jsonl --tasks tasks.jsonl more.jsonl
 
 The LLM's seconds are those of its `answer` call alone; the job's are those of its process from start to end, in which
-loading (imports and weights) is told apart. Without files both are made up.
+loading (imports and weights) is told apart. One thread, medians of the rounds. Without files both are made up.
 """
 
 import argparse
@@ -21,18 +21,19 @@ from itertools import islice
 from pathlib import Path
 from shutil import copytree
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from encode_job import NIGHT, Cost, cost_of, few_words, pplug
 from encoder import made_up_texts
 
+from embedder.encoder import Dtype
 from embedder.models import model_folder
 from llm_jobs.answers import personal_requests
 from llm_jobs.kinds import load_kinds
-from llm_jobs.prompts import Answer, Placement
+from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training import seeded_plug
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
 from pipelines.answers.queue import newest_personas, personal_tasks, queued_tasks
 from pipelines.generate import READS, task_shards
 from pipelines.tables.views import connect
@@ -43,6 +44,11 @@ KINDS = load_kinds({})
 ITEMS_PER_USER = 8
 QUEUE = 1_000
 """Tasks of the short queue."""
+
+HEAD = (
+    "| queue | encoder | the LLM alone, CPU s | loading | `pplug generate`, CPU s "
+    "| x LLM | x LLM with its loading | x LLM, both without loading |\n|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def lines_of(paths: Sequence[Path], count: int | None = None) -> list[str]:
@@ -68,21 +74,21 @@ def task_lines(texts: Sequence[str], user_count: int, choices: Sequence[str] | N
         yield json.dumps(row | {"choices": choices})
 
 
-def warehouse_with(folder: Path, items: Sequence[str], tasks: Sequence[str]) -> Path:
+def warehouse_with(folder: Path, items: Sequence[str], tasks: Sequence[str], dtype: Dtype) -> Path:
     """A warehouse with personas and a queue."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     warehouse = folder / "warehouse"
     for table, lines in (("histories", items), ("tasks", tasks)):
         file = folder / f"{table}.jsonl"
         file.write_text("\n".join(lines), encoding="utf8")
         pplug("ingest", table, str(file), "--ds", NIGHT, "--warehouse", str(warehouse))
-    pplug("encode", "--ds", NIGHT, "--warehouse", str(warehouse))
+    pplug("encode", "--ds", NIGHT, "--warehouse", str(warehouse), "--dtype", dtype)
     return warehouse
 
 
-def plugs_for(folder: Path, llm: str, kinds: Sequence[str]) -> list[Path]:
+def plugs_for(folder: Path, config: GenerateConfig, kinds: Sequence[str]) -> list[Path]:
     """Plugs that were not trained: a night takes the same time with them."""
-    models = load_models(GenerateConfig(llm=llm))
+    models = load_models(config)
     folders = [folder / kind for kind in kinds]
     for kind, path in zip(kinds, folders, strict=True):
         seeded_plug(plug_config(KINDS[kind], models), seed=0).save_pretrained(path)
@@ -102,27 +108,33 @@ def tiny_llm(folder: Path) -> str:
     return str(folder)
 
 
-def answer_alone(warehouse: Path, plugs: Sequence[Path]) -> None:
-    """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
-    tables, night = Warehouse(warehouse), date.fromisoformat(NIGHT)
-    models = load_models(GenerateConfig())
-    loaded = load_plugs(plugs, models)
-    load_seconds = time.process_time()
+def requests_of_night(
+    warehouse: Path, night: date, plugs: Sequence[Path], models: Models
+) -> Iterator[tuple[list[Request], Placement]]:
+    """What the LLM is asked on a night, shard by shard and kind by kind."""
+    tables, loaded = Warehouse(warehouse), load_plugs(plugs, models)
     versions = tables.versions(READS)
-    answering = 0.0
-    tokens = 0
     with connect(tables, versions) as db:
         persona_ds = newest_personas(db, night, models.encoder.sha256)
         for shard in task_shards(tables, versions, night, GenerateConfig().shard_tasks):
             users = shard.first_user, shard.last_user
             tasks = queued_tasks(db, night, persona_ds, users, models.encoder.width)
-            for kind, plug in loaded.items():
+            for kind, (plug, _) in loaded.items():
                 personal = personal_tasks([task for task in tasks if task.kind == kind], KINDS, models.encoder)
-                requests, _ = personal_requests(plug.plug, personal)
-                start = time.process_time()
-                answers = models.llm.answer(requests, Placement(plug.plug.config.placement))
-                answering += time.process_time() - start
-                tokens += sum(answer.output_tokens for answer in answers if isinstance(answer, Answer))
+                yield personal_requests(plug, personal)[0], Placement(plug.config.placement)
+
+
+def answer_alone(warehouse: Path, dtype: Dtype, plugs: Sequence[Path]) -> None:
+    """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
+    models = load_models(GenerateConfig(dtype=dtype))
+    load_seconds = time.process_time()
+    answering = 0.0
+    tokens = 0
+    for requests, placement in requests_of_night(warehouse, date.fromisoformat(NIGHT), plugs, models):
+        start = time.process_time()
+        answers = models.llm.answer(requests, placement)
+        answering += time.process_time() - start
+        tokens += sum(answer.output_tokens for answer in answers if isinstance(answer, Answer))
     sys.stdout.write(json.dumps([load_seconds, answering, tokens]))
 
 
@@ -134,40 +146,38 @@ def generate(warehouse: Path, plugs: Sequence[Path], *options: str) -> Cost:
         return pplug("generate", "--ds", NIGHT, "--warehouse", str(copy), *folders, *options)
 
 
-def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], rounds: int) -> str:
-    """The LLM alone and the job in turn, as Markdown."""
+def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], dtype: Dtype, rounds: int) -> str:
+    """The LLM alone and the job in turn, with an encoder of one precision, as rows of the table."""
     kinds = sorted({json.loads(task)["kind"] for task in tasks})
-    warehouse = warehouse_with(folder / "real", items, tasks)
-    plugs = plugs_for(folder / "plugs", "smollm2", kinds)
+    warehouse = warehouse_with(folder / "real", items, tasks, dtype)
+    plugs = plugs_for(folder / "plugs", GenerateConfig(dtype=dtype), kinds)
     alone, found, loads = list[float](), list[float](), list[float]()
     tokens = 0
     for _ in range(rounds):
-        command = (sys.executable, __file__, "--alone", str(warehouse), *map(str, plugs))
+        command = (sys.executable, __file__, "--alone", dtype, str(warehouse), *map(str, plugs))
         cost_of(*command, output=folder / "seconds.json")
         loading, answering, tokens = json.loads((folder / "seconds.json").read_text())
         loads.append(loading)
         alone.append(answering)
-        found.append(generate(warehouse, plugs).cpu_seconds)
-    ratio = median(whole / part for whole, part in zip(found, alone, strict=True))
-    rest = median((whole - load) / part for whole, load, part in zip(found, loads, alone, strict=True))
+        found.append(generate(warehouse, plugs, "--dtype", dtype).cpu_seconds)
+    rounds_of = list(zip(found, loads, alone, strict=True))
+    whole = median(job / part for job, _, part in rounds_of)
+    loaded = median(job / (load + part) for job, load, part in rounds_of)
+    rest = median((job - load) / part for job, load, part in rounds_of)
     return (
-        f"| {len(tasks)} tasks of {', '.join(kinds)}, {tokens} tokens, 1 thread, median of {rounds} "
-        "| CPU seconds | x LLM |\n"
-        "|---|---|---|\n"
-        f"| the LLM alone (loading it: {median(loads):.1f} s more) | {median(alone):.1f} | 1.00 |\n"
-        f"| `pplug generate`, from start to end | {median(found):.1f} | {ratio:.2f} |\n"
-        f"| ... without loading | {median(found) - median(loads):.1f} | {rest:.2f} |\n"
+        f"| {len(tasks)} tasks of {', '.join(kinds)}, {tokens} tokens | {dtype} | {median(alone):.1f} "
+        f"| {median(loads):.1f} | {median(found):.1f} | {whole:.2f} | {loaded:.2f} | {rest:.2f} |\n"
     )
 
 
 def memory_of_queues(folder: Path, longest: int) -> Iterator[str]:
     """Peak memory of the job on a short queue and on a long one, with an LLM that takes no time."""
     llm = tiny_llm(folder / "llm")
-    plugs = plugs_for(folder / "tiny-plugs", llm, ["LaMP_4"])
+    plugs = plugs_for(folder / "tiny-plugs", GenerateConfig(llm=llm), ["LaMP_4"])
     users = QUEUE // 2
     for count in (QUEUE, longest):
         tasks = list(task_lines(few_words(count), users, ["yes", "no"]))
-        warehouse = warehouse_with(folder / str(count), list(item_lines(users)), tasks)
+        warehouse = warehouse_with(folder / str(count), list(item_lines(users)), tasks, "float32")
         peak = generate(warehouse, plugs, "--llm", llm).peak_megabytes
         yield f"Peak memory with {count} tasks: {peak:.0f} MB\n"
 
@@ -179,18 +189,22 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="tasks of the night that is timed")
     parser.add_argument("--queue", type=int, default=100_000, help="tasks of the long queue")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--alone", type=Path, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"], help="of the encoder")
+    parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
-        warehouse, *plugs = arguments.alone
-        return answer_alone(warehouse, plugs)
+        dtype, warehouse, *plugs = arguments.alone
+        return answer_alone(Path(warehouse), cast(Dtype, dtype), [Path(plug) for plug in plugs])
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.count:
             tasks = lines_of(arguments.tasks, arguments.count)
             tasks = tasks or list(task_lines(made_up_texts(arguments.count), 100, None))
             items = lines_of(arguments.histories) or list(item_lines(100))
-            sys.stdout.write(side_by_side(Path(scratch), items, tasks, arguments.rounds) + "\n")
-            sys.stdout.flush()
+            sys.stdout.write(HEAD)
+            for dtype in arguments.dtypes:
+                sys.stdout.write(side_by_side(Path(scratch) / dtype, items, tasks, dtype, arguments.rounds))
+                sys.stdout.flush()
+            sys.stdout.write("\n")
         if arguments.queue:
             sys.stdout.writelines(memory_of_queues(Path(scratch), arguments.queue))
     return None

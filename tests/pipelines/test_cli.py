@@ -203,6 +203,14 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert (printed.code, printed.out.count("compared_with")) == (0, 4)  # accuracy and f1, and the slices of each
 
 
+def test_training_keeps_prompts_in_the_memory_given(pplug: Pplug, tiny_settings: Path) -> None:
+    write_lines(tiny_settings.parent / "histories.jsonl", ITEMS)
+    assert pplug("ingest", "histories", "histories.jsonl", "--ds", f"{NIGHT}").code == 0
+    assert pplug("train", "--plug", "plugs/news", "--until", f"{NIGHT}", "--memory", "1M").code == 0
+    report = json.loads((tiny_settings.parent / "plugs" / "news" / "training.json").read_text(encoding="utf8"))
+    assert report["settings"]["cache_gib"] == 2**-10
+
+
 def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
     folder, ds = tiny_settings.parent, f"{NIGHT}"
     write_lines(folder / "histories.jsonl", ITEMS)
