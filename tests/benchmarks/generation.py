@@ -1,4 +1,4 @@
-"""Time this engine against other ways to decode with the same frozen LLM on a CPU, alternating in one run.
+r"""Time this engine against other ways to decode with the same frozen LLM on a CPU, alternating in one run.
 
     prompts of a load ─▶ a file ─▶ each engine in a process of its own, in turn, ROUNDS times ─▶ Markdown on stdout
 
