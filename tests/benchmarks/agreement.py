@@ -71,9 +71,10 @@ def main() -> None:
     data = Path(os.environ["REAL_DATA"]) if os.environ.get("REAL_DATA") else None
     folder = str(model_folder("smollm2"))
     for load in arguments.loads:
-        requests = requests_of(job_of(load, arguments.count or LOADS[load], data, folder))
+        job = job_of(load, arguments.count or LOADS[load], data, folder)
+        requests = requests_of(job)
         for dtype in arguments.dtypes:
-            llm = FrozenLLM.from_pretrained(folder, dtype=dtype)
+            llm = FrozenLLM.from_pretrained(folder, dtype=dtype, num_beams=job["beams"])
             sys.stdout.write(f"{load}, {dtype}: {agreement(llm, requests, Placement.BEFORE)}\n")
             sys.stdout.flush()
 
