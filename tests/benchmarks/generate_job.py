@@ -15,13 +15,15 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from shutil import copytree
 from statistics import median
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from encode_job import NIGHT, Cost, cost_of, few_words, pplug
@@ -44,6 +46,8 @@ KINDS = load_kinds({})
 ITEMS_PER_USER = 8
 QUEUE = 1_000
 """Tasks of the short queue."""
+
+Made = TypeVar("Made")
 
 HEAD = (
     "| queue | encoder | the LLM alone, CPU s | loading | `pplug generate`, CPU s "
@@ -124,6 +128,12 @@ def requests_of_night(
                 yield personal_requests(plug, personal)[0], Placement(plug.config.placement)
 
 
+def apart(make: Callable[..., Made], *arguments: Any) -> Made:
+    """Call in a process of its own: a process inherits the peak of the one that starts it, so this one stays small."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(make, *arguments).result()
+
+
 def answer_alone(warehouse: Path, dtype: Dtype, plugs: Sequence[Path]) -> None:
     """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
     models = load_models(GenerateConfig(dtype=dtype))
@@ -150,7 +160,7 @@ def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], dtype
     """The LLM alone and the job in turn, with an encoder of one precision, as rows of the table."""
     kinds = sorted({json.loads(task)["kind"] for task in tasks})
     warehouse = warehouse_with(folder / "real", items, tasks, dtype)
-    plugs = plugs_for(folder / "plugs", GenerateConfig(dtype=dtype), kinds)
+    plugs = apart(plugs_for, folder / "plugs", GenerateConfig(dtype=dtype), kinds)
     alone, found, loads = list[float](), list[float](), list[float]()
     tokens = 0
     for _ in range(rounds):
@@ -172,8 +182,8 @@ def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], dtype
 
 def memory_of_queues(folder: Path, longest: int) -> Iterator[str]:
     """Peak memory of the job on a short queue and on a long one, with an LLM that takes no time."""
-    llm = tiny_llm(folder / "llm")
-    plugs = plugs_for(folder / "tiny-plugs", GenerateConfig(llm=llm), ["LaMP_4"])
+    llm = apart(tiny_llm, folder / "llm")
+    plugs = apart(plugs_for, folder / "tiny-plugs", GenerateConfig(llm=llm), ["LaMP_4"])
     users = QUEUE // 2
     for count in (QUEUE, longest):
         tasks = list(task_lines(few_words(count), users, ["yes", "no"]))
