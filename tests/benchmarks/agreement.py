@@ -17,8 +17,9 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from decoding.engines import requests_of
+from decoding.loads import LOADS, job_of
 from generate_job import requests_of_night
-from generation import LOADS, job_of, requests_of
 
 from embedder.encoder import Dtype
 from embedder.models import model_folder

@@ -12,7 +12,7 @@ prompts are made up. A new engine is a function and a line in ENGINES. An engine
 line on stderr. A first round, in which all engines load and warm up, is not counted.
 
 vLLM (docs/vllm.md) runs in an environment of its own, which VLLM_PYTHON names; it forgets the prompts between rounds.
-CTranslate2 and OpenVINO GenAI (generation_rivals.py) run in another one, which RIVALS_PYTHON names:
+CTranslate2 and OpenVINO GenAI (decoding/plain_engines.py) run in another one, which RIVALS_PYTHON names:
 
     python3.11 -m venv rivals-env
     rivals-env/bin/pip install ctranslate2==4.8.5 openvino-genai==2026.4.1.0 optimum-intel==1.27.0 \
@@ -24,234 +24,20 @@ CTranslate2 and OpenVINO GenAI (generation_rivals.py) run in another one, which 
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import generation_rivals
 import torch
+from decoding.engines import ENGINES, Engine
+from decoding.loads import LOADS, Job, job_of
 
-import llm_jobs
 from embedder.models import model_folder
 from llm_jobs.linear import PackedProjection
-from llm_jobs.prompts import Answer, Placement, Request
-
-Job = dict[str, Any]
-Run = Callable[[], int]
-"""Answers every prompt of a job, and tells how many tokens that made (of closed tasks: how many were answered)."""
-
-SOFT = 5
-NEW_TOKENS = 24
-CHOICES = 29
-BEAMS = 4
-LOADS = {"headlines": 128, "queue": 500, "closed": 32, "plain": 128, "beams": 48}
-
-
-def pplug(job: Job, dtype: str) -> Run:
-    """This engine."""
-    precision: Any = dtype
-    llm = llm_jobs.FrozenLLM.from_pretrained(job["model"], precision, num_beams=job["beams"])
-    requests = requests_of(job)
-
-    def run() -> int:
-        answers = [answer for answer in llm.answer(requests, Placement.BEFORE) if isinstance(answer, Answer)]
-        tokens = [answer.output_tokens for answer in answers]
-        sys.stderr.write(f"pplug {dtype}: {sum(answer.tie_count for answer in answers)} ties of {sum(tokens)} tokens\n")
-        return len(tokens) if job["choices"] else sum(tokens)
-
-    return run
-
-
-def vllm(job: Job, dtype: str) -> Run:
-    """The engine vLLM behind the same interface, with the same soft prompts."""
-    llm: Any = import_module("llm_jobs.vllm_engine").VllmLLM.from_pretrained(job["model"], dtype=dtype)
-    requests = requests_of(job)
-
-    def run() -> int:
-        llm._llm.reset_prefix_cache()
-        answers = llm.answer(requests, Placement.BEFORE)
-        return len(answers) if job["choices"] else sum(answer.output_tokens for answer in answers)
-
-    return run
-
-
-def requests_of(job: Job) -> list[Request]:
-    """The prompts of a job with their soft prompts, if there are any."""
-    return [
-        Request(text, torch.tensor(soft) if soft else None, job["choices"] and tuple(job["choices"]), NEW_TOKENS)
-        for text, soft in zip(job["texts"], job["soft"], strict=True)
-    ]
-
-
-def ctranslate2(job: Job, compute_type: str) -> Run:
-    """CTranslate2."""
-    answers = generation_rivals.ctranslate2(job, compute_type, NEW_TOKENS)
-    return lambda: sum(map(len, answers()))
-
-
-def openvino(job: Job, precision: str) -> Run:
-    """OpenVINO GenAI."""
-    answers = generation_rivals.openvino(job, precision, NEW_TOKENS)
-    return lambda: sum(map(len, answers()))
-
-
-def transformers_generate(job: Job, dtype: str, batch: int, is_sorted: bool) -> Run:
-    """`transformers.generate` in padded batches."""
-    model, embeds = _embedded(job, dtype)
-    order = sorted(range(len(embeds)), key=lambda row: -len(embeds[row])) if is_sorted else list(range(len(embeds)))
-
-    def run() -> int:
-        count = 0
-        for start in range(0, len(order), batch):
-            rows = [embeds[row] for row in order[start : start + batch]]
-            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-            mask = torch.nn.utils.rnn.pad_sequence(
-                [torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True, padding_side="left"
-            )
-            ids = model.generate(
-                inputs_embeds=padded,
-                attention_mask=mask,
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-                num_beams=job["beams"],
-            )
-            end = model.generation_config.eos_token_id
-            count += sum((row.index(end) + 1 if end in row else len(row)) for row in ids.tolist())
-        return count
-
-    return run
-
-
-def one_forward_per_choice(job: Job, dtype: str) -> Run:
-    """Every choice behind the whole prompt, one full forward pass each."""
-    model, embeds = _embedded(job, dtype)
-    llm = llm_jobs.FrozenLLM.from_pretrained(job["model"])
-    answers = [torch.tensor(llm.answer_ids(choice)) for choice in job["choices"]]
-
-    @torch.no_grad()
-    def run() -> int:
-        for prompt in embeds:
-            scores: list[float] = []
-            for ids in answers:
-                whole = torch.cat([prompt, model.get_input_embeddings()(ids[:-1])])[None]
-                logits = model(inputs_embeds=whole, logits_to_keep=len(ids)).logits[0].float()
-                scores.append(float(logits.log_softmax(1)[torch.arange(len(ids)), ids].mean()))
-            scores.index(max(scores))
-        return len(embeds)
-
-    return run
-
-
-def _embedded(job: Job, dtype: str) -> tuple[Any, list[torch.Tensor]]:
-    """The model of transformers and the prompts with their soft prompts (tokens, E)."""
-    auto: Any = import_module("transformers").AutoModelForCausalLM
-    model = auto.from_pretrained(job["model"], dtype=getattr(torch, dtype)).eval()
-    embed = model.get_input_embeddings()
-
-    def rows_of(soft: list[list[float]]) -> torch.Tensor:
-        return embed.weight.new_tensor(soft).view(-1, embed.embedding_dim)
-
-    with torch.no_grad():
-        return model, [
-            torch.cat([embed(torch.tensor(before)), rows_of(soft), embed(torch.tensor(after))])
-            for before, soft, after in zip(job["before"], job["soft"], job["after"], strict=True)
-        ]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A way to answer the prompts of a job."""
-
-    name: str
-    precision: str
-    loads: tuple[str, ...]
-    load: Callable[[Job], Run]
-    python: str | None = None
-    """Environment variable that names the interpreter of another environment."""
-
-    @property
-    def interpreter(self) -> str | None:
-        """The Python it runs in; None if its environment is not named."""
-        return sys.executable if self.python is None else os.environ.get(self.python)
-
-
-FREE = ("headlines", "queue", "plain")
-ENGINES = (
-    Engine("pplug", "bfloat16", tuple(LOADS), lambda job: pplug(job, "bfloat16")),
-    Engine("pplug", "float32", tuple(LOADS), lambda job: pplug(job, "float32")),
-    Engine("vLLM", "bfloat16", (*FREE, "closed"), lambda job: vllm(job, "bfloat16"), "VLLM_PYTHON"),
-    Engine("CTranslate2", "bfloat16", ("plain",), lambda job: ctranslate2(job, "bfloat16"), "RIVALS_PYTHON"),
-    Engine("CTranslate2", "float32", ("plain",), lambda job: ctranslate2(job, "float32"), "RIVALS_PYTHON"),
-    Engine("CTranslate2", "int8", ("plain",), lambda job: ctranslate2(job, "int8"), "RIVALS_PYTHON"),
-    Engine("OpenVINO GenAI", "bfloat16", ("plain",), lambda job: openvino(job, "bf16"), "RIVALS_PYTHON"),
-    Engine("OpenVINO GenAI", "float32", ("plain",), lambda job: openvino(job, "f32"), "RIVALS_PYTHON"),
-    Engine("transformers, 8, arrival", "bfloat16", FREE, lambda job: transformers_generate(job, "bfloat16", 8, False)),
-    Engine("transformers, 32, sorted", "bfloat16", FREE, lambda job: transformers_generate(job, "bfloat16", 32, True)),
-    Engine("transformers, 8, arrival", "float32", FREE, lambda job: transformers_generate(job, "float32", 8, False)),
-    Engine("transformers, 32, sorted", "float32", FREE, lambda job: transformers_generate(job, "float32", 32, True)),
-    Engine(
-        "transformers, 8, sorted", "bfloat16", ("beams",), lambda job: transformers_generate(job, "bfloat16", 8, True)
-    ),
-    Engine(
-        "transformers, 8, sorted", "float32", ("beams",), lambda job: transformers_generate(job, "float32", 8, True)
-    ),
-    Engine("one forward per choice", "bfloat16", ("closed",), lambda job: one_forward_per_choice(job, "bfloat16")),
-)
-
-
-def texts_of(load: str, count: int, data: Path | None) -> list[str]:
-    """Prompts of a load, in a random but fixed order."""
-    kinds = {"queue": ("LaMP_4", "LaMP_5"), "closed": ("LaMP_2N",)}.get(load, ("LaMP_4",))
-    if data is None:
-        words = " ".join(import_module("pydoc_data.topics").topics.values()).split()
-        draw = random.Random(0)
-        starts = [draw.randrange(len(words) - 100) for _ in range(count)]
-        return [
-            "Generate a headline for the following article: " + " ".join(words[at : at + draw.randint(8, 60)])
-            for at in starts
-        ]
-    texts: list[str] = []
-    for kind in kinds:
-        questions = json.loads((data / "lamp" / kind / "dev_questions.json").read_text(encoding="utf8"))
-        texts += [question["input"] for question in questions[: -(-count // len(kinds))]]
-    random.Random(0).shuffle(texts)
-    return texts[:count]
-
-
-def job_of(load: str, count: int, data: Path | None, model: str) -> Job:
-    """Prompts as text and as token ids around the soft prompt, and the soft prompts, empty if the load has none."""
-    llm = llm_jobs.FrozenLLM.from_pretrained(model)
-    texts = texts_of(load, count, data)
-    parts = [llm.parts(text, Placement.BEFORE, SOFT + NEW_TOKENS) for text in texts]
-    drawn = torch.randn(len(texts), SOFT, llm.width, generator=torch.Generator().manual_seed(0))
-    soft = drawn / drawn.norm(dim=2, keepdim=True) * llm.embedding_norm * 0.3
-    return {
-        "model": model,
-        "texts": texts,
-        "before": [part.before for part in parts],
-        "after": [part.after for part in parts],
-        "soft": [[] for _ in texts] if load == "plain" else soft.tolist(),
-        "beams": BEAMS if load == "beams" else 1,
-        "choices": choices(texts[0]) if load == "closed" else None,
-        "operations_per_token": 2
-        * sum(weight.numel() for name, weight in llm.model.named_parameters() if "proj" in name),
-        "operations_per_logits": 2 * llm.model.get_output_embeddings().weight.numel(),
-    }
-
-
-def choices(prompt: str) -> list[str]:
-    """29 labels: those of the prompt and made-up ones."""
-    listed = prompt.partition("[")[2].partition("]")[0]
-    own = [label.strip() for label in listed.split(",") if label.strip()]
-    return (own + [f"other news of kind {at}" for at in range(CHOICES)])[:CHOICES]
 
 
 def product_speed(precision: str) -> float:
