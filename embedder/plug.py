@@ -1,27 +1,28 @@
 """The plug: turn a user's history vectors and the task at hand into soft prompt vectors for a frozen LLM.
 
-    task vector ──▶ query ──┬─────────────────────────────────────────┐
-    history vectors ────────┴─▶ weights ─▶ weighted sum ─┐            │
-              └───────────────▶ plain mean ──────────────┴─ joined ◀──┘ ─▶ layers ─▶ scaled to the LLM ─┐
-    instruction vectors (trained, the same for everybody) ──────────────────────────────────────────────┴─▶ soft prompt
+    task vector ─▶ query ─┬───────────────────────────────────────┐
+    history vectors ──────┴─▶ weights ─▶ weighted sum ─┐          │
+              └─────────────▶ plain mean ──────────────┤          │   ┌─▶ hidden layer ─┐
+    mean of the newest items ──────────────────────────┴─ joined ◀┘ ──┴─▶ straight ─────┴─▶ scaled to the LLM ─┐
+    instruction vectors (trained, the same for everybody) ─────────────────────────────────────────────────────┤
+                                                                                                   soft prompt ◀┘
 
 After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equations 3 to 5). What differs from
 the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
 mean) and count how many items stand behind a vector; the projector sees what is near the task, what the user does
-on the whole and the task itself, and gives several vectors (docs/experiments.md says what each is worth); the scale
-is the LLM's own measured embedding norm; and a learned default answers users without a history.
+on the whole and lately, and the task itself, has a straight path past its hidden layer, and gives several vectors
+(docs/experiments.md says what each is worth); the scale is the LLM's own measured embedding norm; and a learned
+default answers users without a history.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,10 +30,8 @@ from torch.nn import functional as F
 
 from embedder.errors import InputMissing, PplugError
 
-FloatArray = NDArray[np.float32]
-
 PROJECTED: Mapping[str, tuple[str, ...]] = {
-    "attention": ("attended", "mean", "task"),
+    "attention": ("attended", "mean", "recent", "task"),
     "mean": ("mean",),
     "task": ("task",),
     "none": (),
@@ -113,6 +112,7 @@ class PersonaPlug(nn.Module):
         task     (B, D)          encoded task input
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
+        recent   (B, D)          mean of the newest items; anything finite for a user without a history
         returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
@@ -131,9 +131,10 @@ class PersonaPlug(nn.Module):
             joined = width * len(self._projected)
             self.hidden = nn.Sequential(nn.Linear(joined, llm_width), nn.GELU(), nn.Dropout(config.dropout))
             self.project = nn.Linear(llm_width, config.persona_count * llm_width)
+            self.straight = nn.Linear(joined, config.persona_count * llm_width, bias=False)
             self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
-    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (B, H)
         if not self._projected:
@@ -146,6 +147,7 @@ class PersonaPlug(nn.Module):
         seen = {
             "attended": torch.einsum("bh,bhd->bd", weights, vectors),
             "mean": torch.einsum("bh,bhd->bd", shares, vectors),
+            "recent": torch.where(is_new > 0, self.default, recent),
             "task": task,
         }
         persona = self._persona(torch.cat([seen[name] for name in self._projected], dim=1))
@@ -153,8 +155,9 @@ class PersonaPlug(nn.Module):
 
     def _persona(self, joined: Tensor) -> Tensor:
         """Persona vectors (B, P, E) of what the projector sees (B, n D); unit vectors are brought to unit entries."""
-        hidden = self.hidden(joined * math.sqrt(joined.shape[1]) / len(self._projected))
-        directions = self.project(hidden).view(len(joined), self.config.persona_count, -1)
+        seen = joined * math.sqrt(joined.shape[1]) / len(self._projected)
+        directions = self.project(self.hidden(seen)) + self.straight(seen)
+        directions = directions.view(len(joined), self.config.persona_count, -1)
         return F.normalize(directions, dim=-1) * self.gain
 
     def require(self, encoder_sha256: str, llm_sha256: str) -> None:
@@ -202,25 +205,6 @@ class PersonaPlug(nn.Module):
             made = f"is damaged ({' '.join(str(error).split())[:200]}) or was made by another version of pplug"
             raise PplugError(f"the plug in {folder} {made}: run `pplug train --plug {folder}` again") from error
         return plug.eval()
-
-
-def pad_histories(histories: Sequence[tuple[FloatArray, FloatArray]], width: int) -> tuple[Tensor, Tensor]:
-    """Stack histories of different lengths.
-
-    Args:
-        histories: for each of B users the vectors (n, D) and the counts (n,); n may be 0.
-        width: D, known even if every history is empty.
-
-    Returns:
-        Vectors (B, H, D) and counts (B, H), float32, H the longest n; 0 in both marks padding.
-    """
-    longest = max((len(vectors) for vectors, _ in histories), default=0)
-    padded = np.zeros((len(histories), longest, width), np.float32)
-    sizes = np.zeros((len(histories), longest), np.float32)
-    for row, (vectors, counts) in enumerate(histories):
-        padded[row, : len(vectors)] = vectors
-        sizes[row, : len(counts)] = counts
-    return torch.from_numpy(padded), torch.from_numpy(sizes)
 
 
 def model_card(config: PlugConfig) -> str:

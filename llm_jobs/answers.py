@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embedder.plug import PersonaPlug, pad_histories
+from embedder.histories import History, pad_histories
+from embedder.plug import PersonaPlug
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
 
 FloatArray = NDArray[np.float32]
@@ -42,10 +43,7 @@ class PersonalTask:
     prompt: str
     task: FloatArray
     """(D,) encoded task input."""
-    vectors: FloatArray
-    """(n, D) history vectors; n is 0 for a user without a history."""
-    counts: FloatArray
-    """(n,) items behind each vector."""
+    history: History
     choices: tuple[str, ...] | None
     max_new_tokens: int
 
@@ -82,11 +80,11 @@ def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple
     for start in range(0, len(tasks), PLUG_BATCH):
         batch = tasks[start : start + PLUG_BATCH]
         queries = torch.from_numpy(np.stack([task.task for task in batch]))
-        padded = pad_histories([(task.vectors, task.counts) for task in batch], plug.config.encoder_width)
+        padded = pad_histories([task.history for task in batch], plug.config.encoder_width)
         soft, weighed = plug(queries, *padded)
         for row, task in enumerate(batch):
             requests.append(Request(task.prompt, soft[row], task.choices, task.max_new_tokens))
-            weights.append(weighed[row, : len(task.vectors)].numpy())
+            weights.append(weighed[row, : len(task.history.vectors)].numpy())
     return requests, weights
 
 

@@ -117,11 +117,13 @@ class LlamaTrunk:
             joined = F.linear(self._normed(hidden, layer.norm), layer.qkv, layer.qkv_bias)
             parts = self._query_key_value(joined.flatten(0, 1), turn)
             query, key, value = (part.view(rows, count, *part.shape[1:]) for part in parts)
-            keys, values = (
-                torch.cat([old, new.transpose(1, 2)], dim=2) for old, new in zip(store, (key, value), strict=True)
-            )
-            scores = (self._by_key_head(query) * self._head_width**-0.5) @ keys.transpose(2, 3) + added
-            hidden = hidden + F.linear(self._by_token(scores.softmax(-1) @ values), layer.out)
+            # Old and new apart, so that nothing is computed backwards for the prompt, which needs no gradient.
+            key, value = key.transpose(1, 2), value.transpose(1, 2)
+            query = self._by_key_head(query) * self._head_width**-0.5
+            scores = torch.cat([query @ part.transpose(2, 3) for part in (store[0], key)], dim=3) + added
+            seen = scores.softmax(-1).split([past, count], dim=3)
+            attended = seen[0] @ store[1] + seen[1] @ value
+            hidden = hidden + F.linear(self._by_token(attended), layer.out)
             gate, up = F.linear(self._normed(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
             hidden = hidden + F.linear(F.silu(gate) * up, layer.down)
         return self._normed(hidden, self._norm)

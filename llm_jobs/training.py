@@ -23,7 +23,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.errors import PplugError
-from embedder.plug import PersonaPlug, PlugConfig, pad_histories
+from embedder.histories import History, pad_histories
+from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
@@ -243,9 +244,10 @@ class TrainingRun:
             item.example.history if rng is None else drop_history(item.example.history, self.config, rng)
             for item in batch
         ]
-        weighted = [(history, np.ones(len(history), np.float32)) for history in histories]
         task = torch.from_numpy(np.stack([item.example.task for item in batch]))
-        soft, _ = self.plug(task, *pad_histories(weighted, self.plug.config.encoder_width))
+        soft, _ = self.plug(
+            task, *pad_histories([History.of_items(one) for one in histories], self.plug.config.encoder_width)
+        )
         prefixes = self.cache.prefixes([item.parts.before for item in batch])
         return -self.llm.answer_log_probs(
             [item.parts for item in batch], soft, [item.answer for item in batch], prefixes

@@ -20,6 +20,7 @@ from apache_beam.metrics.metric import Metrics
 
 from embedder.encoder import Dtype
 from embedder.errors import InputMissing, PplugError
+from embedder.histories import RECENT_ITEMS
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
@@ -125,6 +126,7 @@ def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: M
         "encoder_sha256": encoder.sha256,
         "kernel": encoder.kernel,
         "max_vectors": config.max_vectors,
+        "recent_items": RECENT_ITEMS,
         "kinds": {name: kinds[name].sha256 if name in kinds else None for name in found},
     }
     files = [path for path in items if night_of(path) <= ds]

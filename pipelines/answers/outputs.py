@@ -68,7 +68,7 @@ def output_row(
     task: QueuedTask, answered: Answered, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
 ) -> dict[str, Any]:
     """One row of `outputs`, apart from the run."""
-    answer, has_history = answered.answer, len(task.vectors) > 0
+    answer, has_history = answered.answer, len(task.history.vectors) > 0
     return {
         "task_id": task.task_id,
         "user_id": task.user_id,

@@ -7,9 +7,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
+from embedder.histories import History
 from embedder.personas import FloatArray
 from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
@@ -30,10 +32,7 @@ class QueuedTask:
     input: str
     choices: tuple[str, ...] | None
     reference: str | None
-    vectors: FloatArray
-    """(n, D) the user's history vectors; n is 0 without a history."""
-    counts: FloatArray
-    """(n,) items behind each vector."""
+    history: History
     items: Sequence[Mapping[str, str]]
     """(n,) kind and item_id of the most typical item of each vector."""
 
@@ -71,9 +70,9 @@ def queued_tasks(
     """
     params = {"ds": ds, "persona_ds": persona_ds, "first_user": users[0], "last_user": users[1]}
     rows = run_sql(db, "jobs/tasks_of_users", params)
-    names = ("task_id", "user_id", "kind", "input", "choices", "reference", "counts", "items")
+    names = ("task_id", "user_id", "kind", "input", "choices", "reference", "items")
     columns = {name: rows.column(name).to_pylist() for name in names}
-    vectors = rows.column("vectors")
+    histories = histories_of(rows, width)
     return [
         QueuedTask(
             task_id=columns["task_id"][at],
@@ -82,19 +81,35 @@ def queued_tasks(
             input=columns["input"][at],
             choices=None if columns["choices"][at] is None else tuple(columns["choices"][at]),
             reference=columns["reference"][at],
-            vectors=matrix(vectors[at].values, width) if vectors[at].is_valid else np.zeros((0, width), np.float32),
-            counts=np.array(columns["counts"][at] or [], np.float32),
+            history=histories[at],
             items=columns["items"][at] or [],
         )
         for at in range(rows.num_rows)
     ]
 
 
+def histories_of(rows: pa.Table, width: int) -> list[History]:
+    """What a plug sees of the user of each row, which has `vectors`, `counts` and `recent` of a persona or nulls.
+
+    A persona of a night before there was `recent` gets the mean of all its items in its place.
+    """
+    vectors, counts, recent = (rows.column(name) for name in ("vectors", "counts", "recent"))
+    found: list[History] = []
+    for at in range(rows.num_rows):
+        if not vectors[at].is_valid:
+            found.append(History.empty(width))
+            continue
+        own, sizes = matrix(vectors[at].values, width), np.array(counts[at], np.float32)
+        newest = np.array(recent[at], np.float32) if recent[at].is_valid else sizes @ own / sizes.sum()
+        found.append(History(own, sizes, newest))
+    return found
+
+
 def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
     """The tasks as the plug takes them."""
     queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
     return [
-        PersonalTask(task.input, query, task.vectors, task.counts, task.choices, kinds[task.kind].max_new_tokens)
+        PersonalTask(task.input, query, task.history, task.choices, kinds[task.kind].max_new_tokens)
         for task, query in zip(tasks, queries, strict=True)
     ]
 

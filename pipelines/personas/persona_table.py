@@ -1,11 +1,13 @@
 """Rows of `persona_vectors` and `history_vectors` from the encoded items of some users, without Beam."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from embedder.histories import RECENT_ITEMS, recent_mean
 from embedder.personas import FloatArray, summarise
 from pipelines.tables.schema import file_schema
 
@@ -24,6 +26,7 @@ def persona_table(items: pa.Table, vectors: FloatArray, max_vectors: int, consta
     personas = [summarise(vectors[user], max_vectors) for user in users]
     sizes = [len(persona.counts) for persona in personas]
     times = [columns["posted_at"][user] for user in users]
+    recents = [recent_mean(vectors[newest(columns["posted_at"], user)]) for user in users]
     typical = [user.start + at for user, persona in zip(users, personas, strict=True) for at in persona.typical]
     return table_of(
         "persona_vectors",
@@ -33,12 +36,18 @@ def persona_table(items: pa.Table, vectors: FloatArray, max_vectors: int, consta
             "vectors": grouped(vector_column(np.concatenate([vectors[:0], *(p.vectors for p in personas)])), sizes),
             "counts": [persona.counts.tolist() for persona in personas],
             "items": grouped(named_items(columns, typical), sizes),
+            "recent": vector_column(np.stack(recents) if users else vectors[:0]),
             "item_count": [user.stop - user.start for user in users],
             "first_posted_at": [min(posted) for posted in times],
             "last_posted_at": [max(posted) for posted in times],
         },
         constants,
     )
+
+
+def newest(times: Sequence[datetime], user: slice) -> list[int]:
+    """Places of a user's newest items, oldest first; of equally old ones in key order."""
+    return sorted(range(user.start, user.stop), key=lambda at: times[at])[-RECENT_ITEMS:]
 
 
 def history_vector_table(items: pa.Table, vectors: FloatArray, constants: Mapping[str, str]) -> pa.Table:

@@ -17,10 +17,11 @@ import duckdb
 import numpy as np
 
 from embedder.encoder import TextEncoder
+from embedder.histories import History
 from embedder.personas import FloatArray
 from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
-from pipelines.answers.queue import QueuedTask, newest_personas, personal_tasks, queued_tasks
+from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
 from pipelines.personas.persona_table import matrix
 from pipelines.tables.views import run_sql
@@ -30,15 +31,6 @@ DRAWS = 5
 
 CHUNK = 64
 """Tasks that are read, and answered in all their arms, at once; more only for a user who has more."""
-
-
-class History(NamedTuple):
-    """What a persona says of its user."""
-
-    vectors: FloatArray
-    """(n, D)"""
-    counts: FloatArray
-    """(n,)"""
 
 
 class Item(NamedTuple):
@@ -147,11 +139,7 @@ class CaseReader:
     def _personas(self, users: set[str]) -> dict[str, History]:
         params = {"persona_ds": self.persona_ds, "users": cast(Any, sorted(users))}
         rows = run_sql(self._db, "jobs/personas_of", params)
-        names, counts, vectors = rows["user_id"].to_pylist(), rows["counts"].to_pylist(), rows["vectors"]
-        return {
-            name: History(matrix(vectors[at].values, self._encoder.width), np.array(counts[at], np.float32))
-            for at, name in enumerate(names)
-        }
+        return dict(zip(rows["user_id"].to_pylist(), histories_of(rows, self._encoder.width), strict=True))
 
 
 def other_users(users: Sequence[str], donors: Sequence[str], seed: int) -> dict[str, str]:

@@ -18,13 +18,13 @@ def kept_nothing(case: Case) -> int:
 
 
 def kept_persona(case: Case) -> int:
-    """The vectors of the persona and their counts."""
-    return FLOAT_BYTES * (case.task.vectors.size + case.task.counts.size)
+    """The vectors of the persona, their counts, and the mean of the newest items."""
+    return FLOAT_BYTES * sum(part.size for part in case.task.history) if len(case.task.history.vectors) else 0
 
 
 def kept_mean(case: Case) -> int:
     """The mean of the vectors."""
-    return FLOAT_BYTES * case.personal.task.size if len(case.task.vectors) else 0
+    return FLOAT_BYTES * case.personal.task.size if len(case.task.history.vectors) else 0
 
 
 def kept_texts(case: Case) -> int:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from embedder.histories import History
 from embedder.plug import PersonaPlug
 from llm_jobs.answers import PersonalTask, personal_requests, plain_requests
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
-from pipelines.rivals.cases import DRAWS, Case, History, Item
+from pipelines.rivals.cases import DRAWS, Case, Item
 from pipelines.rivals.kept import (
     FLOAT_BYTES,
     Kept,
@@ -70,12 +71,12 @@ class Bench:
 
 def own_history(case: Case) -> Sequence[History]:
     """The user's own."""
-    return (History(case.task.vectors, case.task.counts),)
+    return (case.task.history,)
 
 
 def no_history(case: Case) -> Sequence[History]:
     """As if the user had none."""
-    return (History(case.task.vectors[:0], case.task.counts[:0]),)
+    return (History.empty(case.task.history.vectors.shape[1]),)
 
 
 def other_histories(case: Case) -> Sequence[History]:
@@ -109,11 +110,7 @@ def plug_rival(name: str, whose: Whose = own_history, *, draws: int = 1, kept: K
         trained = bench.plugs[name]
 
         def requests(cases: Sequence[Case]) -> list[Request]:
-            tasks = [
-                replace(case.personal, vectors=whose(case)[draw].vectors, counts=whose(case)[draw].counts)
-                for draw in range(draws)
-                for case in cases
-            ]
+            tasks = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
             return personal_requests(trained.plug, tasks)[0]
 
         placement = Placement(trained.plug.config.placement)

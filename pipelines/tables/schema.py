@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Raised by one when a table of an older version can no longer be read as it is."""
 
 
@@ -71,6 +71,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "prompt_tokens": (_INT, "tokens of the prompt, soft prompt included"),
     "queued_at": (_TIME, "time the task was queued"),
     "reason": (_TEXT, "why the row was refused, in snake_case"),
+    "recent": (_VECTOR, "mean of the vectors of the newest 10 items; null in personas from before there was one"),
     "reference": (_TEXT, "the answer the user gave himself"),
     "row_id": (_TEXT, "the refused row: `file name:line`, LaMP question id, or task id"),
     "rows_in": (_BIGINT, "rows read"),
@@ -101,7 +102,8 @@ _TABLES: Final[Mapping[str, str]] = {
     "histories": "user_id item_id kind posted_at text output? ds",
     "history_vectors": "user_id kind item_id posted_at vector encoder_sha256 item_sha256 ds",
     "persona_vectors": (
-        "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id ds"
+        "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id"
+        " recent? ds"
     ),
     "tasks": "task_id user_id kind queued_at input choices? reference? ds",
     "outputs": (

@@ -22,6 +22,14 @@ with floats as (
     from persona_vectors
     union all
     select
+        'persona_vectors' as table_name,
+        ds,
+        user_id as row_id,
+        'recent' as column_name,
+        coalesce(list_dot_product(recent, recent), 0) as probe
+    from persona_vectors
+    union all
+    select
         'history_vectors' as table_name,
         ds,
         concat_ws('/', user_id, kind, item_id) as row_id,

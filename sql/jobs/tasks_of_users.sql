@@ -2,12 +2,13 @@
 -- Grain:  one row per task_id
 -- Reads:  tasks, persona_vectors
 -- Params: $ds (DATE), $persona_ds (DATE), $first_user (TEXT), $last_user (TEXT)
--- Holds:  vectors, counts and items are null together: the user has no history
+-- Holds:  vectors, counts and items are null together: the user has no history; recent also of older personas
 with personas as (
     select
         user_id,
         vectors,
         counts,
+        recent,
         items
     from persona_vectors
     where
@@ -24,6 +25,7 @@ select
     tasks.reference,
     personas.vectors,
     personas.counts,
+    personas.recent,
     personas.items
 from tasks
 left join personas using (user_id)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from embedder.errors import InputMissing, PplugError
-from embedder.plug import PersonaPlug, PlugConfig, pad_histories
+from embedder.histories import History, pad_histories
+from embedder.plug import PersonaPlug, PlugConfig
 
 CONFIG = PlugConfig(
     kinds=("LaMP_2N",),
@@ -34,10 +35,16 @@ def history(count: int, seed: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def recent_of(vectors: np.ndarray) -> np.ndarray:
+    """Stands for the mean of the newest items."""
+    return vectors[:1].sum(axis=0)
+
+
 def run(
     plug: PersonaPlug, histories: list[np.ndarray], counts: list[np.ndarray], task: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return plug(task, *pad_histories(list(zip(histories, counts, strict=True)), CONFIG.encoder_width))
+    padded = [History(own, sizes, recent_of(own)) for own, sizes in zip(histories, counts, strict=True)]
+    return plug(task, *pad_histories(padded, CONFIG.encoder_width))
 
 
 def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: np.ndarray) -> Tensor:
@@ -49,9 +56,10 @@ def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: n
         query = plug.weights.query.weight @ task
         scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
         weights = scores.exp() / scores.exp().sum()
-        parts = [torch.stack([weight * item for weight, item in zip(weights, items, strict=True)]).sum(0), mean, task]
+        attended = torch.stack([weight * item for weight, item in zip(weights, items, strict=True)]).sum(0)
+        parts = [attended, mean, torch.from_numpy(recent_of(vectors)) if len(vectors) else plug.default, task]
     unit_entries = torch.cat(parts) * math.sqrt(CONFIG.encoder_width / len(parts))
-    rows = plug.project(plug.hidden(unit_entries)).split(CONFIG.llm_width)
+    rows = (plug.project(plug.hidden(unit_entries)) + plug.straight(unit_entries)).split(CONFIG.llm_width)
     return torch.stack([row / row.norm() * gain for row, gain in zip(rows, plug.gain, strict=True)])
 
 
@@ -88,21 +96,21 @@ def test_an_aggregation_sees_what_its_name_says(aggregation: str, sees_task: boo
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(-1e4, 1e4, width=32))
 def test_padding_is_invisible(size: int, seed: int, junk: float) -> None:
     plug = tiny_plug()
-    vectors, counts = pad_histories([(history(size, seed), np.ones(size, np.float32))], CONFIG.encoder_width)
+    vectors, counts, recent = pad_histories([History.of_items(history(size, seed))], CONFIG.encoder_width)
     task = torch.from_numpy(history(1, seed))
     padded = torch.cat([vectors, torch.full((1, 3, CONFIG.encoder_width), junk)], dim=1)
-    soft, _ = plug(task, vectors, counts)
-    soft_padded, _ = plug(task, padded, torch.cat([counts, torch.zeros(1, 3)], dim=1))
+    soft, _ = plug(task, vectors, counts, recent)
+    soft_padded, _ = plug(task, padded, torch.cat([counts, torch.zeros(1, 3)], dim=1), recent)
     torch.testing.assert_close(soft, soft_padded)
 
 
 @given(st.integers(2, 6), st.integers(0, 1000))
 def test_the_order_of_a_history_is_irrelevant(size: int, seed: int) -> None:
     plug, vectors, task = tiny_plug(), history(size, seed), torch.from_numpy(history(1, seed))
-    ones = np.ones(size, np.float32)
-    torch.testing.assert_close(
-        run(plug, [vectors], [ones], task)[0], run(plug, [vectors[::-1].copy()], [ones], task)[0]
-    )
+    own = History.of_items(vectors)
+    turned = own._replace(vectors=vectors[::-1].copy())
+    softs = [plug(task, *pad_histories([one], CONFIG.encoder_width))[0] for one in (own, turned)]
+    torch.testing.assert_close(*softs)
 
 
 def test_the_persona_starts_at_the_length_of_the_llms_embeddings() -> None:
@@ -132,11 +140,10 @@ def test_a_user_with_a_history_never_touches_the_default() -> None:
 
 def test_forward_writes_into_none_of_its_arguments() -> None:
     plug = tiny_plug()
-    vectors, counts = pad_histories([(history(3, 0), np.ones(3, np.float32))], 8)
-    task = torch.from_numpy(history(1, 1))
-    before = [tensor.clone() for tensor in (task, vectors, counts)]
-    plug(task, vectors, counts)
-    for old, new in zip(before, (task, vectors, counts), strict=True):
+    given_tensors = (torch.from_numpy(history(1, 1)), *pad_histories([History.of_items(history(3, 0))], 8))
+    before = [tensor.clone() for tensor in given_tensors]
+    plug(*given_tensors)
+    for old, new in zip(before, given_tensors, strict=True):
         assert torch.equal(old, new)
 
 

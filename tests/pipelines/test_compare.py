@@ -9,6 +9,7 @@ import pytest
 from small_night import ITEMS, NIGHT, TASKS, item, task
 
 from embedder.errors import InputMissing, PplugError, UsageError
+from embedder.histories import History
 from llm_jobs.answers import personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
@@ -135,7 +136,7 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "own": asked(models, own_requests, placement),
         "default": asked(
             models,
-            personal_requests(loaded.plug, [with_history(own, own.vectors[:0], own.counts[:0]) for own in personal])[0],
+            personal_requests(loaded.plug, [replace(own, history=History.empty(own.task.size)) for own in personal])[0],
             placement,
         ),
         "none": asked(models, plain_requests(personal), Placement.AFTER),
@@ -168,21 +169,19 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
     found = answers_of(night, list(wanted), chunk)
     for name, texts in wanted.items():
         assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name
-    histories = {one.user_id: (one.vectors, one.counts) for one in tasks if len(one.vectors)}
+    histories = {one.user_id: one.history for one in tasks if len(one.history.vectors)}
     lent = answers_of(night, ["other"], chunk)["other"]
     for draw in range(5):
         given = other_users([one.user_id for one in tasks], list(histories), draw)
-        swapped = [with_history(own, *histories[given[one.user_id]]) for one, own in zip(tasks, personal, strict=True)]
+        swapped = [
+            replace(own, history=histories[given[one.user_id]]) for one, own in zip(tasks, personal, strict=True)
+        ]
         texts = asked(models, personal_requests(loaded.plug, swapped)[0], placement)
         assert [lent[one.task_id][draw] for one in tasks] == texts
 
 
 def request_with(request: Any, prompt: str) -> Any:
     return replace(request, prompt=prompt)
-
-
-def with_history(own: Any, vectors: Any, counts: Any) -> Any:
-    return replace(own, vectors=vectors, counts=counts)
 
 
 def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(night: Night) -> None:

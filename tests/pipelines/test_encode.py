@@ -38,7 +38,7 @@ def assert_same(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Non
     assert len(ours) == len(theirs)
     for left, right in zip(ours, theirs, strict=True):
         for name in left:
-            if name in ("persona", "vectors", "vector"):
+            if name in ("persona", "vectors", "recent", "vector"):
                 np.testing.assert_allclose(np.array(left[name]), np.array(right[name]), atol=1e-5)
             else:
                 assert left[name] == right[name], name
@@ -57,6 +57,8 @@ def test_every_persona_is_what_ten_lines_of_plain_python_say(
         vectors = np.stack([encoder.encode([f"{row['output']}\n{row['text']}"])[0] for row in own])
         mean = vectors.sum(0)
         np.testing.assert_allclose(persona["persona"], mean / np.linalg.norm(mean), atol=1e-5)
+        newest = sorted(range(len(own)), key=lambda at: (own[at]["posted_at"], own[at]["item_id"]))[-10:]
+        np.testing.assert_allclose(persona["recent"], vectors[newest].mean(0), atol=1e-5)
         assert persona["item_count"] == len(own) == sum(persona["counts"])
         if len(own) <= 8:
             np.testing.assert_allclose(np.array(persona["vectors"]), vectors, atol=1e-5)
@@ -241,5 +243,6 @@ def test_the_tables_have_the_columns_of_the_contract(
         "last_posted_at",
         "encoder_sha256",
         "run_id",
+        "recent",
         "ds",
     ]

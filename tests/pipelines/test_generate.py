@@ -12,7 +12,8 @@ from tiny_models import save_model, tiny_llama
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError, UsageError
-from embedder.plug import PersonaPlug, pad_histories
+from embedder.histories import History, pad_histories
+from embedder.plug import PersonaPlug
 from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
@@ -26,7 +27,6 @@ from pipelines.train import plug_config
 
 Fill = Callable[..., Warehouse]
 
-EMPTY = np.zeros((0, 32), np.float32), np.zeros(0, np.float32)
 """The history of a user without one."""
 
 
@@ -66,19 +66,20 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
         personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
     outputs = {row["task_id"]: row for row in outputs_of(night)}
     for queued in TASKS:
-        persona = personas.get(queued["user_id"], {"vectors": np.zeros((0, 32)), "counts": [], "items": []})
-        pair = np.array(persona["vectors"], np.float32), np.array(persona["counts"], np.float32)
+        nobody = {"vectors": np.zeros((0, 32)), "counts": [], "recent": np.zeros(32), "items": []}
+        persona = personas.get(queued["user_id"], nobody)
+        history = History(*(np.array(persona[name], np.float32) for name in ("vectors", "counts", "recent")))
         query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
         with torch.no_grad():
-            soft, weights = loaded(torch.from_numpy(query), *pad_histories([pair], 32))
+            soft, weights = loaded(torch.from_numpy(query), *pad_histories([history], 32))
         parts = llm.parts(queued["input"], Placement.AFTER, 0)
         scores = [llm.answer_log_probs([parts], soft, [llm.answer_ids(c)]).item() for c in queued["choices"]]
         output = outputs[queued["task_id"]]
         assert output["output"] == queued["choices"][int(np.argmax(scores))]
         assert output["score"] == pytest.approx(max(scores), abs=1e-4)
         assert output["finish_reason"] == "choice"
-        assert output["persona_source"] == ("history" if len(pair[0]) else "default")
-        assert output["persona_ds"] == (NIGHT if len(pair[0]) else None)
+        assert output["persona_source"] == ("history" if len(history.vectors) else "default")
+        assert output["persona_ds"] == (NIGHT if len(history.vectors) else None)
         best = np.argsort(-weights[0].numpy(), kind="stable")[:3]
         assert [top["item_id"] for top in output["top_items"]] == [persona["items"][at]["item_id"] for at in best]
 
@@ -253,7 +254,9 @@ def test_free_answers_are_decoded_with_beams(
     texts = [kinds["LaMP_4"].query_encoder_text(prompt) for prompt in prompts]
     queries = TextEncoder.from_pretrained(generate_config.encoder).encode(texts, is_query=True)
     with torch.no_grad():
-        soft, _ = PersonaPlug.from_pretrained(plug).eval()(torch.from_numpy(queries), *pad_histories([EMPTY] * 5, 32))
+        soft, _ = PersonaPlug.from_pretrained(plug).eval()(
+            torch.from_numpy(queries), *pad_histories([History.empty(32)] * 5, 32)
+        )
     found = llm.generate(prompts, list(soft), max_new_tokens=6, placement=Placement.AFTER)
     assert [row["output"] for row in outputs] == [answer.text for answer in found]
     assert sum(row["score"] for row in outputs) > sum(row["score"] for row in before)

@@ -294,6 +294,7 @@ times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda momen
                 "last_posted_at": times,
                 "encoder_sha256": texts,
                 "run_id": texts,
+                "recent": st.none() | st.lists(floats),
             }
         ),
         max_size=5,
