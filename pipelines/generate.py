@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
+from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
@@ -73,6 +74,7 @@ class AnswerTasks(beam.DoFn):
         start = time.perf_counter()
         results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
         self._answered.inc(len(results))
+        return_free_memory()  # shards of many shapes leave holes
         yield Answers(queued.shard, results, time.perf_counter() - start)
 
 

@@ -101,9 +101,11 @@ def errors_of_workers() -> Generator[None]:
 def watched(shards: Sequence[Shard], folder: ShardFolder, label: str, progress: Progress) -> Generator[None]:
     """Tell `progress` about finished shards while Beam runs, which itself says nothing before its end."""
     total = sum(shard.row_count for shard in shards)
+    left = list(shards)
 
     def tell() -> None:
-        progress(label, sum(shard.row_count for shard in shards if folder.receipt(shard)), total)
+        left[:] = [shard for shard in left if folder.receipt(shard) is None]
+        progress(label, total - sum(shard.row_count for shard in left), total)
 
     with repeated(tell, POLL_SECONDS):
         yield

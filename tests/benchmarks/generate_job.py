@@ -6,8 +6,9 @@
 
     python tests/benchmarks/generate_job.py --histories histories.jsonl --tasks tasks.jsonl more.jsonl
 
-The LLM's seconds are those of its `answer` call alone; the job's are those of its process from start to end, in which
-loading (imports and weights) is told apart. One thread, medians of the rounds. Without files both are made up.
+The LLM's seconds are those of its `answer` call alone; the job's are those of its process from start to end. Loading
+(imports and weights) is measured in processes that do nothing else: of the LLM by itself, and of all that the job
+needs. One thread, medians of the rounds. Without files both are made up.
 """
 
 import argparse
@@ -50,9 +51,17 @@ QUEUE = 1_000
 Made = TypeVar("Made")
 
 HEAD = (
-    "| queue | encoder | the LLM alone, CPU s | loading | `pplug generate`, CPU s "
-    "| x LLM | x LLM with its loading | x LLM, both without loading |\n|---|---|---|---|---|---|---|---|\n"
+    "| queue | encoder | the LLM alone, CPU s | loading it | `pplug generate`, CPU s | loading in it "
+    "| x LLM | x LLM with its loading | x LLM, both without loading |\n|---|---|---|---|---|---|---|---|---|\n"
 )
+
+LLM_LOADING = "from llm_jobs import FrozenLLM; FrozenLLM.from_pretrained('smollm2', dtype='bfloat16')"
+JOB_LOADING = """
+from pipelines.command.boundary import prepare_environment
+prepare_environment()
+from pipelines.generate import GenerateConfig, load_models
+load_models(GenerateConfig(dtype={dtype!r}))
+"""
 
 
 def lines_of(paths: Sequence[Path], count: int | None = None) -> list[str]:
@@ -135,9 +144,8 @@ def apart(make: Callable[..., Made], *arguments: Any) -> Made:
 
 
 def answer_alone(warehouse: Path, dtype: Dtype, plugs: Sequence[Path]) -> None:
-    """What the process that the job is held against does; prints the CPU seconds of loading and of answering."""
+    """What the process that the job is held against does; prints the CPU seconds of answering, and the tokens."""
     models = load_models(GenerateConfig(dtype=dtype))
-    load_seconds = time.process_time()
     answering = 0.0
     tokens = 0
     for requests, placement in requests_of_night(warehouse, date.fromisoformat(NIGHT), plugs, models):
@@ -145,7 +153,7 @@ def answer_alone(warehouse: Path, dtype: Dtype, plugs: Sequence[Path]) -> None:
         answers = models.llm.answer(requests, placement)
         answering += time.process_time() - start
         tokens += sum(answer.output_tokens for answer in answers if isinstance(answer, Answer))
-    sys.stdout.write(json.dumps([load_seconds, answering, tokens]))
+    sys.stdout.write(json.dumps([answering, tokens]))
 
 
 def generate(warehouse: Path, plugs: Sequence[Path], *options: str) -> Cost:
@@ -161,22 +169,23 @@ def side_by_side(folder: Path, items: Sequence[str], tasks: Sequence[str], dtype
     kinds = sorted({json.loads(task)["kind"] for task in tasks})
     warehouse = warehouse_with(folder / "real", items, tasks, dtype)
     plugs = apart(plugs_for, folder / "plugs", GenerateConfig(dtype=dtype), kinds)
-    alone, found, loads = list[float](), list[float](), list[float]()
+    rounds_of: list[tuple[float, float, float, float]] = []
     tokens = 0
     for _ in range(rounds):
         command = (sys.executable, __file__, "--alone", dtype, str(warehouse), *map(str, plugs))
         cost_of(*command, output=folder / "seconds.json")
-        loading, answering, tokens = json.loads((folder / "seconds.json").read_text())
-        loads.append(loading)
-        alone.append(answering)
-        found.append(generate(warehouse, plugs, "--dtype", dtype).cpu_seconds)
-    rounds_of = list(zip(found, loads, alone, strict=True))
-    whole = median(job / part for job, _, part in rounds_of)
-    loaded = median(job / (load + part) for job, load, part in rounds_of)
-    rest = median((job - load) / part for job, load, part in rounds_of)
+        answering, tokens = json.loads((folder / "seconds.json").read_text())
+        llm_load = cost_of(sys.executable, "-c", LLM_LOADING).cpu_seconds
+        job_load = cost_of(sys.executable, "-c", JOB_LOADING.format(dtype=dtype)).cpu_seconds
+        job = generate(warehouse, plugs, "--dtype", dtype).cpu_seconds
+        rounds_of.append((answering, llm_load, job_load, job))
+    alone, llm_load, job_load, whole = (median(values) for values in zip(*rounds_of, strict=True))
+    times = median(job / llm for llm, _, _, job in rounds_of)
+    loaded = median(job / (load + llm) for llm, load, _, job in rounds_of)
+    rest = median((job - load) / llm for llm, _, load, job in rounds_of)
     return (
-        f"| {len(tasks)} tasks of {', '.join(kinds)}, {tokens} tokens | {dtype} | {median(alone):.1f} "
-        f"| {median(loads):.1f} | {median(found):.1f} | {whole:.2f} | {loaded:.2f} | {rest:.2f} |\n"
+        f"| {len(tasks)} tasks of {', '.join(kinds)}, {tokens} tokens | {dtype} | {alone:.1f} | {llm_load:.1f} "
+        f"| {whole:.1f} | {job_load:.1f} | {times:.2f} | {loaded:.2f} | {rest:.2f} |\n"
     )
 
 
