@@ -69,6 +69,8 @@ class PlugConfig:
     """Start value. BGE and MiniLM cosines spread over about 0.5, so that weights differ by up to e^8."""
     dropout: float = 0.3
     """Share of the projector's hidden units dropped in training."""
+    labels: tuple[str, ...] = ()
+    """Answers of a closed kind. The projector then gives a score for each, and the soft prompt is made of these."""
 
     def __post_init__(self) -> None:
         if not self.kinds:
@@ -130,15 +132,34 @@ class PersonaPlug(nn.Module):
             self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
             joined = width * len(self._projected)
             self.hidden = nn.Sequential(nn.Linear(joined, llm_width), nn.GELU(), nn.Dropout(config.dropout))
-            self.project = nn.Linear(llm_width, config.persona_count * llm_width)
-            self.straight = nn.Linear(joined, config.persona_count * llm_width, bias=False)
+            made = config.persona_count * llm_width
+            self.project = nn.Linear(llm_width, len(config.labels) or made)
+            self.straight = nn.Linear(joined, len(config.labels) or made, bias=False)
+            self.verbalise = nn.Linear(len(config.labels), made) if config.labels else nn.Identity()
             self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
-        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (B, H)
         if not self._projected:
-            return instruction, shares
+            return instruction, counts / counts.sum(1, keepdim=True).clamp(min=1)
+        projected, weights = self._project(task, vectors, counts, recent)
+        directions = self.verbalise(projected).view(len(task), self.config.persona_count, -1)
+        return torch.cat([instruction, F.normalize(directions, dim=-1) * self.gain], dim=1), weights
+
+    def label_scores(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> Tensor:
+        """(B, L) a score for each of the L labels, of what `forward` takes; without the LLM."""
+        return self._project(task, vectors, counts, recent)[0]
+
+    @property
+    def body(self) -> list[nn.Parameter]:
+        """What is trained without the LLM where there are labels: all weights that the label scores depend on."""
+        outside = ("instruction", "verbalise.", "gain")
+        is_body = bool(self.config.labels) and bool(self._projected)
+        return [value for name, value in self.named_parameters() if is_body and not name.startswith(outside)]
+
+    def _project(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+        """What the projector gives (B, L or P E), and the weights over `vectors` (B, H)."""
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (B, H)
         # One more slot holds the learned default; it counts only for users without a history.
         is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
         counts, shares = torch.cat([counts, is_new], dim=1), torch.cat([shares, is_new], dim=1)
@@ -150,15 +171,9 @@ class PersonaPlug(nn.Module):
             "recent": torch.where(is_new > 0, self.default, recent),
             "task": task,
         }
-        persona = self._persona(torch.cat([seen[name] for name in self._projected], dim=1))
-        return torch.cat([instruction, persona], dim=1), weights[:, :-1]
-
-    def _persona(self, joined: Tensor) -> Tensor:
-        """Persona vectors (B, P, E) of what the projector sees (B, n D); unit vectors are brought to unit entries."""
-        seen = joined * math.sqrt(joined.shape[1]) / len(self._projected)
-        directions = self.project(self.hidden(seen)) + self.straight(seen)
-        directions = directions.view(len(joined), self.config.persona_count, -1)
-        return F.normalize(directions, dim=-1) * self.gain
+        joined = torch.cat([seen[name] for name in self._projected], dim=1)  # (B, n D)
+        joined = joined * math.sqrt(joined.shape[1]) / len(self._projected)  # unit vectors to unit entries
+        return self.project(self.hidden(joined)) + self.straight(joined), weights[:, :-1]
 
     def require(self, encoder_sha256: str, llm_sha256: str) -> None:
         """Refuse models other than those the plug was trained with.
@@ -199,7 +214,7 @@ class PersonaPlug(nn.Module):
             raise InputMissing(f"{folder} holds no plug: run `pplug train --plug {folder}`")
         try:
             settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
-            plug = cls(PlugConfig(**settings | {"kinds": tuple(settings["kinds"])}))
+            plug = cls(PlugConfig(**settings | {name: tuple(settings[name]) for name in ("kinds", "labels")}))
             plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
             made = f"is damaged ({' '.join(str(error).split())[:200]}) or was made by another version of pplug"

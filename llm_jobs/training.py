@@ -1,6 +1,9 @@
-"""Train a plug end to end through the frozen LLM, with the next-token loss on what the user really wrote.
+"""Train a plug through the frozen LLM, with the next-token loss on what the user really wrote.
 
     examples ─▶ history dropout ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ loss of the target's tokens ─▶ plug
+
+A plug with labels first learns to tell these apart without the LLM (warm_up.py); then only what puts them into words is
+trained. Any other plug is trained as a whole.
 
 The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
 epochs while they fit in memory. After each epoch the state is saved, and a killed run goes on from there to the same
@@ -11,78 +14,24 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.errors import PplugError
-from embedder.histories import History, pad_histories
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
+from llm_jobs.examples import Example, Prepared, TrainConfig, batches, learning_rate_share, plug_inputs, split_users
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
-from llm_jobs.prompts import Placement, PromptParts
-
-FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One thing a user produced, and what they had done before it."""
-
-    user_id: str
-    prompt: str
-    target: str
-    task: FloatArray
-    """(D,) encoded task input."""
-    history: FloatArray
-    """(n, D) vectors of the user's items strictly before this one, oldest first; n may be 0."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a plug is trained."""
-
-    epochs: int = 3
-    """Most passes over the examples; the learning rate falls to 0 at their end."""
-    patience: int = 2
-    """Passes without a smaller loss on held-out users after which training stops."""
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    """Peak. Prompt tuning through a frozen model wants far more than fine-tuning does."""
-    weight_decay: float = 0.01
-    history_limit: int = 256
-    """Most history vectors of one example; longer histories are sampled anew in each epoch."""
-    least_kept: float = 0.3
-    """History dropout keeps a share of the items drawn between this and 1."""
-    drop_all: float = 0.05
-    """Share of the examples that see no history, which trains the default persona."""
-    held_out: float = 0.1
-    """Share of the users, chosen by hash, whose examples only tell when to stop."""
-    cache_gib: float = 6.0
-    """Memory for keys and values of prompts that are kept between epochs."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.patience) < 1:
-            counts = f"{self.epochs}, {self.batch_size} and {self.patience}"
-            raise PplugError(f"training needs epochs, batch_size and patience of at least 1, not {counts}")
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """An example with its prompt and target as token ids."""
-
-    example: Example
-    parts: PromptParts
-    answer: tuple[int, ...]
+from llm_jobs.prompts import Placement
+from llm_jobs.warm_up import warm_up
 
 
 def train_plug(
@@ -108,6 +57,10 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
+    if plug.body and not losses:
+        warm_up(plug, train, config, progress)
+    for weight in plug.body:
+        weight.requires_grad_(False)
     while len(losses) < config.epochs and not is_stuck(losses, config.patience):
         train_loss = run.fit_epoch(train, losses)
         losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
@@ -143,15 +96,6 @@ def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> 
     return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
-def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Prepared], list[Prepared]]:
-    """Examples to fit, and examples of the users held out."""
-    parts: tuple[list[Prepared], list[Prepared]] = ([], [])
-    for item in prepared:
-        digest = hashlib.sha256(item.example.user_id.encode("utf8", "replace")).digest()
-        parts[int.from_bytes(digest[:4], "big") / 2**32 < held_out].append(item)
-    return parts
-
-
 def fingerprint_parts(item: Prepared) -> tuple[bytes, ...]:
     """What of an example changes the result of training."""
     example = item.example
@@ -171,26 +115,6 @@ def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss],
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
 
 
-def drop_history(history: FloatArray, config: TrainConfig, rng: np.random.Generator) -> FloatArray:
-    """A random part of a history, in order; sometimes nothing of it."""
-    if rng.random() < config.drop_all:
-        return history[:0]
-    kept = math.ceil(len(history) * rng.uniform(config.least_kept, 1))
-    chosen = rng.choice(len(history), min(kept, config.history_limit), replace=False)
-    return history[np.sort(chosen)]
-
-
-def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:
-    """Batches of like lengths, so that little is padded: in random order for training, shortest first without `rng`."""
-    order = np.arange(len(prepared)) if rng is None else rng.permutation(len(prepared))
-    window = len(order) if rng is None else 16 * size
-    found: list[list[Prepared]] = []
-    for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda index: len(prepared[index].parts.before))
-        found += [[prepared[index] for index in near[at : at + size]] for at in range(0, len(near), size)]
-    yield from found if rng is None else (found[index] for index in rng.permutation(len(found)))
-
-
 def seeded_plug(config: PlugConfig, seed: int) -> PersonaPlug:
     """A new plug whose start weights depend on the seed alone."""
     with torch.random.fork_rng():
@@ -206,7 +130,9 @@ class TrainingRun:
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
         self.steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        optimizer = AdamW(plug.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        body = {id(weight) for weight in plug.body}
+        self.weights = [weight for weight in plug.parameters() if id(weight) not in body]
+        optimizer = AdamW(self.weights, lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.steps))
         self.state = RunState(plug, optimizer, schedule)
         befores = [item.parts.before for item in train]
@@ -223,7 +149,7 @@ class TrainingRun:
             loss = self.losses(batch, rng).mean()
             self.state.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.plug.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
             self.state.optimizer.step()
             self.state.schedule.step()
             self.state.step += 1
@@ -240,23 +166,8 @@ class TrainingRun:
 
     def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
         """(B,) negative mean log-probability of each target's tokens."""
-        histories = [
-            item.example.history if rng is None else drop_history(item.example.history, self.config, rng)
-            for item in batch
-        ]
-        task = torch.from_numpy(np.stack([item.example.task for item in batch]))
-        soft, _ = self.plug(
-            task, *pad_histories([History.of_items(one) for one in histories], self.plug.config.encoder_width)
-        )
+        soft, _ = self.plug(*plug_inputs(batch, self.config, rng))
         prefixes = self.cache.prefixes([item.parts.before for item in batch])
         return -self.llm.answer_log_probs(
             [item.parts for item in batch], soft, [item.answer for item in batch], prefixes
         )
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Linear warm-up over the first 5% of the steps (the paper's ratio), then a cosine down to 0."""
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))

@@ -17,9 +17,10 @@ import numpy as np
 from embedder.errors import InputMissing, UsageError
 from embedder.plug import PlugConfig
 from llm_jobs.checkpoint import EpochLoss
+from llm_jobs.examples import Example, TrainConfig
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
-from llm_jobs.training import Example, TrainConfig, TrainingRun, prepare, seeded_plug, train_plug, work_tokens
+from llm_jobs.training import TrainingRun, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, speed_of
@@ -42,6 +43,13 @@ class TrainingData:
     items: Sequence[Row]
     """All items of all users up to the last day, sorted by user and time."""
     targets: Targets
+    choices: Sequence[str] | None
+    """What prompts of a closed kind list."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a plug has a score for: the choices, where the histories have them as outputs too."""
+        return tuple(self.choices or ()) if self.kind.prompt is not None else ()
 
     @property
     def user_count(self) -> int:
@@ -96,11 +104,12 @@ def training_data(
             f"no tasks of kind {chosen.name} for {min(missing)}: run `pplug ingest tasks FILE --ds {min(missing)}`"
         )
     held = held_texts(tasks, chosen, named)
-    from_histories = history_targets(items, chosen, label_set(tasks, items, chosen), held)
+    choices = label_set(tasks, items, chosen)
+    from_histories = history_targets(items, chosen, choices, held)
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
     if without_unseen:
         found = [target for target in found if not is_unseen(target.user_id)]
-    return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count))
+    return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count), choices)
 
 
 def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind]) -> str:
@@ -154,7 +163,7 @@ def train_job(
         models = load_models(config)
         llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
-        plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
+        plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
         prepared = prepare(examples, llm, Placement(plug.config.placement))
         losses = train_plug(plug, llm, prepared, train, folder, progress)
         add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
@@ -184,7 +193,7 @@ def plan_train(
     examples = [
         Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
-    plug = seeded_plug(plug_config(data.kind, models, choice.aggregation), train.seed)
+    plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -209,7 +218,7 @@ def add_to_report(folder: Path, **facts: bool | float) -> None:
     path.write_text(json.dumps(facts | report, indent=1) + "\n", encoding="utf8")
 
 
-def plug_config(kind: Kind, models: Models, aggregation: str = "attention") -> PlugConfig:
+def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
     return PlugConfig(
@@ -220,4 +229,5 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention") -> P
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
+        labels=labels,
     )

@@ -25,9 +25,9 @@ CONFIG = PlugConfig(
 )
 
 
-def tiny_plug(aggregation: str = "attention") -> PersonaPlug:
+def tiny_plug(aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PersonaPlug:
     torch.manual_seed(0)
-    return PersonaPlug(replace(CONFIG, aggregation=aggregation)).eval()
+    return PersonaPlug(replace(CONFIG, aggregation=aggregation, labels=labels)).eval()
 
 
 def history(count: int, seed: int) -> np.ndarray:
@@ -59,16 +59,17 @@ def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: n
         attended = torch.stack([weight * item for weight, item in zip(weights, items, strict=True)]).sum(0)
         parts = [attended, mean, torch.from_numpy(recent_of(vectors)) if len(vectors) else plug.default, task]
     unit_entries = torch.cat(parts) * math.sqrt(CONFIG.encoder_width / len(parts))
-    rows = (plug.project(plug.hidden(unit_entries)) + plug.straight(unit_entries)).split(CONFIG.llm_width)
+    rows = plug.verbalise(plug.project(plug.hidden(unit_entries)) + plug.straight(unit_entries)).split(CONFIG.llm_width)
     return torch.stack([row / row.norm() * gain for row, gain in zip(rows, plug.gain, strict=True)])
 
 
+@pytest.mark.parametrize("labels", [(), ("a", "b", "c")])
 @pytest.mark.parametrize("aggregation", ["attention", "mean", "task", "none"])
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 1000))
 def test_each_user_gets_what_the_slow_formula_gives_whoever_else_is_in_the_batch(
-    aggregation: str, sizes: list[int], seed: int
+    aggregation: str, labels: tuple[str, ...], sizes: list[int], seed: int
 ) -> None:
-    plug = tiny_plug(aggregation)
+    plug = tiny_plug(aggregation, labels)
     histories = [history(size, seed + at) for at, size in enumerate(sizes)]
     counts = [np.arange(1, size + 1, dtype=np.float32) for size in sizes]
     task = torch.from_numpy(history(len(sizes), seed + 99))

@@ -18,22 +18,14 @@ from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.checkpoint import EpochLoss
+from llm_jobs.examples import Example, TrainConfig, batches, drop_history, learning_rate_share, plug_inputs, split_users
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
-from llm_jobs.training import (
-    Example,
-    TrainConfig,
-    batches,
-    drop_history,
-    is_stuck,
-    learning_rate_share,
-    prepare,
-    seeded_plug,
-    split_users,
-    train_plug,
-)
+from llm_jobs.training import is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.warm_up import warm_up
 
 WIDTH = 6
+LABELS = ("red", "blue")
 CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.02, held_out=0.0, cache_gib=0.001)
 
 
@@ -50,7 +42,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("t5"), T5ForConditionalGeneration(config), is_chat=False)
 
 
-def new_plug(llm: FrozenLLM, seed: int = 0) -> PersonaPlug:
+def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = ()) -> PersonaPlug:
     return seeded_plug(
         PlugConfig(
             kinds=("note",),
@@ -59,6 +51,7 @@ def new_plug(llm: FrozenLLM, seed: int = 0) -> PersonaPlug:
             encoder_width=WIDTH,
             llm_width=llm.width,
             embedding_norm=llm.embedding_norm,
+            labels=labels,
         ),
         seed,
     )
@@ -78,7 +71,7 @@ def examples(count: int = 24) -> list[Example]:
 
 def quiet(label: str, done: int, total: int) -> None:
     assert 0 < done <= total
-    assert label.startswith(("steps, loss ", "prompts read"))
+    assert label.startswith(("steps, loss ", "steps without the LLM, loss ", "prompts read"))
 
 
 def fit(
@@ -125,22 +118,46 @@ class KilledError(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
+@pytest.mark.parametrize("labels", [(), LABELS])
 @pytest.mark.parametrize("kill_at", [1, 8, 14])
-def test_a_killed_run_resumes_to_the_same_weights(llama: Path, tmp_path: Path, kill_at: int) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(
+    llama: Path, tmp_path: Path, kill_at: int, labels: tuple[str, ...]
+) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    undisturbed, resumed = new_plug(llm), new_plug(llm)
+    undisturbed, killed, resumed = (new_plug(llm, labels=labels) for _ in range(3))
     losses = fit(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
 
     def kill(label: str, done: int, total: int) -> None:
         del total
-        if label.startswith("steps") and done == kill_at:
+        if label.startswith("steps, ") and done == kill_at:
             raise KilledError
 
     with pytest.raises(KilledError):
-        fit(new_plug(llm), llm, examples(), CONFIG, tmp_path / "killed", kill)
+        fit(killed, llm, examples(), CONFIG, tmp_path / "killed", kill)
     assert fit(resumed, llm, examples(), CONFIG, tmp_path / "killed", quiet) == losses
     assert same_weights(undisturbed, resumed)
     assert same_weights(undisturbed, PersonaPlug.from_pretrained(tmp_path / "killed"))
+
+
+def test_labels_are_learned_without_the_llm_and_only_their_words_through_it(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    alone, whole = new_plug(llm, labels=LABELS), new_plug(llm, labels=LABELS)
+    prepared = prepare(examples(48), llm, Placement.AFTER)
+    warm_up(alone, prepared, CONFIG, quiet)
+    scores = alone.eval().label_scores(*plug_inputs(prepared, CONFIG, None))
+    with_history = [at for at, item in enumerate(prepared) if len(item.example.history)]
+    told = [LABELS[at] == prepared[row].example.target for row, at in enumerate(scores.argmax(1))]
+    assert all(told[row] for row in with_history)
+    fit(whole, llm, examples(48), CONFIG, tmp_path / "plug", quiet)
+    assert all(torch.equal(*pair) for pair in zip(alone.body, whole.body, strict=True))
+    assert not torch.equal(alone.verbalise.weight, whole.verbalise.weight)
+
+
+def test_a_target_that_is_no_label_is_left_to_the_llm(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plug, never = new_plug(llm, labels=("green", "grey")), new_plug(llm, labels=("green", "grey"))
+    fit(plug, llm, examples(8), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
+    assert all(torch.equal(*pair) for pair in zip(plug.body, never.body, strict=True))
 
 
 def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path) -> None:
