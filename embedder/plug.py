@@ -135,7 +135,7 @@ class PersonaPlug(nn.Module):
             made = config.persona_count * llm_width
             self.project = nn.Linear(llm_width, len(config.labels) or made)
             self.straight = nn.Linear(joined, len(config.labels) or made, bias=False)
-            self.verbalise = nn.Linear(len(config.labels), made) if config.labels else nn.Identity()
+            self.verbalise: nn.Module = nn.Linear(len(config.labels), made) if config.labels else nn.Identity()
             self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,6 +181,12 @@ class FrozenLLM:
         """Token ids of an answer, the end token included."""
         return self._reader.answer_ids(text)
 
+    @torch.no_grad()
+    def token_embeddings(self, ids: Ids) -> Tensor:
+        """(n, E) the LLM's input embeddings of n tokens, on the CPU in float32."""
+        embed: Any = self.model.get_input_embeddings()
+        return embed(torch.tensor(ids, device=self.model.device)).float().cpu()
+
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
         """What a causal LLM keeps of the tokens before the soft prompts; equal ones are computed once.
 

@@ -31,7 +31,7 @@ from llm_jobs.examples import Example, Prepared, TrainConfig, batches, learning_
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement
-from llm_jobs.warm_up import warm_up
+from llm_jobs.warm_up import start_from_words, warm_up
 
 
 def train_plug(
@@ -59,6 +59,7 @@ def train_plug(
     losses = checkpoint.load(run.state)
     if plug.body and not losses:
         warm_up(plug, train, config, progress)
+        start_from_words(plug, [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in plug.config.labels])
     for weight in plug.body:
         weight.requires_grad_(False)
     while len(losses) < config.epochs and not is_stuck(losses, config.patience):

@@ -1,6 +1,7 @@
 """Teach a plug with labels what a user would answer, before the LLM is asked.
 
     examples ─▶ history dropout ─▶ the plug's body ─▶ a score for each label ─▶ cross-entropy
+    the LLM's embeddings of the labels' tokens ─▶ what the soft prompt is first made of, by these scores
 
 That takes seconds where training through the LLM takes minutes, and tells later items better than a body that learns
 through the LLM, which fits what it has seen too closely (docs/experiments.md, 2026-11-26).
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +23,9 @@ from llm_jobs.prefix_cache import Progress
 
 EPOCHS = 3
 """Passes over the examples; chosen with the same number for the head of the experiments, never tuned."""
+
+WORD_LENGTH = 0.3
+"""Of a label's embedding where the soft prompt starts, for one unit of its score; the random rest has length 1."""
 
 
 def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig, progress: Progress) -> None:
@@ -45,3 +50,21 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
             schedule.step()
             done += 1
             progress(f"steps without the LLM, loss {loss.item():.3f}", done, steps)
+
+
+@torch.no_grad()
+def start_from_words(plug: PersonaPlug, words: Sequence[Tensor]) -> None:
+    """Let each label's score pull the persona vectors towards the label's own words, the first one to its first token.
+
+    Prompts that start from the class labels are what Lester et al. found best (arXiv 2104.08691, section 3.2).
+
+    Args:
+        plug: its verbaliser is changed in place.
+        words: for each label the LLM's embeddings (n, E) of its tokens, n at least 1; the last one is repeated.
+    """
+    count, width = plug.config.persona_count, plug.config.llm_width
+    starts = [torch.cat([word[:count], word[-1:].expand(max(0, count - len(word)), -1)]) for word in words]
+    weight = WORD_LENGTH * F.normalize(torch.stack(starts, dim=-1).float(), dim=1)  # (P, E, L)
+    assert isinstance(plug.verbalise, nn.Linear)
+    plug.verbalise.weight.copy_(weight.flatten(0, 1))
+    plug.verbalise.bias.copy_(F.normalize(plug.verbalise.bias.view(count, width), dim=1).flatten())

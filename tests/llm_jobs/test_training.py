@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_models import save_model, tiny_llama
+from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
@@ -22,7 +23,7 @@ from llm_jobs.examples import Example, TrainConfig, batches, drop_history, learn
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import is_stuck, prepare, seeded_plug, train_plug
-from llm_jobs.warm_up import warm_up
+from llm_jobs.warm_up import start_from_words, warm_up
 
 WIDTH = 6
 LABELS = ("red", "blue")
@@ -151,6 +152,17 @@ def test_labels_are_learned_without_the_llm_and_only_their_words_through_it(llam
     fit(whole, llm, examples(48), CONFIG, tmp_path / "plug", quiet)
     assert all(torch.equal(*pair) for pair in zip(alone.body, whole.body, strict=True))
     assert not torch.equal(alone.verbalise.weight, whole.verbalise.weight)
+
+
+def test_the_words_of_a_label_are_where_its_score_first_pulls_the_soft_prompt(llama: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plug = new_plug(llm, labels=LABELS)
+    words = [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in LABELS]
+    start_from_words(plug, words)
+    pull = plug.verbalise(torch.eye(2)) - plug.verbalise(torch.zeros(1, 2))
+    for vectors, word in zip(pull.view(2, 3, llm.width), words, strict=True):
+        for at, vector in enumerate(vectors):
+            torch.testing.assert_close(vector, 0.3 * F.normalize(word[min(at, len(word) - 1)], dim=0))
 
 
 def test_a_target_that_is_no_label_is_left_to_the_llm(llama: Path, tmp_path: Path) -> None:
