@@ -11,8 +11,9 @@ After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equati
 the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
 mean) and count how many items stand behind a vector; the projector sees what is near the task, what the user does
 on the whole and lately, and the task itself, has a straight path past its hidden layer, and gives several vectors
-(docs/experiments.md says what each is worth); the scale is the LLM's own measured embedding norm; and a learned
-default answers users without a history.
+(docs/experiments.md says what each is worth); with labels (a closed kind) it gives one score for each label, learned
+without the LLM, and `verbalise` makes the persona vectors of these; the scale is the LLM's own measured embedding
+norm; and a learned default answers users without a history.
 """
 
 import json
@@ -151,6 +152,12 @@ class PersonaPlug(nn.Module):
         return self._project(task, vectors, counts, recent)[0]
 
     @property
+    def trained_through_llm(self) -> list[nn.Parameter]:
+        """All other weights."""
+        body = {id(weight) for weight in self.body}
+        return [weight for weight in self.parameters() if id(weight) not in body]
+
+    @property
     def body(self) -> list[nn.Parameter]:
         """What is trained without the LLM where there are labels: all weights that the label scores depend on."""
         outside = ("instruction", "verbalise.", "gain")
@@ -239,6 +246,7 @@ many: see `training.json` beside this file for whose.
 | encoder | width {config.encoder_width}, sha256 `{config.encoder_sha256}` |
 | LLM | width {config.llm_width}, sha256 `{config.llm_sha256}` |
 | soft prompt | {config.placement} the task's input |
+| labels | {len(config.labels) or "none: trained through the LLM as a whole"} |
 
     from embedder import PersonaPlug
     plug = PersonaPlug.from_pretrained("this folder")

@@ -27,10 +27,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from embedder.errors import PplugError
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
-from llm_jobs.examples import Example, Prepared, TrainConfig, batches, learning_rate_share, plug_inputs, split_users
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement
+from llm_jobs.training_data import (
+    Example,
+    Prepared,
+    TrainConfig,
+    batches,
+    learning_rate_share,
+    plug_inputs,
+    split_users,
+)
 from llm_jobs.warm_up import start_from_words, warm_up
 
 
@@ -57,6 +65,8 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
+    if plug.body and not any(item.example.target in plug.config.labels for item in train):
+        raise PplugError(f"no target is one of the labels ({', '.join(plug.config.labels)}): correct the choices")
     if plug.body and not losses:
         warm_up(plug, train, config, progress)
         start_from_words(plug, [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in plug.config.labels])
@@ -131,9 +141,7 @@ class TrainingRun:
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
         self.steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        body = {id(weight) for weight in plug.body}
-        self.weights = [weight for weight in plug.parameters() if id(weight) not in body]
-        optimizer = AdamW(self.weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = AdamW(plug.trained_through_llm, lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.steps))
         self.state = RunState(plug, optimizer, schedule)
         befores = [item.parts.before for item in train]
@@ -150,7 +158,7 @@ class TrainingRun:
             loss = self.losses(batch, rng).mean()
             self.state.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+            torch.nn.utils.clip_grad_norm_(self.plug.trained_through_llm, 1.0)
             self.state.optimizer.step()
             self.state.schedule.step()
             self.state.step += 1

@@ -18,14 +18,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.plug import PersonaPlug
-from llm_jobs.examples import Prepared, TrainConfig, batches, learning_rate_share, plug_inputs
 from llm_jobs.prefix_cache import Progress
+from llm_jobs.training_data import Prepared, TrainConfig, batches, learning_rate_share, plug_inputs
 
 EPOCHS = 3
-"""Passes over the examples; chosen with the same number for the head of the experiments, never tuned."""
+"""Passes over the examples: the number of the experiments without the LLM, never tuned."""
 
 WORD_LENGTH = 0.3
-"""Of a label's embedding where the soft prompt starts, for one unit of its score; the random rest has length 1."""
+"""Length, at the start, of a label's direction for one unit of its score; the random bias beside it has length 1."""
 
 
 def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig, progress: Progress) -> None:

@@ -14,8 +14,8 @@ from datetime import date, datetime
 from typing import Any
 
 from embedder.encoder import TextEncoder
-from llm_jobs.examples import Example
 from llm_jobs.kinds import Kind
+from llm_jobs.training_data import Example
 from pipelines.personas.persona_table import runs_of_equals
 
 Row = Mapping[str, Any]

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug import PlugConfig
+from embedder.plug import PROJECTED, PlugConfig
 from llm_jobs.checkpoint import EpochLoss
-from llm_jobs.examples import Example, TrainConfig
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training import TrainingRun, prepare, seeded_plug, train_plug, work_tokens
+from llm_jobs.training_data import Example, TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, speed_of
@@ -48,8 +48,10 @@ class TrainingData:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What a plug has a score for: the choices, where the histories have them as outputs too."""
-        return tuple(self.choices or ()) if self.kind.prompt is not None else ()
+        """What a plug has a score for: the choices, where most targets are one of them; none otherwise."""
+        choices = tuple(self.choices or ()) if self.kind.prompt is not None else ()
+        known = sum(target.target in choices for target in self.targets.found)
+        return choices if 2 * known > len(self.targets.found) else ()
 
     @property
     def user_count(self) -> int:
@@ -229,5 +231,5 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
-        labels=labels,
+        labels=labels if PROJECTED[aggregation] else (),
     )

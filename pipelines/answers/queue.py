@@ -1,5 +1,6 @@
 """The queue of a night: its tasks, each joined with its user's persona."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +18,8 @@ from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
 from pipelines.personas.persona_table import matrix
 from pipelines.tables.views import run_sql
+
+logger = logging.getLogger(__name__)
 
 EVERYONE = ("", "\U0010ffff")
 """Every user id lies between these two."""
@@ -53,6 +56,9 @@ def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this plug wants "
             f"{encoder_sha256[:8]}: run `pplug encode --ds {persona_ds}` with that encoder"
         )
+    if found[0]["without_recent_count"]:
+        told = "was made by an earlier pplug, without the newest items apart; the mean of all items takes their place"
+        logger.warning("persona_vectors ds=%s %s: `pplug encode --ds %s` makes it anew", persona_ds, told, persona_ds)
     return persona_ds
 
 
@@ -99,8 +105,8 @@ def histories_of(rows: pa.Table, width: int) -> list[History]:
         if not vectors[at].is_valid:
             found.append(History.empty(width))
             continue
-        own, sizes = matrix(vectors[at].values, width), np.array(counts[at], np.float32)
-        newest = np.array(recent[at], np.float32) if recent[at].is_valid else sizes @ own / sizes.sum()
+        own, sizes = matrix(vectors[at].values, width), counts[at].values.to_numpy().astype(np.float32)
+        newest = recent[at].values.to_numpy() if recent[at].is_valid else sizes @ own / sizes.sum()
         found.append(History(own, sizes, newest))
     return found
 

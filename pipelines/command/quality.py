@@ -54,12 +54,13 @@ def train(
 ) -> None:
     """Train a plug through the frozen LLM.
 
-    One plug is for one kind of task. A run that was killed goes on where it was. Prompts whose keys and values have no
+    One plug is for one kind of task; that of a closed kind first learns its labels without the LLM, in three passes
+    that --epochs does not change. A run that was killed goes on where it was. Prompts whose keys and values have no
     room in --memory (6G unless given, whatever is free) are read again in every epoch.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
-    from llm_jobs.examples import TrainConfig
+    from llm_jobs.training_data import TrainConfig
     from pipelines.answers.models import GenerateConfig
     from pipelines.train import PlugChoice, plan_train, train_job
 

@@ -17,6 +17,7 @@ from embedder.errors import PplugError
 VECTOR_LEAVES: Final = {
     "vector": "vector.list.element",
     "persona": "persona.list.element",
+    "recent": "recent.list.element",
     "vectors": "vectors.list.element.list.element",
 }
 """Parquet's names of the numbers in a column of vectors."""

@@ -19,10 +19,18 @@ from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.checkpoint import EpochLoss
-from llm_jobs.examples import Example, TrainConfig, batches, drop_history, learning_rate_share, plug_inputs, split_users
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.training_data import (
+    Example,
+    TrainConfig,
+    batches,
+    drop_history,
+    learning_rate_share,
+    plug_inputs,
+    split_users,
+)
 from llm_jobs.warm_up import start_from_words, warm_up
 
 WIDTH = 6
@@ -85,14 +93,16 @@ def same_weights(one: PersonaPlug, two: PersonaPlug) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
 
 
+@pytest.mark.parametrize("labels", [(), LABELS])
 @pytest.mark.parametrize("model", ["llama", "t5"])
 def test_training_lowers_the_loss_and_never_touches_the_llm(
-    model: str, request: pytest.FixtureRequest, tmp_path: Path
+    model: str, labels: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(model)
     llm = FrozenLLM.from_pretrained(str(folder))
     before = {name: value.clone() for name, value in llm.model.state_dict().items()}
-    losses = fit(new_plug(llm), llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
+    plug = new_plug(llm, labels=labels)
+    losses = fit(plug, llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
     assert losses[-1].train < losses[0].train - 0.2
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in llm.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in llm.model.state_dict().items())
@@ -119,10 +129,13 @@ class KilledError(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("labels", [(), LABELS])
-@pytest.mark.parametrize("kill_at", [1, 8, 14])
+@pytest.mark.parametrize(
+    ("labels", "phase", "kill_at"),
+    [(labels, "steps, ", kill_at) for labels in ((), LABELS) for kill_at in (1, 8, 14)]
+    + [(LABELS, "steps without the LLM, ", 4)],
+)
 def test_a_killed_run_resumes_to_the_same_weights(
-    llama: Path, tmp_path: Path, kill_at: int, labels: tuple[str, ...]
+    llama: Path, tmp_path: Path, labels: tuple[str, ...], phase: str, kill_at: int
 ) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     undisturbed, killed, resumed = (new_plug(llm, labels=labels) for _ in range(3))
@@ -130,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
     def kill(label: str, done: int, total: int) -> None:
         del total
-        if label.startswith("steps, ") and done == kill_at:
+        if label.startswith(phase) and done == kill_at:
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -165,11 +178,16 @@ def test_the_words_of_a_label_are_where_its_score_first_pulls_the_soft_prompt(ll
             torch.testing.assert_close(vector, 0.3 * F.normalize(word[min(at, len(word) - 1)], dim=0))
 
 
+def test_labels_that_are_nobodys_answers_are_refused(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    with pytest.raises(PplugError, match=r"no target is one of the labels \(green, grey\): correct the choices"):
+        fit(new_plug(llm, labels=("green", "grey")), llm, examples(8), CONFIG, tmp_path / "plug", quiet)
+
+
 def test_a_target_that_is_no_label_is_left_to_the_llm(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    plug, never = new_plug(llm, labels=("green", "grey")), new_plug(llm, labels=("green", "grey"))
-    fit(plug, llm, examples(8), replace(CONFIG, epochs=1), tmp_path / "plug", quiet)
-    assert all(torch.equal(*pair) for pair in zip(plug.body, never.body, strict=True))
+    losses = fit(new_plug(llm, labels=("red", "grey")), llm, examples(), CONFIG, tmp_path / "plug", quiet)
+    assert losses[-1].train < losses[0].train
 
 
 def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path) -> None:

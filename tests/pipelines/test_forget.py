@@ -20,8 +20,8 @@ from small_night import ITEMS, NIGHT, TASKS, task
 from small_night import item as note_item
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from llm_jobs.examples import TrainConfig
 from llm_jobs.kinds import Kind
+from llm_jobs.training_data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.erasure.forgotten import read_forgotten

@@ -27,8 +27,6 @@ from pipelines.train import plug_config
 
 Fill = Callable[..., Warehouse]
 
-"""The history of a user without one."""
-
 
 @pytest.fixture
 def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:

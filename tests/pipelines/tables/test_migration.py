@@ -65,6 +65,17 @@ def test_a_migration_that_was_killed_goes_on(tmp_path: Path) -> None:
         assert db.sql("select user_id, output from histories").fetchall() == [("ann", None)]
 
 
+def test_personas_of_version_2_get_an_empty_recent_mean(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    moment = datetime(2026, 10, 1, tzinfo=UTC)
+    row = {"user_id": "ann", "persona": [1.0], "vectors": [[1.0]], "counts": [1], "items": [], "item_count": 1}
+    row |= {"first_posted_at": moment, "last_posted_at": moment, "encoder_sha256": "e", "run_id": "r", "ds": NIGHT}
+    old_table(warehouse, "persona_vectors", "recent", [row])
+    assert migrate(warehouse) == ["persona_vectors"]
+    with connect(warehouse) as db:
+        assert db.sql("select user_id, counts, recent from persona_vectors").fetchall() == [("ann", [1], None)]
+
+
 def test_a_column_that_may_not_be_empty_is_named(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     old_table(warehouse, "histories", "text", [])

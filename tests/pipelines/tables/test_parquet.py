@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder.errors import PplugError
-from pipelines.tables.parquet import named_causes, stats, write_batches, write_shard
-from pipelines.tables.schema import file_schema
+from pipelines.tables.parquet import VECTOR_LEAVES, named_causes, stats, write_batches, write_shard
+from pipelines.tables.schema import TABLES, file_schema
 
 
 def vectors(*users: str) -> pa.Table:
@@ -55,6 +55,15 @@ def test_rows_of_a_shard_are_ordered_by_user_and_vectors_are_split_by_byte(tmp_p
     chunk = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
     encodings = {chunk.column(index).path_in_schema: chunk.column(index).encodings for index in range(7)}
     assert "BYTE_STREAM_SPLIT" in encodings["vector.list.element"]
+
+
+def test_every_column_of_vectors_is_known() -> None:
+    columns = {field.name for schema in TABLES.values() for field in schema if is_vector(field.type)}
+    assert columns == set(VECTOR_LEAVES)
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and (pa.types.is_float32(kind.value_type) or is_vector(kind.value_type))
 
 
 def test_a_file_is_described_by_its_rows_and_by_nothing_that_names_a_user(tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from embedder.errors import PplugError
 from embedder.histories import History, pad_histories
+from embedder.personas import FloatArray
 from llm_jobs.prompts import PromptParts
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
