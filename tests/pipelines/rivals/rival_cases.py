@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from embedder.histories import History
 from llm_jobs.answers import PersonalTask
 from pipelines.answers.queue import QueuedTask
 from pipelines.rivals.cases import Case, Item
@@ -28,7 +29,6 @@ def case(
     task: Sequence[float] = (1.0, 0.0),
     choices: tuple[str, ...] | None = CHOICES,
 ) -> Case:
-    nothing = np.zeros((0, 2), np.float32)
-    queued = QueuedTask("t", "ann", "note", text, choices, "red", nothing, nothing[:, 0], [])
-    personal = PersonalTask(text, unit(*task), nothing, nothing[:, 0], choices, 4)
+    queued = QueuedTask("t", "ann", "note", text, choices, "red", History.empty(2), [])
+    personal = PersonalTask(text, unit(*task), History.empty(2), choices, 4)
     return Case(queued, personal, items, len(items), [])
