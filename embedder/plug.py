@@ -152,17 +152,17 @@ class PersonaPlug(nn.Module):
         return self._project(task, vectors, counts, recent)[0]
 
     @property
-    def trained_through_llm(self) -> list[nn.Parameter]:
-        """All other weights."""
-        body = {id(weight) for weight in self.body}
-        return [weight for weight in self.parameters() if id(weight) not in body]
-
-    @property
     def body(self) -> list[nn.Parameter]:
         """What is trained without the LLM where there are labels: all weights that the label scores depend on."""
         outside = ("instruction", "verbalise.", "gain")
         is_body = bool(self.config.labels) and bool(self._projected)
         return [value for name, value in self.named_parameters() if is_body and not name.startswith(outside)]
+
+    @property
+    def trained_through_llm(self) -> list[nn.Parameter]:
+        """All weights but the body; without labels, all."""
+        body = {id(weight) for weight in self.body}
+        return [weight for weight in self.parameters() if id(weight) not in body]
 
     def _project(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         """What the projector gives (B, L or P E), and the weights over `vectors` (B, H)."""
