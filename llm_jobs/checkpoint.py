@@ -15,10 +15,9 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.plug import PersonaPlug
+from llm_jobs.descent import Descent
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,7 @@ class RunState:
     """What a checkpoint saves and restores."""
 
     plug: PersonaPlug
-    optimizer: Optimizer
-    schedule: LambdaLR
-    step: int = 0
-    """Optimizer steps done."""
+    descent: Descent
     best: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Weights of the epoch with the least loss on held-out users."""
 
@@ -61,13 +57,14 @@ class Checkpoint:
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118  it is no mapping
         run.plug.load_state_dict(below("plug/", tensors))
         run.best = below("best/", tensors)
-        optimizer = run.optimizer.state_dict()
+        descent = run.descent
+        optimizer = descent.optimizer.state_dict()
         optimizer["state"] = unflatten(below("optimizer/", tensors))
-        run.optimizer.load_state_dict(optimizer)
-        run.schedule.load_state_dict(state["schedule"])
-        for group, rate in zip(run.optimizer.param_groups, run.schedule.get_last_lr(), strict=True):
+        descent.optimizer.load_state_dict(optimizer)
+        descent.schedule.load_state_dict(state["schedule"])
+        for group, rate in zip(descent.optimizer.param_groups, descent.schedule.get_last_lr(), strict=True):
             group["lr"] = rate  # a restored schedule sets it only at its next step
-        run.step = state["step"]
+        descent.step = state["step"]
         return [EpochLoss(**loss) for loss in state["losses"]]
 
     def save(self, run: RunState, losses: Sequence[EpochLoss]) -> None:
@@ -75,13 +72,13 @@ class Checkpoint:
         parts = {
             "plug": run.plug.state_dict(),
             "best": run.best,
-            "optimizer": flatten(run.optimizer.state_dict()["state"]),
+            "optimizer": flatten(run.descent.optimizer.state_dict()["state"]),
         }
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         state = {
             "fingerprint": self.fingerprint,
-            "step": run.step,
-            "schedule": run.schedule.state_dict(),
+            "step": run.descent.step,
+            "schedule": run.descent.schedule.state_dict(),
             "losses": [asdict(loss) for loss in losses],
         }
         self.folder.mkdir(parents=True, exist_ok=True)

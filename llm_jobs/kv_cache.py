@@ -55,10 +55,13 @@ class KVCache:
     @classmethod
     def of(cls, prefixes: Sequence[Prefix]) -> "KVCache":
         """A cache that holds one prefix per row."""
-        cache = cls.empty(Prefix(prefixes[0].keys_values[..., :0, :]), len(prefixes), max(p.length for p in prefixes))
+        layers, _, heads, _, width = prefixes[0].keys_values.shape
+        slots = padded(max(prefix.length for prefix in prefixes))
+        store = prefixes[0].keys_values.new_empty(layers, 2, len(prefixes), heads, slots, width)
         for row, prefix in enumerate(prefixes):
-            cache.store[:, :, row, :, : prefix.length] = prefix.keys_values
-        return cache
+            store[:, :, row, :, : prefix.length] = prefix.keys_values
+            store[:, :, row, :, prefix.length :] = 0
+        return cls(store)
 
     @property
     def slots(self) -> int:

@@ -14,19 +14,18 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.errors import PplugError
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
+from llm_jobs.descent import Descent
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement
@@ -35,7 +34,6 @@ from llm_jobs.training_data import (
     Prepared,
     TrainConfig,
     batches,
-    learning_rate_share,
     plug_inputs,
     split_users,
 )
@@ -103,7 +101,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
 
 def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
     """Tokens the LLM computes: prompts once, and in each epoch what stands behind them."""
-    behind = sum(plug.soft_count + len(item.parts.after) + len(item.answer) for item in prepared)
+    behind = sum(plug.soft_count + item.behind for item in prepared)
     return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
@@ -140,10 +138,8 @@ class TrainingRun:
         self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, train: Sequence[Prepared], progress: Progress
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
-        self.steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        optimizer = AdamW(plug.trained_through_llm, lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.steps))
-        self.state = RunState(plug, optimizer, schedule)
+        steps = math.ceil(len(train) / config.batch_size) * config.epochs
+        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps))
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 
@@ -153,25 +149,24 @@ class TrainingRun:
         told = f", held out {earlier[-1].held_out:.3f}" if earlier else ""
         torch.manual_seed(int(rng.integers(2**31)))
         self.plug.train()
-        total, count = 0.0, 0
-        for batch in batches(prepared, self.config.batch_size, rng):
+        descent, total, count = self.state.descent, 0.0, 0
+        for batch in self.batches(prepared, rng):
             loss = self.losses(batch, rng).mean()
-            self.state.optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.plug.trained_through_llm, 1.0)
-            self.state.optimizer.step()
-            self.state.schedule.step()
-            self.state.step += 1
+            descent.descend(loss)
             total, count = total + loss.item() * len(batch), count + len(batch)
-            self.progress(f"steps, loss {total / count:.3f}{told}", self.state.step, self.steps)
+            self.progress(f"steps, loss {total / count:.3f}{told}", descent.step, descent.steps)
         return total / count
 
     @torch.no_grad()
     def loss_of(self, prepared: Sequence[Prepared]) -> float:
         """Mean loss with the full history and without dropout."""
         self.plug.eval()
-        losses = [self.losses(batch, None) for batch in batches(prepared, self.config.batch_size, None)]
+        losses = [self.losses(batch, None) for batch in self.batches(prepared, None)]
         return torch.cat(losses).mean().item()
+
+    def batches(self, prepared: Sequence[Prepared], rng: np.random.Generator | None) -> Iterator[list[Prepared]]:
+        """See `training_data.batches`."""
+        return batches(prepared, self.config.batch_size, rng, are_labels=bool(self.plug.config.labels))
 
     def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
         """(B,) negative mean log-probability of each target's tokens."""

@@ -17,6 +17,9 @@ from embedder.histories import History, pad_histories
 from embedder.personas import FloatArray
 from llm_jobs.prompts import PromptParts
 
+WINDOW = {True: 16, False: 64}
+"""Batches that are made of examples drawn together, with labels and without: with more, less is padded."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -69,6 +72,11 @@ class Prepared:
     parts: PromptParts
     answer: tuple[int, ...]
 
+    @property
+    def behind(self) -> int:
+        """Tokens behind the soft prompt, the answer included: computed anew in each epoch."""
+        return len(self.parts.after) + len(self.answer)
+
 
 def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Prepared], list[Prepared]]:
     """Examples to fit, and examples of the users held out."""
@@ -99,20 +107,19 @@ def plug_inputs(
     return torch.from_numpy(tasks), *pad_histories([History.of_items(one) for one in histories], tasks.shape[1])
 
 
-def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:
-    """Batches of like lengths, so that little is padded: in random order for training, shortest first without `rng`."""
+def batches(
+    prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None, *, are_labels: bool
+) -> Iterator[list[Prepared]]:
+    """Batches of like lengths, so that little is padded: in random order for training, shortest first without `rng`.
+
+    Most of what is computed stands behind the soft prompt. With `are_labels` (the answers are few different ones) only
+    the prompts before it are alike: batches of answers of one length would be batches of a few labels.
+    """
     order = np.arange(len(prepared)) if rng is None else rng.permutation(len(prepared))
-    window = len(order) if rng is None else 16 * size
+    window = len(order) if rng is None else WINDOW[are_labels] * size
+    lengths = [(0 if are_labels else item.behind, len(item.parts.before)) for item in prepared]
     found: list[list[Prepared]] = []
     for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda index: len(prepared[index].parts.before))
+        near = sorted(order[start : start + window], key=lambda index: lengths[index])
         found += [[prepared[index] for index in near[at : at + size]] for at in range(0, len(near), size)]
     yield from found if rng is None else (found[index] for index in rng.permutation(len(found)))
-
-
-def learning_rate_share(step: int, steps: int) -> float:
-    """Linear warm-up over the first 5% of the steps (the paper's ratio), then a cosine down to 0."""
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from embedder.plug import PersonaPlug
+from llm_jobs.descent import Descent
 from llm_jobs.prefix_cache import Progress
-from llm_jobs.training_data import Prepared, TrainConfig, batches, learning_rate_share, plug_inputs
+from llm_jobs.training_data import Prepared, TrainConfig, batches, plug_inputs
 
 EPOCHS = 3
 """Passes over the examples: the number of the experiments without the LLM, never tuned."""
@@ -33,23 +32,18 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
     number = {label: at for at, label in enumerate(plug.config.labels)}
     known = [item for item in prepared if item.example.target in number]
     steps = math.ceil(len(known) / config.batch_size) * EPOCHS
-    optimizer = AdamW(plug.body, lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, steps))
+    descent = Descent(plug.body, config, steps)
     rng = np.random.default_rng([config.seed, len(known)])
     torch.manual_seed(config.seed)
     plug.train()
-    done = 0
     for _ in range(EPOCHS):
-        for batch in batches(known, config.batch_size, rng):
+        total, count = 0.0, 0
+        for batch in batches(known, config.batch_size, rng, are_labels=True):
             targets = torch.tensor([number[item.example.target] for item in batch])
             loss = F.cross_entropy(plug.label_scores(*plug_inputs(batch, config, rng)), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(plug.body, 1.0)
-            optimizer.step()
-            schedule.step()
-            done += 1
-            progress(f"steps without the LLM, loss {loss.item():.3f}", done, steps)
+            descent.descend(loss)
+            total, count = total + loss.item() * len(batch), count + len(batch)
+            progress(f"steps without the LLM, loss {total / count:.3f}", descent.step, steps)
 
 
 @torch.no_grad()

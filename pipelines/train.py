@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug import PROJECTED, PlugConfig
+from embedder.plug import PlugConfig
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
@@ -231,5 +231,5 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
-        labels=labels if PROJECTED[aggregation] else (),
+        labels=labels,
     )

@@ -19,6 +19,7 @@ from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.checkpoint import EpochLoss
+from llm_jobs.descent import learning_rate_share
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import is_stuck, prepare, seeded_plug, train_plug
@@ -27,7 +28,6 @@ from llm_jobs.training_data import (
     TrainConfig,
     batches,
     drop_history,
-    learning_rate_share,
     plug_inputs,
     split_users,
 )
@@ -261,14 +261,24 @@ def test_dropping_history_sometimes_leaves_all_and_sometimes_nothing() -> None:
     assert {0, 4} <= sizes
 
 
-@given(st.integers(1, 70), st.integers(1, 9), st.booleans())
+@given(st.integers(1, 70), st.integers(1, 9), st.booleans(), st.booleans())
 def test_batches_hold_every_example_once(
-    llama_parts: Callable[[int], list], count: int, size: int, shuffled: bool
+    llama_parts: Callable[[int], list], count: int, size: int, shuffled: bool, are_labels: bool
 ) -> None:
     prepared = llama_parts(count)
-    found = list(batches(prepared, size, np.random.default_rng(0) if shuffled else None))
+    rng = np.random.default_rng(0) if shuffled else None
+    found = list(batches(prepared, size, rng, are_labels=are_labels))
     assert all(len(batch) <= size for batch in found)
     assert sorted(id(item) for batch in found for item in batch) == sorted(map(id, prepared))
+
+
+def test_answers_of_a_batch_are_of_like_length_unless_they_are_labels(llama: Path) -> None:
+    made = [replace(example, target="red " * (1 + at % 3)) for at, example in enumerate(examples(36))]
+    prepared = prepare(made, FrozenLLM.from_pretrained(str(llama)), Placement.AFTER)
+    rng = np.random.default_rng(0)
+    free, labels = (list(batches(prepared, 6, rng, are_labels=are_labels)) for are_labels in (False, True))
+    assert all(len({item.behind for item in batch}) == 1 for batch in free)
+    assert all(len({item.behind for item in batch}) > 1 for batch in labels)
 
 
 @pytest.fixture(scope="module")
