@@ -17,9 +17,6 @@ from embedder.histories import History, pad_histories
 from embedder.personas import FloatArray
 from llm_jobs.prompts import PromptParts
 
-WINDOW = {True: 16, False: 64}
-"""Batches that are made of examples drawn together, with labels and without: with more, less is padded."""
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -107,19 +104,16 @@ def plug_inputs(
     return torch.from_numpy(tasks), *pad_histories([History.of_items(one) for one in histories], tasks.shape[1])
 
 
-def batches(
-    prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None, *, are_labels: bool
-) -> Iterator[list[Prepared]]:
-    """Batches of like lengths, so that little is padded: in random order for training, shortest first without `rng`.
+def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:
+    """Batches of like prompts, so that little is padded: in random order for training, shortest first without `rng`.
 
-    Most of what is computed stands behind the soft prompt. With `are_labels` (the answers are few different ones) only
-    the prompts before it are alike: batches of answers of one length would be batches of a few labels.
+    Answers of a batch stay mixed: from batches of answers of one length a plug learns less (docs/experiments.md,
+    2026-11-26).
     """
     order = np.arange(len(prepared)) if rng is None else rng.permutation(len(prepared))
-    window = len(order) if rng is None else WINDOW[are_labels] * size
-    lengths = [(0 if are_labels else item.behind, len(item.parts.before)) for item in prepared]
+    window = len(order) if rng is None else 16 * size
     found: list[list[Prepared]] = []
     for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda index: lengths[index])
+        near = sorted(order[start : start + window], key=lambda index: len(prepared[index].parts.before))
         found += [[prepared[index] for index in near[at : at + size]] for at in range(0, len(near), size)]
     yield from found if rng is None else (found[index] for index in rng.permutation(len(found)))

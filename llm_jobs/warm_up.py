@@ -38,7 +38,7 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
     plug.train()
     for _ in range(EPOCHS):
         total, count = 0.0, 0
-        for batch in batches(known, config.batch_size, rng, are_labels=True):
+        for batch in batches(known, config.batch_size, rng):
             targets = torch.tensor([number[item.example.target] for item in batch])
             loss = F.cross_entropy(plug.label_scores(*plug_inputs(batch, config, rng)), targets)
             descent.descend(loss)

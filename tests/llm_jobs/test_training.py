@@ -22,7 +22,7 @@ from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.descent import learning_rate_share
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
-from llm_jobs.training import is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.training import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
 from llm_jobs.training_data import (
     Example,
     TrainConfig,
@@ -261,24 +261,26 @@ def test_dropping_history_sometimes_leaves_all_and_sometimes_nothing() -> None:
     assert {0, 4} <= sizes
 
 
-@given(st.integers(1, 70), st.integers(1, 9), st.booleans(), st.booleans())
+@given(st.integers(1, 70), st.integers(1, 9), st.booleans())
 def test_batches_hold_every_example_once(
-    llama_parts: Callable[[int], list], count: int, size: int, shuffled: bool, are_labels: bool
+    llama_parts: Callable[[int], list], count: int, size: int, shuffled: bool
 ) -> None:
     prepared = llama_parts(count)
-    rng = np.random.default_rng(0) if shuffled else None
-    found = list(batches(prepared, size, rng, are_labels=are_labels))
+    found = list(batches(prepared, size, np.random.default_rng(0) if shuffled else None))
     assert all(len(batch) <= size for batch in found)
     assert sorted(id(item) for batch in found for item in batch) == sorted(map(id, prepared))
 
 
-def test_answers_of_a_batch_are_of_like_length_unless_they_are_labels(llama: Path) -> None:
-    made = [replace(example, target="red " * (1 + at % 3)) for at, example in enumerate(examples(36))]
-    prepared = prepare(made, FrozenLLM.from_pretrained(str(llama)), Placement.AFTER)
-    rng = np.random.default_rng(0)
-    free, labels = (list(batches(prepared, 6, rng, are_labels=are_labels)) for are_labels in (False, True))
-    assert all(len({item.behind for item in batch}) == 1 for batch in free)
-    assert all(len({item.behind for item in batch}) > 1 for batch in labels)
+@pytest.mark.parametrize("labels", [(), LABELS])
+def test_losses_are_those_of_one_example_at_a_time_in_the_order_of_the_batch(
+    llama: Path, labels: tuple[str, ...]
+) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    made = [replace(example, target="red " * (1 + at % 4)) for at, example in enumerate(examples(21))]
+    prepared = prepare(made, llm, Placement.AFTER)
+    run = TrainingRun(new_plug(llm, labels=labels).eval(), llm, CONFIG, prepared, quiet)
+    alone = torch.cat([run.losses([item], None) for item in prepared])
+    torch.testing.assert_close(run.losses(prepared, None), alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
