@@ -71,7 +71,7 @@ class PlugConfig:
     dropout: float = 0.3
     """Share of the projector's hidden units dropped in training."""
     labels: tuple[str, ...] = ()
-    """Answers of a closed kind. The projector then gives a score for each, and the soft prompt is made of these."""
+    """Answers of a closed kind. A projector then gives a score for each, and the persona vectors are made of these."""
 
     def __post_init__(self) -> None:
         if not self.kinds:

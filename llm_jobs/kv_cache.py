@@ -47,17 +47,15 @@ class KVCache:
     @classmethod
     def empty(cls, like: Prefix, rows: int, slots: int) -> "KVCache":
         """A cache for at least `slots` tokens a row; each row starts with `like`."""
-        layers, _, heads, length, width = like.keys_values.shape
-        store = like.keys_values.new_zeros(layers, 2, rows, heads, padded(slots), width)
-        store[..., :length, :] = like.keys_values[:, :, None]
+        store = unwritten(like, rows, slots)
+        store[..., : like.length, :] = like.keys_values[:, :, None]
+        store[..., like.length :, :] = 0
         return cls(store)
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix]) -> "KVCache":
         """A cache that holds one prefix per row."""
-        layers, _, heads, _, width = prefixes[0].keys_values.shape
-        slots = padded(max(prefix.length for prefix in prefixes))
-        store = prefixes[0].keys_values.new_empty(layers, 2, len(prefixes), heads, slots, width)
+        store = unwritten(prefixes[0], len(prefixes), max(prefix.length for prefix in prefixes))
         for row, prefix in enumerate(prefixes):
             store[:, :, row, :, : prefix.length] = prefix.keys_values
             store[:, :, row, :, prefix.length :] = 0
@@ -80,6 +78,12 @@ class KVCache:
 def padded(slots: int) -> int:
     """The slots of a cache that holds so many tokens."""
     return -(-slots // SLOTS) * SLOTS
+
+
+def unwritten(like: Prefix, rows: int, slots: int) -> Tensor:
+    """Memory of a cache for at least so many tokens a row (L, 2, R, H, N, D); what is in it is arbitrary."""
+    layers, _, heads, _, width = like.keys_values.shape
+    return like.keys_values.new_empty(layers, 2, rows, heads, padded(slots), width)
 
 
 def row_bytes(like: Prefix, slots: int) -> int:

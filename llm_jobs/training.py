@@ -29,14 +29,7 @@ from llm_jobs.descent import Descent
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement
-from llm_jobs.training_data import (
-    Example,
-    Prepared,
-    TrainConfig,
-    batches,
-    plug_inputs,
-    split_users,
-)
+from llm_jobs.training_data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
 from llm_jobs.warm_up import start_from_words, warm_up
 
 ROWS = 8

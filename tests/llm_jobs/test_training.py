@@ -23,14 +23,7 @@ from llm_jobs.descent import learning_rate_share
 from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
-from llm_jobs.training_data import (
-    Example,
-    TrainConfig,
-    batches,
-    drop_history,
-    plug_inputs,
-    split_users,
-)
+from llm_jobs.training_data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
 from llm_jobs.warm_up import start_from_words, warm_up
 
 WIDTH = 6
