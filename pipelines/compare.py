@@ -38,7 +38,7 @@ from pipelines.slices import ORDER, is_unseen, slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import training_data
+from pipelines.train import TrainingData, training_data
 
 LORA_SLICE = "lora users"
 """The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""
@@ -155,18 +155,19 @@ class Comparison:
         """Rows of `evaluations`, apart from the run."""
         with connect(self._warehouse) as db:
             reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
-            targets = training_data(self._warehouse, self._kind.name, reader.persona_ds, [], self._kinds).targets.found
-            rivals = self._rivals(targets, compare.rivals, has_others=reader.has_others)
+            data = training_data(self._warehouse, self._kind.name, reader.persona_ds, [], self._kinds)
+            rivals = self._rivals(data, compare.rivals, has_others=reader.has_others)
             arms = answer_arms(reader.chunks(), rivals, self._models.llm, reader.task_count, progress)
             members = self._members(reader.item_counts)
             if compare.lora_users:
-                arms[LORA], members[LORA_SLICE] = self._lora(reader, targets, config, compare, progress)
+                arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
         labels = label_lists(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, members, labels)
 
-    def _rivals(self, targets: Sequence[Target], wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:
+    def _rivals(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:
         """Those that can answer; of the ones asked for by name all must have their plug."""
-        is_closed = any(row["choices"] for row in self._scored) and len({target.target for target in targets}) > 1
+        outputs = [target.target for target in data.targets.found]
+        is_closed = any(row["choices"] for row in self._scored) and len(set(outputs)) > 1
         names = list[str]()
         for name, entry in RIVALS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
@@ -182,15 +183,16 @@ class Comparison:
             self._kind,
             trainable(self._models.llm),
             self._plugs.by_aggregation,
-            self._regression(targets) if "label_regression" in names else None,
-            most_frequent([target.target for target in targets]),
+            self._regression(data) if "label_regression" in names else None,
+            most_frequent(outputs),
         )
         return {name: RIVALS[name].build(bench) for name in names}
 
-    def _regression(self, targets: Sequence[Target]) -> LabelRegression:
+    def _regression(self, data: TrainingData) -> LabelRegression:
         """The regression, of the users that the plug was trained on."""
-        seen = [target for target in targets if not (self._plugs.has_unseen and is_unseen(target.user_id))]
-        return LabelRegression.fit(seen, self._models.encoder)
+        found = data.targets.found
+        seen = [target for target in found if not (self._plugs.has_unseen and is_unseen(target.user_id))]
+        return LabelRegression.fit(seen, data.items, self._kind, self._models.encoder)
 
     def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
         """The tasks of each slice."""

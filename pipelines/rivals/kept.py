@@ -37,6 +37,11 @@ def kept_vectors(case: Case) -> int:
     return FLOAT_BYTES * sum(item.vector.size for item in case.items)
 
 
+def kept_labelled_vectors(case: Case) -> int:
+    """A vector and a label's number for each item."""
+    return kept_vectors(case) + FLOAT_BYTES * len(case.items)
+
+
 def kept_items(case: Case) -> int:
     """Texts and vectors of the items."""
     return kept_texts(case) + kept_vectors(case)

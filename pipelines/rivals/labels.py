@@ -2,21 +2,22 @@
 
 past labels ──────────────────────────────▶ the most frequent            label_mode
 past labels, cosines with the task ───────▶ weighted vote                label_vote
-task vector, shares of the past labels ───▶ logistic regression          label_regression
+task vector, past labels, their vote ─────▶ logistic regression          label_regression
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from embedder.personas import FloatArray
-from pipelines.examples import Target
+from llm_jobs.kinds import Kind
+from pipelines.examples import Row, Target, examples_of
 from pipelines.rivals.cases import Case
 from pipelines.rivals.extra import required
 
@@ -37,27 +38,47 @@ def mode_answers(cases: Sequence[Case], fallback: str) -> list[str]:
 
 def vote_answers(cases: Sequence[Case], fallback: str) -> list[str]:
     """The label with most weight, weights being softmax(20 * cosine of item and task); of equal ones the oldest."""
-    return [vote(case) or fallback for case in cases]
+    votes = [label_votes(case.personal.task, past_of(case)) for case in cases]
+    return [max(shares, key=lambda label: shares[label], default=fallback) for shares in votes]
 
 
-def vote(case: Case) -> str:
-    """The label a user's past items vote for; "" without any."""
+class Past(NamedTuple):
+    """A user's labelled items, oldest first."""
+
+    labels: Sequence[str]
+    vectors: FloatArray
+    """(n, D) the encoder's, of text and label."""
+
+
+def past_of(case: Case) -> Past:
+    """What a case's user has labelled."""
     items = case.labelled
-    if not items:
-        return ""
-    scores = SHARPNESS * (np.stack([item.vector for item in items]) @ case.personal.task).astype(np.float64)
-    weights = np.exp(scores - scores.max())
-    totals: dict[str, float] = {}
-    for item, weight in zip(items, weights, strict=True):
-        totals[item.output or ""] = totals.get(item.output or "", 0.0) + float(weight)
-    return max(totals, key=lambda label: totals[label])
+    vectors = np.array([item.vector for item in items], np.float32).reshape(len(items), case.personal.task.size)
+    return Past([item.output or "" for item in items], vectors)
+
+
+def label_votes(task: FloatArray, past: Past) -> dict[str, float]:
+    """For each past label, in the order of its first, the weight of its items; the weights sum to one.
+
+    Args:
+        task: (D,) vector of the task.
+        past: the user's items.
+    """
+    votes: dict[str, float] = {}
+    if past.labels:
+        scores = SHARPNESS * (past.vectors @ task).astype(np.float64)
+        weights = np.exp(scores - scores.max())
+        for label, weight in zip(past.labels, weights / weights.sum(), strict=True):
+            votes[label] = votes.get(label, 0.0) + float(weight)
+    return votes
 
 
 @dataclass(frozen=True, eq=False)
 class LabelRegression:
     """A logistic regression for all users.
 
-    Features: the task's vector (D,), then for each label its share among the user's past ones (L,), all 0 without any.
+    Features: the task's vector (D,), then for each label its share among the user's past ones (L,) and its share of
+    their vote (L,), all 0 without any.
     """
 
     model: Any
@@ -71,10 +92,19 @@ class LabelRegression:
         return int(self.model.coef_.size + self.model.intercept_.size)
 
     @classmethod
-    def fit(cls, targets: Sequence[Target], encoder: TextEncoder) -> "LabelRegression":
-        """Fit to what users produced, each with the labels strictly before it.
+    def fit(
+        cls, targets: Sequence[Target], items: Sequence[Row], kind: Kind, encoder: TextEncoder
+    ) -> "LabelRegression":
+        """Fit to what users produced, each with the items strictly before it.
 
-        The settings are scikit-learn's defaults (L2, C = 1), chosen on nothing; more iterations, so that it converges.
+        The settings are scikit-learn's defaults (L2, C = 1), with more iterations, so that it converges. They and the
+        features are the best of 32 tried (docs/experiments.md, 2026-11-26).
+
+        Args:
+            targets: what is fitted.
+            items: all items of all users, sorted by user and time.
+            kind: of the targets; the items of other kinds are passed over.
+            encoder: of the personas.
 
         Raises:
             InputMissing: if the histories hold fewer than two labels, or scikit-learn is not installed.
@@ -84,17 +114,22 @@ class LabelRegression:
         labels = sorted({target.target for target in targets})
         if len(labels) < 2:
             raise InputMissing("label_regression needs two labels in the histories: leave it out with --rivals")
-        vectors = encoder.encode([target.query for target in targets], is_query=True)
-        features = np.hstack([vectors, earlier_shares(targets, labels)])
-        model = linear_model.LogisticRegression(max_iter=2_000).fit(features, [target.target for target in targets])
+        of_kind = [item for item in items if item["kind"] == kind.name]
+        outputs = defaultdict[str, list[str]](list)
+        for item in of_kind:
+            outputs[item["user_id"]].append(item["output"] or "")
+        examples = examples_of(targets, of_kind, {kind.name: kind}, encoder)
+        rows = [
+            features(example.task, Past(outputs[example.user_id][: len(example.history)], example.history), labels)
+            for example in examples
+        ]
+        model = linear_model.LogisticRegression(max_iter=2_000).fit(rows, [target.target for target in targets])
         return cls(model, labels, time.perf_counter() - start)
 
     def answers(self, cases: Sequence[Case]) -> list[str]:
         """The most probable label that the task allows."""
-        pasts = [[item.output or "" for item in case.labelled] for case in cases]
-        vectors = np.stack([case.personal.task for case in cases])
-        shares = np.stack([label_shares(past, self.labels) for past in pasts])
-        probabilities = self.model.predict_proba(np.hstack([vectors, shares]))
+        rows = [features(case.personal.task, past_of(case), self.labels) for case in cases]
+        probabilities = self.model.predict_proba(np.stack(rows))
         names = [str(name) for name in self.model.classes_]
         return [
             best_allowed(names, row, case.task.choices or ()) for case, row in zip(cases, probabilities, strict=True)
@@ -107,26 +142,9 @@ def best_allowed(names: Sequence[str], probabilities: FloatArray, choices: Seque
     return names[max(allowed, key=lambda at: float(probabilities[at]))] if allowed else choices[0]
 
 
-def earlier_shares(targets: Sequence[Target], labels: Sequence[str]) -> FloatArray:
-    """(N, L) for each target the shares of the labels that its user gave strictly before it."""
-    column = {label: at for at, label in enumerate(labels)}
-    order = sorted(range(len(targets)), key=lambda at: (targets[at].user_id, targets[at].moment))
-    found = np.zeros((len(targets), len(labels)), np.float32)
-    counts, waiting, user, moment = np.zeros(len(labels)), list[int](), "", None
-    for at in order:
-        target = targets[at]
-        if target.user_id != user:
-            counts, waiting, user, moment = np.zeros(len(labels)), [], target.user_id, None
-        if target.moment != moment:  # labels given at one moment do not know of each other
-            np.add.at(counts, waiting, 1)
-            waiting, moment = [], target.moment
-        found[at] = counts / max(counts.sum(), 1)
-        waiting.append(column[target.target])
-    return found
-
-
-def label_shares(past: Sequence[str], labels: Sequence[str]) -> FloatArray:
-    """(L,) share of each label among the past ones."""
-    counts = Counter(past)
-    known = np.array([counts[label] for label in labels], np.float32)
-    return known / max(known.sum(), 1)
+def features(task: FloatArray, past: Past, labels: Sequence[str]) -> FloatArray:
+    """(D + 2 L,) what `LabelRegression` sees of a task and of the user's past items."""
+    counts, votes = Counter(past.labels), label_votes(task, past)
+    known = np.array([[each.get(label, 0) for label in labels] for each in (counts, votes)], np.float32)  # (2, L)
+    shares = known / np.maximum(known.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return np.concatenate([task, *shares])

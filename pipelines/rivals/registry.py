@@ -18,15 +18,14 @@ from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
 from pipelines.rivals.cases import DRAWS, Case, Item
 from pipelines.rivals.kept import (
-    FLOAT_BYTES,
     Kept,
     kept_items,
+    kept_labelled_vectors,
     kept_labels,
     kept_mean,
     kept_nothing,
     kept_persona,
     kept_texts,
-    kept_vectors,
 )
 from pipelines.rivals.labels import LabelRegression, mode_answers, vote_answers
 from pipelines.rivals.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
@@ -177,17 +176,14 @@ def mode_rival(bench: Bench) -> Rival:
 
 def vote_rival(bench: Bench) -> Rival:
     """A vote of the user's past labels."""
-    return Rival(
-        user_bytes=lambda case: kept_vectors(case) + FLOAT_BYTES * len(case.items),
-        labels=lambda cases: vote_answers(cases, bench.common_label),
-    )
+    return Rival(user_bytes=kept_labelled_vectors, labels=lambda cases: vote_answers(cases, bench.common_label))
 
 
 def regression_rival(bench: Bench) -> Rival:
-    """A logistic regression on the task's vector and the shares of the user's past labels."""
+    """A logistic regression on the task's vector, the shares of the user's past labels and their vote."""
     regression = bench.regression
     assert regression is not None
-    return Rival(regression.parameters, regression.seconds, kept_labels, labels=regression.answers)
+    return Rival(regression.parameters, regression.seconds, kept_labelled_vectors, labels=regression.answers)
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def test_what_an_arm_costs(night: Night) -> None:
     assert arms["own"]["train_seconds"] == pytest.approx(
         json.loads((night.plugs[0] / "training.json").read_text(encoding="utf8"))["seconds"]
     )
-    assert arms["label_regression"]["parameters"] == 3 * (width + 3 + 1)
+    assert arms["label_regression"]["parameters"] == 3 * (width + 3 + 3 + 1)
     assert [arms[name]["parameters"] for name in ("none", "recency_1", "label_mode")] == [0, 0, 0]
     text_bytes = sum(len(one["text"] + one["output"]) for one in ITEMS) / 4  # four users have tasks
     assert arms["recency_1"]["user_bytes"] == round(text_bytes)

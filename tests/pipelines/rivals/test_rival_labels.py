@@ -3,6 +3,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,10 @@ from rival_cases import CHOICES, case, item
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
-from pipelines.examples import Target
-from pipelines.rivals.labels import (
-    LabelRegression,
-    best_allowed,
-    earlier_shares,
-    label_shares,
-    mode_answers,
-    most_frequent,
-    vote_answers,
-)
+from llm_jobs.kinds import Kind, load_kinds
+from pipelines.examples import history_targets
+from pipelines.rivals.cases import Case
+from pipelines.rivals.labels import LabelRegression, best_allowed, mode_answers, most_frequent, vote_answers
 
 labels = st.lists(st.sampled_from([*CHOICES, "elsewhere", None]), max_size=12)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -57,40 +52,55 @@ def test_the_vote_is_the_softmax_of_twenty_times_the_cosine(past: list[tuple[str
         assert totals[found] == pytest.approx(max(totals.values()), rel=1e-4)
 
 
-def target(user: str, day: int, label: str) -> Target:
-    return Target(user, "prompt", label, f"{user} {label} {day}", START + timedelta(days=day))
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.sampled_from(CHOICES)), max_size=12))
-def test_a_target_knows_the_shares_of_its_users_strictly_earlier_labels(given: list[tuple[str, int, str]]) -> None:
-    targets = [target(*parts) for parts in given]
-    found = earlier_shares(targets, CHOICES)
-    for row, own in zip(found, targets, strict=True):
-        past = [other.target for other in targets if other.user_id == own.user_id and other.moment < own.moment]
-        assert row == pytest.approx([past.count(label) / max(1, len(past)) for label in CHOICES])
-        assert row == pytest.approx(label_shares(past, CHOICES))
-
-
-def test_the_regression_is_scikit_learns_on_text_and_past_labels(encoder_folder: Path) -> None:
+def test_the_regression_is_scikit_learns_on_text_past_labels_and_their_vote(encoder_folder: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     encoder = TextEncoder.from_pretrained(str(encoder_folder))
-    targets = [target(user, day, CHOICES[(day + shift) % 3]) for shift, user in enumerate("abc") for day in range(8)]
-    regression = LabelRegression.fit(targets, encoder)
-    texts = encoder.encode([one.query for one in targets], is_query=True)
+    kind = replace(load_kinds()["LaMP_2N"], choices=CHOICES)
+    rows = [note(user, day, CHOICES[(day + shift) % 3]) for shift, user in enumerate("abc") for day in range(8)]
+    rows += [note("b", 8, "red") | {"kind": "other"}]
+    targets = list(history_targets(rows, kind, CHOICES, set()).found)
+    regression = LabelRegression.fit(targets, rows, kind, encoder)
     names = sorted(CHOICES)
-    rows = []
-    for text, own in zip(texts, targets, strict=True):
-        past = [other.target for other in targets if other.user_id == own.user_id and other.moment < own.moment]
-        rows.append([*text, *(past.count(name) / max(1, len(past)) for name in names)])
-    oracle = LogisticRegression(max_iter=2_000).fit(np.array(rows, np.float32), [one.target for one in targets])
-    assert regression.parameters == 3 * (encoder.width + 3) + 3
-    cases = [case([item(at, "x", label) for at, label in enumerate(past)]) for past in ((), ("red",) * 3, CHOICES)]
-    cases = [
-        replace(one, personal=replace(one.personal, task=text)) for one, text in zip(cases, texts[:3], strict=True)
+    queries = encoder.encode([one.query for one in targets], is_query=True)
+
+    def seen(query: np.ndarray, past: list[dict[str, Any]]) -> list[float]:
+        outputs = [row["output"] for row in past]
+        vectors = [encoder.encode([kind.encoder_text(row["text"], row["output"])])[0] for row in past]
+        weights = [math.exp(20 * float(vector @ query)) for vector in vectors]
+        votes = [sum(w for w, output in zip(weights, outputs, strict=True) if output == name) for name in names]
+        shares = [outputs.count(name) / max(1, len(past)) for name in names]
+        return [*query, *shares, *(vote / sum(weights) if weights else 0.0 for vote in votes)]
+
+    pasts = [
+        [
+            row
+            for row in rows
+            if row["kind"] == kind.name and row["user_id"] == own.user_id and row["posted_at"] < own.moment
+        ]
+        for own in targets
     ]
-    features = [[*one.personal.task, *label_shares([past.output or "" for past in one.items], names)] for one in cases]
-    assert regression.answers(cases) == list(oracle.predict(np.array(features, np.float32)))
+    fitted = np.array([seen(*pair) for pair in zip(queries, pasts, strict=True)], np.float32)
+    oracle = LogisticRegression(max_iter=2_000).fit(fitted, [one.target for one in targets])
+    assert regression.parameters == 3 * (encoder.width + 6) + 3
+    np.testing.assert_allclose(regression.model.coef_, oracle.coef_, atol=1e-3)
+    cases = [case_of(query, past, kind, encoder) for query, past in zip(queries, pasts, strict=True)]
+    assert regression.answers(cases) == list(oracle.predict(fitted))
+
+
+def note(user: str, day: int, label: str) -> dict[str, Any]:
+    text, moment = f"{user} {label} {day}", START + timedelta(days=day)
+    return {"user_id": user, "kind": "LaMP_2N", "text": text, "output": label, "posted_at": moment}
+
+
+def case_of(query: np.ndarray, past: list[dict[str, Any]], kind: Kind, encoder: TextEncoder) -> Case:
+    texts = [kind.encoder_text(row["text"], row["output"]) for row in past]
+    items = [
+        item(at, row["text"], row["output"], encoder.encode([text])[0])
+        for at, (row, text) in enumerate(zip(past, texts, strict=True))
+    ]
+    made = case(items)
+    return replace(made, personal=replace(made.personal, task=query))
 
 
 def test_only_choices_are_answered() -> None:
@@ -99,5 +109,7 @@ def test_only_choices_are_answered() -> None:
 
 
 def test_one_label_is_no_regression(encoder_folder: Path) -> None:
+    kind, rows = load_kinds()["LaMP_2N"], [note("a", 1, "red")]
+    targets = history_targets(rows, kind, CHOICES, set()).found
     with pytest.raises(InputMissing, match="two labels"):
-        LabelRegression.fit([target("a", 1, "red")], TextEncoder.from_pretrained(str(encoder_folder)))
+        LabelRegression.fit(targets, rows, kind, TextEncoder.from_pretrained(str(encoder_folder)))
