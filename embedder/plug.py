@@ -11,9 +11,9 @@ After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equati
 the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
 mean) and count how many items stand behind a vector; the projector sees what is near the task, what the user does
 on the whole and lately, and the task itself, has a straight path past its hidden layer, and gives several vectors
-(docs/experiments.md says what each is worth); with labels (a closed kind) it gives one score for each label, learned
-without the LLM, and `verbalise` makes the persona vectors of these; the scale is the LLM's own measured embedding
-norm; and a learned default answers users without a history.
+(docs/experiments.md says what each is worth); with labels (a closed kind) a committee of such bodies gives a score
+for each label, learned without the LLM, and `verbalise` makes the persona vectors of their mean; the scale is the
+LLM's own measured embedding norm; and a learned default answers users without a history.
 """
 
 import json
@@ -71,7 +71,9 @@ class PlugConfig:
     dropout: float = 0.3
     """Share of the projector's hidden units dropped in training."""
     labels: tuple[str, ...] = ()
-    """Answers of a closed kind. A projector then gives a score for each, and the persona vectors are made of these."""
+    """Answers of a closed kind. A body then gives a score for each, and the persona vectors are made of these."""
+    committee: int = 4
+    """Bodies that score labels, each fitted without its own fold of the examples; their scores are averaged."""
 
     def __post_init__(self) -> None:
         if not self.kinds:
@@ -80,6 +82,13 @@ class PlugConfig:
             raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
         if self.aggregation not in PROJECTED:
             raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
+
+    @property
+    def body_count(self) -> int:
+        """Bodies between what is seen of a user and the persona vectors: a committee where there are labels."""
+        if not PROJECTED[self.aggregation]:
+            return 0
+        return self.committee if self.labels else 1
 
     @property
     def soft_count(self) -> int:
@@ -108,6 +117,44 @@ class HistoryWeights(nn.Module):
         return (scores + counts.log()).softmax(-1)  # log 0 = -inf: padding weighs nothing
 
 
+class Body(nn.Module):
+    """What sees a user's vectors and the task, and what it makes of them.
+
+    Shapes as of `PersonaPlug`; N numbers come out: a score for each label, or all numbers of the persona vectors.
+        returns  (B, N)  what the persona vectors are made of
+                 (B, H)  weights over `vectors`; they sum to one, or to zero without a history
+    """
+
+    def __init__(self, config: PlugConfig, made: int) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self._seen = PROJECTED[config.aggregation]
+        if "attended" in self._seen:
+            self.weights = HistoryWeights(width, config.temperature)
+        self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
+        joined = width * len(self._seen)
+        self.hidden = nn.Sequential(nn.Linear(joined, config.llm_width), nn.GELU(), nn.Dropout(config.dropout))
+        self.project = nn.Linear(config.llm_width, made)
+        self.straight = nn.Linear(joined, made, bias=False)
+
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+        shares = shares_of(counts)
+        # One more slot holds the learned default; it counts only for users without a history.
+        is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
+        counts, shares = torch.cat([counts, is_new], dim=1), torch.cat([shares, is_new], dim=1)
+        vectors = torch.cat([vectors, self.default.expand(len(task), 1, -1)], dim=1)  # (B, H + 1, D)
+        weights = self.weights(task, vectors, counts) if "attended" in self._seen else shares
+        seen = {
+            "attended": torch.einsum("bh,bhd->bd", weights, vectors),
+            "mean": torch.einsum("bh,bhd->bd", shares, vectors),
+            "recent": torch.where(is_new > 0, self.default, recent),
+            "task": task,
+        }
+        joined = torch.cat([seen[name] for name in self._seen], dim=1)  # (B, n D)
+        joined = joined * math.sqrt(joined.shape[1]) / len(self._seen)  # unit vectors to unit entries
+        return self.project(self.hidden(joined)) + self.straight(joined), weights[:, :-1]
+
+
 class PersonaPlug(nn.Module):
     """Soft prompt vectors for each user, and which of the user's vectors they came from.
 
@@ -123,64 +170,36 @@ class PersonaPlug(nn.Module):
     def __init__(self, config: PlugConfig) -> None:
         super().__init__()
         self.config = config
-        width, llm_width = config.encoder_width, config.llm_width
-        directions = F.normalize(torch.randn(config.instruction_count, llm_width), dim=-1)
+        directions = F.normalize(torch.randn(config.instruction_count, config.llm_width), dim=-1)
         self.instruction = nn.Parameter(directions * config.embedding_norm)
-        self._projected = PROJECTED[config.aggregation]
-        if "attended" in self._projected:
-            self.weights = HistoryWeights(width, config.temperature)
-        if self._projected:
-            self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
-            joined = width * len(self._projected)
-            self.hidden = nn.Sequential(nn.Linear(joined, llm_width), nn.GELU(), nn.Dropout(config.dropout))
-            made = config.persona_count * llm_width
-            self.project = nn.Linear(llm_width, len(config.labels) or made)
-            self.straight = nn.Linear(joined, len(config.labels) or made, bias=False)
-            self.verbalise: nn.Module = nn.Linear(len(config.labels), made) if config.labels else nn.Identity()
+        made, labels = config.persona_count * config.llm_width, len(config.labels)
+        self.bodies = nn.ModuleList(Body(config, labels or made) for _ in range(config.body_count))
+        if self.bodies:
+            self.verbalise: nn.Module = nn.Linear(labels, made) if labels else nn.Identity()
             self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
-        instruction = self.instruction.expand(len(task), -1, -1)  # (B, I, E)
-        if not self._projected:
-            return instruction, counts / counts.sum(1, keepdim=True).clamp(min=1)
-        projected, weights = self._project(task, vectors, counts, recent)
-        directions = self.verbalise(projected).view(len(task), self.config.persona_count, -1)
-        return torch.cat([instruction, F.normalize(directions, dim=-1) * self.gain], dim=1), weights
+        if not self.bodies:
+            return self.instruction.expand(len(task), -1, -1), shares_of(counts)
+        made, weights = zip(*(body(task, vectors, counts, recent) for body in self.bodies), strict=True)
+        return self.soft_prompt(torch.stack(made).mean(0)), torch.stack(weights).mean(0)
 
-    def label_scores(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> Tensor:
-        """(B, L) a score for each of the L labels, of what `forward` takes; without the LLM."""
-        return self._project(task, vectors, counts, recent)[0]
+    def soft_prompt(self, made: Tensor) -> Tensor:
+        """(B, I + P, E) of the (B, N) numbers of a body; with labels, N scores."""
+        directions = self.verbalise(made).view(len(made), self.config.persona_count, -1)
+        instruction = self.instruction.expand(len(made), -1, -1)  # (B, I, E)
+        return torch.cat([instruction, F.normalize(directions, dim=-1) * self.gain], dim=1)
 
     @property
-    def body(self) -> list[nn.Parameter]:
-        """What is trained without the LLM where there are labels: all weights that the label scores depend on."""
-        outside = ("instruction", "verbalise.", "gain")
-        is_body = bool(self.config.labels) and bool(self._projected)
-        return [value for name, value in self.named_parameters() if is_body and not name.startswith(outside)]
+    def has_committee(self) -> bool:
+        """Whether the bodies are trained without the LLM, to score labels."""
+        return bool(self.config.labels) and len(self.bodies) > 0
 
     @property
     def trained_through_llm(self) -> list[nn.Parameter]:
-        """All weights but the body; without labels, all."""
-        body = {id(weight) for weight in self.body}
-        return [weight for weight in self.parameters() if id(weight) not in body]
-
-    def _project(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
-        """What the projector gives (B, L or P E), and the weights over `vectors` (B, H)."""
-        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (B, H)
-        # One more slot holds the learned default; it counts only for users without a history.
-        is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
-        counts, shares = torch.cat([counts, is_new], dim=1), torch.cat([shares, is_new], dim=1)
-        vectors = torch.cat([vectors, self.default.expand(len(task), 1, -1)], dim=1)  # (B, H + 1, D)
-        weights = self.weights(task, vectors, counts) if "attended" in self._projected else shares
-        seen = {
-            "attended": torch.einsum("bh,bhd->bd", weights, vectors),
-            "mean": torch.einsum("bh,bhd->bd", shares, vectors),
-            "recent": torch.where(is_new > 0, self.default, recent),
-            "task": task,
-        }
-        joined = torch.cat([seen[name] for name in self._projected], dim=1)  # (B, n D)
-        joined = joined * math.sqrt(joined.shape[1]) / len(self._projected)  # unit vectors to unit entries
-        return self.project(self.hidden(joined)) + self.straight(joined), weights[:, :-1]
+        """All weights but those of a committee."""
+        apart = {id(weight) for weight in self.bodies.parameters()} if self.has_committee else set[int]()
+        return [weight for weight in self.parameters() if id(weight) not in apart]
 
     def require(self, encoder_sha256: str, llm_sha256: str) -> None:
         """Refuse models other than those the plug was trained with.
@@ -227,6 +246,11 @@ class PersonaPlug(nn.Module):
             made = f"is damaged ({' '.join(str(error).split())[:200]}) or was made by another version of pplug"
             raise PplugError(f"the plug in {folder} {made}: run `pplug train --plug {folder}` again") from error
         return plug.eval()
+
+
+def shares_of(counts: Tensor) -> Tensor:
+    """(B, H) the share of a user's items behind each vector; all zero without a history."""
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
 
 
 def model_card(config: PlugConfig) -> str:

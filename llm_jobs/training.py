@@ -3,7 +3,7 @@
     examples ─▶ history dropout ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ loss of the target's tokens ─▶ plug
 
 A plug with labels first learns to tell these apart without the LLM (warm_up.py); then only what puts them into words is
-trained. Any other plug is trained as a whole.
+trained, on the scores that examples get from a body that has not seen them. Any other plug is trained as a whole.
 
 The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
 epochs while they fit in memory. After each epoch the state is saved, and a killed run goes on from there to the same
@@ -30,7 +30,7 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prefix_cache import PrefixCache, Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training_data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
-from llm_jobs.warm_up import start_from_words, warm_up
+from llm_jobs.warm_up import out_of_fold_scores, start_from_words, warm_up
 
 ROWS = 8
 """Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""
@@ -59,13 +59,11 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
-    if plug.body and not any(item.example.target in plug.config.labels for item in train):
+    if plug.has_committee and not any(item.example.target in plug.config.labels for item in train):
         raise PplugError(f"no target is one of the labels ({', '.join(plug.config.labels)}): correct the choices")
-    if plug.body and not losses:
+    if plug.has_committee and not losses:
         warm_up(plug, train, config, progress)
         start_from_words(plug, [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in plug.config.labels])
-    for weight in plug.body:
-        weight.requires_grad_(False)
     while len(losses) < config.epochs and not is_stuck(losses, config.patience):
         train_loss = run.fit_epoch(train, losses)
         losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
@@ -161,8 +159,15 @@ class TrainingRun:
         return torch.cat(losses).mean().item()
 
     def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
-        """(B,) negative mean log-probability of each target's tokens, in the order of the batch."""
-        soft, _ = self.plug(*plug_inputs(batch, self.config, rng))
+        """(B,) negative mean log-probability of each target's tokens, in the order of the batch.
+
+        With `rng`, of a random part of each history, and of label scores from a body that has not seen the example.
+        """
+        inputs = plug_inputs(batch, self.config, rng)
+        if rng is not None and self.plug.has_committee:
+            soft = self.plug.soft_prompt(out_of_fold_scores(self.plug, batch, inputs))
+        else:
+            soft, _ = self.plug(*inputs)
         order = sorted(range(len(batch)), key=lambda at: batch[at].behind)
         rows = len(order) if self.plug.config.labels else ROWS  # labels are short: there is little to save
         parts = [self._losses(batch, soft, order[at : at + rows]) for at in range(0, len(order), rows)]

@@ -1,12 +1,18 @@
 """Teach a plug with labels what a user would answer, before the LLM is asked.
 
-    examples ─▶ history dropout ─▶ the plug's body ─▶ a score for each label ─▶ cross-entropy
+    examples ─▶ folds ─▶ history dropout ─▶ for each fold a body, fitted to the other folds ─▶ a score for each label
     the LLM's embeddings of the labels' tokens ─▶ what the soft prompt is first made of, by these scores
 
 That takes seconds where training through the LLM takes minutes, and tells later items better than a body that learns
-through the LLM, which fits what it has seen too closely (docs/experiments.md, 2026-11-26).
+through the LLM, which fits what it has seen too closely.
+
+A body is surer of the examples it was fitted to than of any new task. Words that were learned from its scores of the
+same examples would trust it too much, so they are learned from out-of-fold scores (stacked generalization, Wolpert
+1992, doi 10.1016/S0893-6080(05)80023-1). Tasks are scored by all bodies, the mean of which tells them better than one.
+docs/experiments.md, 2026-11-26, has the numbers.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -28,22 +34,50 @@ WORD_LENGTH = 0.3
 
 
 def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig, progress: Progress) -> None:
-    """Fit the body of `plug` in place; examples whose target is no label are passed over."""
+    """Fit the bodies of `plug` in place; examples whose target is no label are passed over."""
     number = {label: at for at, label in enumerate(plug.config.labels)}
     known = [item for item in prepared if item.example.target in number]
-    steps = math.ceil(len(known) / config.batch_size) * EPOCHS
-    descent = Descent(plug.body, config, steps)
-    rng = np.random.default_rng([config.seed, len(known)])
-    torch.manual_seed(config.seed)
-    plug.train()
-    for _ in range(EPOCHS):
-        total, count = 0.0, 0
-        for batch in batches(known, config.batch_size, rng):
-            targets = torch.tensor([number[item.example.target] for item in batch])
-            loss = F.cross_entropy(plug.label_scores(*plug_inputs(batch, config, rng)), targets)
-            descent.descend(loss)
-            total, count = total + loss.item() * len(batch), count + len(batch)
-            progress(f"steps without the LLM, loss {total / count:.3f}", descent.step, steps)
+    folds = [[item for item in known if fold_of(plug, item) != fold] for fold in range(len(plug.bodies))]
+    steps = sum(math.ceil(len(others) / config.batch_size) for others in folds) * EPOCHS
+    done = 0
+    for fold, (body, others) in enumerate(zip(plug.bodies, folds, strict=True)):
+        rng = np.random.default_rng([config.seed, fold])
+        torch.manual_seed(int(rng.integers(2**31)))
+        body.train()
+        descent = Descent(list(body.parameters()), config, math.ceil(len(others) / config.batch_size) * EPOCHS)
+        for _ in range(EPOCHS):
+            total, count = 0.0, 0
+            for batch in batches(others, config.batch_size, rng):
+                targets = torch.tensor([number[item.example.target] for item in batch])
+                loss = F.cross_entropy(body(*plug_inputs(batch, config, rng))[0], targets)
+                descent.descend(loss)
+                total, count = total + loss.item() * len(batch), count + len(batch)
+                progress(f"steps without the LLM, loss {total / count:.3f}", done + descent.step, steps)
+        done += descent.step
+
+
+def fold_of(plug: PersonaPlug, item: Prepared) -> int:
+    """The body that is not fitted to an example; of equal prompts, whoever asked, the same."""
+    digest = hashlib.sha256(item.example.prompt.encode("utf8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") % len(plug.bodies)
+
+
+@torch.no_grad()
+def out_of_fold_scores(plug: PersonaPlug, batch: Sequence[Prepared], inputs: Sequence[Tensor]) -> Tensor:
+    """(B, L) for each example a score for each label, of the one body that has not seen it.
+
+    Args:
+        plug: its bodies are as `warm_up` left them.
+        batch: the examples.
+        inputs: what `plug_inputs` made of them.
+    """
+    scores = torch.empty(len(batch), len(plug.config.labels))
+    folds = torch.tensor([fold_of(plug, item) for item in batch])
+    for fold, body in enumerate(plug.bodies):
+        rows = folds == fold
+        if rows.any():
+            scores[rows] = body.eval()(*(part[rows] for part in inputs))[0]
+    return scores
 
 
 @torch.no_grad()

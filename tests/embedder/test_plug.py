@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from embedder.errors import InputMissing, PplugError
 from embedder.histories import History, pad_histories
@@ -49,18 +49,23 @@ def run(
 
 def slow_persona(plug: PersonaPlug, task: Tensor, vectors: np.ndarray, counts: np.ndarray) -> Tensor:
     """Equation 3 of the paper item by item, each item as often as it counts, with our projection and scale."""
-    items = [torch.from_numpy(v) for v, n in zip(vectors, counts, strict=True) for _ in range(int(n))] or [plug.default]
+    made = torch.stack([slow_body(body, plug.config.aggregation, task, vectors, counts) for body in plug.bodies])
+    rows = plug.verbalise(made.mean(0)).split(CONFIG.llm_width)
+    return torch.stack([row / row.norm() * gain for row, gain in zip(rows, plug.gain, strict=True)])
+
+
+def slow_body(body: nn.Module, aggregation: str, task: Tensor, vectors: np.ndarray, counts: np.ndarray) -> Tensor:
+    items = [torch.from_numpy(v) for v, n in zip(vectors, counts, strict=True) for _ in range(int(n))] or [body.default]
     mean = torch.stack(items).mean(0)
-    parts = {"mean": [mean], "task": [task]}.get(plug.config.aggregation)
+    parts = {"mean": [mean], "task": [task]}.get(aggregation)
     if parts is None:
-        query = plug.weights.query.weight @ task
-        scores = torch.stack([(query @ item) / plug.weights.log_temperature.exp() for item in items])
+        query = body.weights.query.weight @ task
+        scores = torch.stack([(query @ item) / body.weights.log_temperature.exp() for item in items])
         weights = scores.exp() / scores.exp().sum()
         attended = torch.stack([weight * item for weight, item in zip(weights, items, strict=True)]).sum(0)
-        parts = [attended, mean, torch.from_numpy(recent_of(vectors)) if len(vectors) else plug.default, task]
+        parts = [attended, mean, torch.from_numpy(recent_of(vectors)) if len(vectors) else body.default, task]
     unit_entries = torch.cat(parts) * math.sqrt(CONFIG.encoder_width / len(parts))
-    rows = plug.verbalise(plug.project(plug.hidden(unit_entries)) + plug.straight(unit_entries)).split(CONFIG.llm_width)
-    return torch.stack([row / row.norm() * gain for row, gain in zip(rows, plug.gain, strict=True)])
+    return body.project(body.hidden(unit_entries)) + body.straight(unit_entries)
 
 
 @pytest.mark.parametrize("labels", [(), ("a", "b", "c")])
@@ -126,17 +131,19 @@ def test_users_without_history_train_the_default_and_give_no_nan() -> None:
     )
     soft[0].sum().backward()
     assert torch.isfinite(soft).all()
-    assert plug.default.grad is not None
-    assert torch.isfinite(plug.default.grad).all()
-    assert plug.default.grad.abs().sum() > 0
+    default = plug.bodies[0].default
+    assert default.grad is not None
+    assert torch.isfinite(default.grad).all()
+    assert default.grad.abs().sum() > 0
 
 
 def test_a_user_with_a_history_never_touches_the_default() -> None:
     plug = tiny_plug()
     soft, _ = run(plug, [history(3, 0)], [np.ones(3, np.float32)], torch.zeros(1, 8))
     soft.sum().backward()
-    assert plug.default.grad is not None
-    assert plug.default.grad.abs().sum() == 0
+    default = plug.bodies[0].default
+    assert default.grad is not None
+    assert default.grad.abs().sum() == 0
 
 
 def test_forward_writes_into_none_of_its_arguments() -> None:

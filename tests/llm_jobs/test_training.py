@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
 from llm_jobs.training_data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
-from llm_jobs.warm_up import start_from_words, warm_up
+from llm_jobs.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
 
 WIDTH = 6
 LABELS = ("red", "blue")
@@ -151,13 +152,45 @@ def test_labels_are_learned_without_the_llm_and_only_their_words_through_it(llam
     alone, whole = new_plug(llm, labels=LABELS), new_plug(llm, labels=LABELS)
     prepared = prepare(examples(48), llm, Placement.AFTER)
     warm_up(alone, prepared, CONFIG, quiet)
-    scores = alone.eval().label_scores(*plug_inputs(prepared, CONFIG, None))
+    inputs = plug_inputs(prepared, CONFIG, None)
+    scores = torch.stack([body.eval()(*inputs)[0] for body in alone.bodies]).mean(0)
     with_history = [at for at, item in enumerate(prepared) if len(item.example.history)]
     told = [LABELS[at] == prepared[row].example.target for row, at in enumerate(scores.argmax(1))]
     assert all(told[row] for row in with_history)
     fit(whole, llm, examples(48), CONFIG, tmp_path / "plug", quiet)
-    assert all(torch.equal(*pair) for pair in zip(alone.body, whole.body, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(alone.bodies.parameters(), whole.bodies.parameters(), strict=True))
     assert not torch.equal(alone.verbalise.weight, whole.verbalise.weight)
+
+
+def test_no_example_is_scored_by_a_body_that_saw_its_answer(llama: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plugs, made = [new_plug(llm, labels=LABELS), new_plug(llm, labels=LABELS)], examples(48)
+    prepared = prepare(made, llm, Placement.AFTER)
+    folds = torch.tensor([fold_of(plugs[0], item) for item in prepared])
+    assert set(folds.tolist()) == set(range(plugs[0].config.committee))
+    flipped = [replace(one, target=LABELS[0]) if fold == 2 else one for one, fold in zip(made, folds, strict=True)]
+    inputs, scores = plug_inputs(prepared, CONFIG, None), list[torch.Tensor]()
+    for plug, fitted in zip(plugs, (prepared, prepare(flipped, llm, Placement.AFTER)), strict=True):
+        warm_up(plug, fitted, CONFIG, quiet)
+        scores.append(out_of_fold_scores(plug, fitted, inputs))
+    assert torch.equal(scores[0][folds == 2], scores[1][folds == 2])
+    assert (scores[0][folds != 2] != scores[1][folds != 2]).any(dim=1).all()
+
+
+def test_words_are_learned_from_the_scores_of_the_body_that_has_not_seen_the_example(llama: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    prepared = prepare(examples(20), llm, Placement.AFTER)
+    whole = replace(CONFIG, least_kept=1.0, drop_all=0.0)  # nothing of a history is left out
+    plug, lonely = new_plug(llm, labels=LABELS), list[torch.Tensor]()
+    warm_up(plug, prepared, whole, quiet)
+    for item in prepared:
+        alone = copy.deepcopy(plug).eval()
+        alone.bodies = alone.bodies[fold_of(plug, item) :][:1]
+        lonely.append(TrainingRun(alone, llm, whole, [], quiet).losses([item], None))
+    run = TrainingRun(plug, llm, whole, prepared, quiet)
+    torch.testing.assert_close(run.losses(prepared, np.random.default_rng(0)), torch.cat(lonely), rtol=1e-4, atol=1e-5)
+    together = run.losses(prepared, None)
+    assert not torch.allclose(together, torch.cat(lonely), rtol=1e-4, atol=1e-5)
 
 
 def test_the_words_of_a_label_are_where_its_score_first_pulls_the_soft_prompt(llama: Path) -> None:
