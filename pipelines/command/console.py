@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
@@ -193,7 +194,7 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> "Table":
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        is_number = any(isinstance(row[name], int | float) for row in rows)
+        is_number = any(isinstance(row[name], int | float | Decimal) for row in rows)
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row[name])) for name in names))
@@ -206,6 +207,8 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):  # what DuckDB makes of a sum of integers
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -5,6 +5,7 @@ import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -41,6 +42,13 @@ def test_json_has_iso_times_and_null_for_what_is_no_number(capsys: pytest.Captur
         "low": None,
         "most": [None],
     }
+
+
+@pytest.mark.parametrize("query", ["select sum(n) as n from range(5) t(n)", "select 1.5::decimal(9, 2) as n"])
+def test_sums_and_decimals_are_numbers(query: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = duckdb.sql(query).to_arrow_table().to_pylist()
+    console.print_rows(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"n": 10 if "sum" in query else 1.5}
 
 
 def test_a_printed_table_keeps_long_texts_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
