@@ -38,13 +38,15 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
     number = {label: at for at, label in enumerate(plug.config.labels)}
     known = [item for item in prepared if item.example.target in number]
     folds = [[item for item in known if fold_of(plug, item) != fold] for fold in range(len(plug.bodies))]
-    steps = sum(math.ceil(len(others) / config.batch_size) for others in folds) * EPOCHS
-    done = 0
-    for fold, (body, others) in enumerate(zip(plug.bodies, folds, strict=True)):
+    descents = [
+        Descent(list(body.parameters()), config, math.ceil(len(others) / config.batch_size) * EPOCHS)
+        for body, others in zip(plug.bodies, folds, strict=True)
+    ]
+    steps = sum(descent.steps for descent in descents)
+    for fold, (body, others, descent) in enumerate(zip(plug.bodies, folds, descents, strict=True)):
         rng = np.random.default_rng([config.seed, fold])
         torch.manual_seed(int(rng.integers(2**31)))
         body.train()
-        descent = Descent(list(body.parameters()), config, math.ceil(len(others) / config.batch_size) * EPOCHS)
         for _ in range(EPOCHS):
             total, count = 0.0, 0
             for batch in batches(others, config.batch_size, rng):
@@ -52,8 +54,8 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
                 loss = F.cross_entropy(body(*plug_inputs(batch, config, rng))[0], targets)
                 descent.descend(loss)
                 total, count = total + loss.item() * len(batch), count + len(batch)
-                progress(f"steps without the LLM, loss {total / count:.3f}", done + descent.step, steps)
-        done += descent.step
+                done = sum(descent.step for descent in descents)
+                progress(f"steps without the LLM, loss {total / count:.3f}", done, steps)
 
 
 def fold_of(plug: PersonaPlug, item: Prepared) -> int:

@@ -88,8 +88,9 @@ def test_the_regression_is_scikit_learns_on_text_past_labels_and_their_vote(enco
     assert regression.answers(cases) == list(oracle.predict(fitted))
 
 
-def note(user: str, day: int, label: str) -> dict[str, Any]:
-    text, moment = f"{user} {label} {day}", START + timedelta(days=day)
+def note(user: str, number: int, label: str) -> dict[str, Any]:
+    """An item; two of a user are of the same moment, so that neither is the other's past."""
+    text, moment = f"{user} {label} {number}", START + timedelta(days=number // 2)
     return {"user_id": user, "kind": "LaMP_2N", "text": text, "output": label, "posted_at": moment}
 
 
