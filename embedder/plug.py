@@ -3,7 +3,8 @@
     task vector ─▶ query ─┬───────────────────────────────────────┐
     history vectors ──────┴─▶ weights ─▶ weighted sum ─┐          │
               └─────────────▶ plain mean ──────────────┤          │   ┌─▶ hidden layer ─┐
-    mean of the newest items ──────────────────────────┴─ joined ◀┘ ──┴─▶ straight ─────┴─▶ scaled to the LLM ─┐
+    mean of the newest items ──────────────────────────┤          │   │                 │
+    the LLM's own values of the prompt (some kinds) ───┴─ joined ◀┘ ──┴─▶ straight ─────┴─▶ scaled to the LLM ─┐
     instruction vectors (trained, the same for everybody) ─────────────────────────────────────────────────────┤
                                                                                                    soft prompt ◀┘
 
@@ -74,6 +75,8 @@ class PlugConfig:
     """Answers of a closed kind. A body then gives a score for each, and the persona vectors are made of these."""
     committee: int = 4
     """Bodies that score labels, each fitted without its own fold of the examples; their scores are averaged."""
+    values_width: int = 0
+    """Length of the LLM's own pooled values of a prompt (llm_jobs/kv_cache.py), where the plug sees them; else 0."""
 
     def __post_init__(self) -> None:
         if not self.kinds:
@@ -82,6 +85,14 @@ class PlugConfig:
             raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
         if self.aggregation not in PROJECTED:
             raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
+        if self.values_width and (self.placement != "after" or "task" not in PROJECTED[self.aggregation]):
+            raise PplugError("a plug that sees the LLM's values has to see the task and stand after the prompt")
+
+    @property
+    def seen(self) -> Mapping[str, int]:
+        """What the projector sees, and how long each vector is."""
+        widths = dict.fromkeys(PROJECTED[self.aggregation], self.encoder_width)
+        return widths | ({"values": self.values_width} if self.values_width else {})
 
     @property
     def body_count(self) -> int:
@@ -128,16 +139,26 @@ class Body(nn.Module):
     def __init__(self, config: PlugConfig, made: int) -> None:
         super().__init__()
         width = config.encoder_width
-        self._seen = PROJECTED[config.aggregation]
+        self._seen = config.seen
         if "attended" in self._seen:
             self.weights = HistoryWeights(width, config.temperature)
         self.default = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        joined = width * len(self._seen)
+        joined = sum(self._seen.values())
         self.hidden = nn.Sequential(nn.Linear(joined, config.llm_width), nn.GELU(), nn.Dropout(config.dropout))
         self.project = nn.Linear(config.llm_width, made)
         self.straight = nn.Linear(joined, made, bias=False)
+        if config.values_width:
+            self.values_mean = nn.Buffer(torch.zeros(config.values_width))
+            self.values_deviation = nn.Buffer(torch.ones(config.values_width))
 
-    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    def standardise(self, values: Tensor) -> None:
+        """See values from now on with the mean 0 and the deviation 1 that these (n, V) then have."""
+        self.values_mean.copy_(values.mean(0))
+        self.values_deviation.copy_(values.std(0, correction=0).clamp(min=1e-6))
+
+    def forward(
+        self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         shares = shares_of(counts)
         # One more slot holds the learned default; it counts only for users without a history.
         is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
@@ -150,6 +171,8 @@ class Body(nn.Module):
             "recent": torch.where(is_new > 0, self.default, recent),
             "task": task,
         }
+        if values is not None:
+            seen["values"] = (values - self.values_mean) / self.values_deviation / math.sqrt(values.shape[1])
         joined = torch.cat([seen[name] for name in self._seen], dim=1)  # (B, n D)
         joined = joined * math.sqrt(joined.shape[1]) / len(self._seen)  # unit vectors to unit entries
         return self.project(self.hidden(joined)) + self.straight(joined), weights[:, :-1]
@@ -163,6 +186,7 @@ class PersonaPlug(nn.Module):
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
         recent   (B, D)          mean of the newest items; anything finite for a user without a history
+        values   (B, V)          the LLM's pooled values of the prompt; None where the plug does not see them
         returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
@@ -178,10 +202,12 @@ class PersonaPlug(nn.Module):
             self.verbalise: nn.Module = nn.Linear(labels, made) if labels else nn.Identity()
             self.gain = nn.Parameter(torch.full((config.persona_count, 1), config.embedding_norm))
 
-    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         if not self.bodies:
             return self.instruction.expand(len(task), -1, -1), shares_of(counts)
-        made, weights = zip(*(body(task, vectors, counts, recent) for body in self.bodies), strict=True)
+        made, weights = zip(*(body(task, vectors, counts, recent, values) for body in self.bodies), strict=True)
         return self.soft_prompt(torch.stack(made).mean(0)), torch.stack(weights).mean(0)
 
     def soft_prompt(self, made: Tensor) -> Tensor:
@@ -189,6 +215,12 @@ class PersonaPlug(nn.Module):
         directions = self.verbalise(made).view(len(made), self.config.persona_count, -1)
         instruction = self.instruction.expand(len(made), -1, -1)  # (B, I, E)
         return torch.cat([instruction, F.normalize(directions, dim=-1) * self.gain], dim=1)
+
+    def standardise(self, values: Tensor) -> None:
+        """Let all bodies see values as deviations from these (n, V), the ones of the examples of a training."""
+        for body in self.bodies:
+            assert isinstance(body, Body)
+            body.standardise(values)
 
     @property
     def has_committee(self) -> bool:
@@ -201,11 +233,16 @@ class PersonaPlug(nn.Module):
         apart = {id(weight) for weight in self.bodies.parameters()} if self.has_committee else set[int]()
         return [weight for weight in self.parameters() if id(weight) not in apart]
 
-    def require(self, encoder_sha256: str, llm_sha256: str) -> None:
+    def require(self, encoder_sha256: str, llm_sha256: str, values_width: int) -> None:
         """Refuse models other than those the plug was trained with.
 
+        Args:
+            encoder_sha256: the encoder's fingerprint.
+            llm_sha256: the LLM's.
+            values_width: V of the values that the LLM's engine gives; 0 if it gives none.
+
         Raises:
-            PplugError: naming both fingerprints and what to do.
+            PplugError: naming what does not fit and what to do.
         """
         for name, ours, theirs in (
             ("encoder", self.config.encoder_sha256, encoder_sha256),
@@ -216,6 +253,11 @@ class PersonaPlug(nn.Module):
                     f"this plug was trained with {name} {ours[:8]}, not {theirs[:8]}: name that {name}, "
                     "or train a new plug with `pplug train`"
                 )
+        if self.config.values_width not in (0, values_width):
+            raise PplugError(
+                f"the plug for {', '.join(self.config.kinds)} sees values inside the LLM, which this engine does not "
+                "give: answer with --engine transformers"
+            )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write plug.safetensors, config.json and a model card; the weights appear whole or not at all."""

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .decoding import NON_FINITE, TIE, Decoded, Ids
-from .prompts import Answer, PromptParts, Refusal
+from .prompts import Answer, PromptParts, Refusal, SoftPrompt
 
 
 class Engine(Protocol):
@@ -29,8 +29,7 @@ class Prepared:
     index: int
     """Its place among the requests of the call."""
     parts: PromptParts
-    soft: Tensor
-    """(S, E)"""
+    soft: SoftPrompt
     choices: tuple[Ids, ...]
     """Token ids of the choices; empty for a free answer."""
     limit: int

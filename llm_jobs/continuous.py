@@ -21,6 +21,7 @@ from .choices import choice_tree
 from .decoding import NON_FINITE, Answers, Ids
 from .kv_cache import KVCache, Prefix, padded, row_bytes
 from .packing import Piece, pack, step
+from .prompts import LateSoftPrompt
 from .trunk import Trunk
 
 MOST_ROWS = 128
@@ -139,6 +140,7 @@ class _Work:
                 read_now.append(at)
             self._hold(row, before)
         last: dict[int, Tensor] = {}
+        self._read_what_soft_prompts_depend_on(read_now, rows, requests, starts)
         self._read_ends(read_now, rows, requests, starts, last)
         for at, source in copied:
             starts[at] = len(requests[at].parts.before)
@@ -155,14 +157,32 @@ class _Work:
         last: dict[int, Tensor],
     ) -> None:
         """Read the requests `which` from their start on, and put their last hidden states into `last`."""
-        pieces = [Piece(rows[at], starts[at], self._embeds(requests[at], starts[at])) for at in which]
+        pieces = [Piece(rows[at], starts[at], self._embeds(rows[at], requests[at], starts[at])) for at in which]
         last |= {at: hidden[-1] for at, hidden in zip(which, read(self._trunk, self._cache, pieces), strict=True)}
 
-    def _embeds(self, request: Prepared, start: int) -> Tensor:
-        """Tokens and soft prompt of a request from position `start` on."""
+    def _read_what_soft_prompts_depend_on(
+        self, which: Sequence[int], rows: Sequence[int], requests: Sequence[Prepared], starts: list[int]
+    ) -> None:
+        """Read the prompts of those of the requests `which` whose soft prompt is made of the LLM's values."""
+        late = [at for at in which if isinstance(requests[at].soft, LateSoftPrompt)]
+        befores = {at: requests[at].parts.before for at in late}
+        pieces = [
+            Piece(rows[at], starts[at], self._trunk.embed(self._ids(before[starts[at] :])))
+            for at, before in befores.items()
+            if starts[at] < len(before)
+        ]
+        read(self._trunk, self._cache, pieces)
+        for at, before in befores.items():
+            starts[at] = len(before)
+
+    def _embeds(self, row: int, request: Prepared, start: int) -> Tensor:
+        """Tokens and soft prompt of a request from position `start` on: a late one's own place."""
         before, after = (self._ids(ids) for ids in (request.parts.before[start:], request.parts.after))
-        soft = request.soft.to(self._device, self._dtype)
-        return torch.cat([self._trunk.embed(before), soft, self._trunk.embed(after)])
+        soft = request.soft
+        if isinstance(soft, LateSoftPrompt):
+            values = self._cache.pooled_values(row, start).cpu()
+            soft = soft.of_values(values)
+        return torch.cat([self._trunk.embed(before), soft.to(self._device, self._dtype), self._trunk.embed(after)])
 
     def _ids(self, ids: Ids) -> Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self._device)

@@ -21,10 +21,10 @@ from embedder.models import model_folder
 
 from . import answering
 from .causal import CausalLM
-from .kv_cache import Prefix
+from .kv_cache import Prefix, values_width
 from .llama import LlamaTrunk, is_supported
 from .memory import half_of_free_memory
-from .prompts import Answer, Placement, PromptParts, Refusal, Request
+from .prompts import Answer, Placement, PromptParts, Refusal, Request, SoftPrompt
 from .request_reader import PROBE_TEXT, RequestReader
 from .seq2seq import Seq2SeqLM
 from .trunk import TransformersTrunk, require_same_logits
@@ -69,10 +69,13 @@ class FrozenLLM:
         self._engine: CausalLM | Seq2SeqLM
         if self.is_encoder_decoder:
             self._engine = Seq2SeqLM(model, end_ids, num_beams)
+            self.values_width = 0
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
             require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
             self._engine = CausalLM(trunk, end_ids, memory or half_of_free_memory(str(model.device)), num_beams)
+            self.values_width = values_width(trunk.empty_prefix())
+            """V, the length of `Prefix.pooled_values`; 0 for a sequence-to-sequence LLM, which has no prefixes."""
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
         """Which code and precision runs, for the run record."""
 
@@ -131,7 +134,7 @@ class FrozenLLM:
     def generate(
         self,
         prompts: Sequence[str],
-        personas: Sequence[Tensor | None] | None = None,
+        personas: Sequence[SoftPrompt | None] | None = None,
         max_new_tokens: int = 32,
         placement: Placement = Placement.BEFORE,
     ) -> list[Answer]:

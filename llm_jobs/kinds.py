@@ -94,6 +94,9 @@ class Kind:
     """Closed answers; None for free text. A task may bring its own."""
     choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Finds the list of choices, separated by commas, in a task's input."""
+    sees_llm_values: bool = False
+    """The plug also sees what the LLM itself made of the prompt: for answers that depend on how a text says what it
+    says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
     lamp_prompt: str = ""
     """How the input of a LaMP question of this kind begins."""

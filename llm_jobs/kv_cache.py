@@ -36,6 +36,11 @@ class Prefix:
         """Tokens read."""
         return self.keys_values.shape[3]
 
+    @property
+    def pooled_values(self) -> Tensor:
+        """(V,) as the function of that name says."""
+        return pooled_values(self.keys_values)
+
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
@@ -73,6 +78,37 @@ class KVCache:
     def prefix(self, row: int, length: int) -> Prefix:
         """A copy of the first `length` tokens of a row."""
         return Prefix(self.store[:, :, row, :, :length].clone())
+
+    def pooled_values(self, row: int, length: int) -> Tensor:
+        """(V,) of the first `length` tokens of a row."""
+        return pooled_values(self.store[:, :, row, :, :length])
+
+
+def pooled_values(keys_values: Tensor) -> Tensor:
+    """What the LLM made of some tokens: the mean of their values, in the middle third of its layers.
+
+    The first of several tokens is left out: attention comes to rest there whatever it says ("attention sink",
+    arXiv 2309.17453). docs/experiments.md, 2026-11-27, has other layers, and the last token alone.
+
+    Args:
+        keys_values: (L, 2, H, tokens, D) at least one token.
+
+    Returns:
+        (V,) float32, V = layers of the middle third * H * D.
+    """
+    values = keys_values[middle_third(len(keys_values)), 1, :, min(1, keys_values.shape[3] - 1) :]
+    return values.float().mean(2).flatten()
+
+
+def values_width(like: Prefix) -> int:
+    """V of `pooled_values`."""
+    layers, _, heads, _, width = like.keys_values.shape
+    return len(range(layers)[middle_third(layers)]) * heads * width
+
+
+def middle_third(layers: int) -> slice:
+    """Of so many layers the ones in the middle; at least one."""
+    return slice(layers // 3, layers - layers // 3)
 
 
 def padded(slots: int) -> int:

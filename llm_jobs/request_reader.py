@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
@@ -87,7 +88,9 @@ class RequestReader:
         return (*self.format.token_ids(text), self.end_ids[0])
 
     def _prepare(self, index: int, request: Request, placement: Placement) -> answering.Prepared:
-        soft = torch.empty(0, self.width) if request.persona is None else request.persona.detach()
+        soft = torch.empty(0, self.width) if request.persona is None else request.persona
+        if isinstance(soft, Tensor):
+            soft = soft.detach()
         choices: tuple[Ids, ...] = ()
         if request.choices is not None:
             if not request.choices or not all(map(self.format.token_ids, request.choices)):

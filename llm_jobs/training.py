@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.descent import Descent
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prefix_cache import PrefixCache, Progress
+from llm_jobs.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
 from llm_jobs.prompts import Placement
 from llm_jobs.training_data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
 from llm_jobs.warm_up import out_of_fold_scores, start_from_words, warm_up
@@ -59,8 +59,11 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
+    train, held_out = run.with_values(train), run.with_values(held_out)
     if plug.has_committee and not any(item.example.target in plug.config.labels for item in train):
         raise PplugError(f"no target is one of the labels ({', '.join(plug.config.labels)}): correct the choices")
+    if not losses and plug.config.values_width:
+        plug.standardise(torch.from_numpy(np.stack([item.values for item in train if item.values is not None])))
     if plug.has_committee and not losses:
         warm_up(plug, train, config, progress)
         start_from_words(plug, [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in plug.config.labels])
@@ -136,6 +139,21 @@ class TrainingRun:
         self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps))
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
+
+    def with_values(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """The examples with the LLM's pooled values of their prompts, where the plug sees these."""
+        if not self.plug.config.values_width:
+            return list(prepared)
+        found: list[Prepared] = []
+        for start in range(0, len(prepared), PREFIXES_AT_ONCE):
+            chunk = prepared[start : start + PREFIXES_AT_ONCE]
+            prefixes = self.cache.prefixes([item.parts.before for item in chunk]) or []
+            found += [
+                replace(item, values=prefix.pooled_values.cpu().numpy())
+                for item, prefix in zip(chunk, prefixes, strict=True)
+            ]
+            self.progress("values of prompts", len(found), len(prepared))
+        return found
 
     def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
         """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""

@@ -68,6 +68,8 @@ class Prepared:
     example: Example
     parts: PromptParts
     answer: tuple[int, ...]
+    values: FloatArray | None = None
+    """(V,) the LLM's pooled values of the prompt, where the plug sees them."""
 
     @property
     def behind(self) -> int:
@@ -93,15 +95,18 @@ def drop_history(history: FloatArray, config: TrainConfig, rng: np.random.Genera
     return history[np.sort(chosen)]
 
 
-def plug_inputs(
-    batch: Sequence[Prepared], config: TrainConfig, rng: np.random.Generator | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the plug takes of a batch: task, vectors, counts, recent; with `rng` a random part of each history."""
+def plug_inputs(batch: Sequence[Prepared], config: TrainConfig, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
+    """What the plug takes of a batch: task, vectors, counts, recent, and values where the examples have them.
+
+    With `rng` a random part of each history.
+    """
     histories = [item.example.history for item in batch]
     if rng is not None:
         histories = [drop_history(history, config, rng) for history in histories]
     tasks = np.stack([item.example.task for item in batch])
-    return torch.from_numpy(tasks), *pad_histories([History.of_items(one) for one in histories], tasks.shape[1])
+    padded = pad_histories([History.of_items(one) for one in histories], tasks.shape[1])
+    values = [item.values for item in batch if item.values is not None]
+    return torch.from_numpy(tasks), *padded, *([torch.from_numpy(np.stack(values))] if values else [])
 
 
 def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:

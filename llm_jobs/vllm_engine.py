@@ -31,7 +31,7 @@ from embedder.models import model_folder
 from .answering import Outcome, Prepared, best_choice
 from .decoding import NON_FINITE, Decoded, Ids
 from .frozen_llm import Dtype
-from .prompts import Answer, Placement, PromptParts, Refusal, Request
+from .prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
 from .request_reader import PROBE_TEXT, RequestReader
 
 INSTALL = "pip install --no-deps -r docs/requirements-vllm.txt"
@@ -68,6 +68,8 @@ class VllmLLM:
         self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
         """Which code and precision runs; tells the engines apart in `settings_sha256`."""
         self.num_beams = 1
+        self.values_width = 0
+        """vLLM does not tell what is inside the LLM."""
         self._require_same_embedding()
 
     @classmethod
@@ -127,10 +129,10 @@ class VllmLLM:
 
     def _refusal(self, request: Prepared) -> Refusal | None:
         """Why a soft prompt must not reach vLLM: in a shared cache it could spoil the answers of others."""
-        width = self._table.shape[1]
-        if request.soft.shape[1:] != (width,):
-            return Refusal("model_error", f"soft prompt {tuple(request.soft.shape)} for an LLM that is {width} wide")
-        return None if bool(request.soft.isfinite().all()) else NON_FINITE
+        width, soft = self._table.shape[1], known_before(request.soft)
+        if soft.shape[1:] != (width,):
+            return Refusal("model_error", f"soft prompt {tuple(soft.shape)} for an LLM that is {width} wide")
+        return None if bool(soft.isfinite().all()) else NON_FINITE
 
     def _free(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
         params = [self._params(request.limit, logprobs=0) for request in requests]
@@ -155,7 +157,7 @@ class VllmLLM:
     def _embeds(self, request: Prepared) -> Tensor:
         """The whole prompt (tokens, E)."""
         before, after = (self._table[list(ids)] for ids in (request.parts.before, request.parts.after))
-        return torch.cat([before, request.soft.to(self._table.dtype), after])
+        return torch.cat([before, known_before(request.soft).to(self._table.dtype), after])
 
     def _params(self, limit: int, **asked: Any) -> Any:
         vllm: Any = import_module("vllm")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug import PlugConfig
+from embedder.plug import PROJECTED, PlugConfig
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
@@ -199,12 +199,12 @@ def plan_train(
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
-    speed = speed_of(
-        warehouse,
-        JOB,
-        lambda: TrainingRun(plug, llm, once, sample, no_progress).fit_epoch(sample),
-        work_tokens(sample, plug.config, 1),
-    )
+
+    def fit_sample() -> None:
+        run = TrainingRun(plug, llm, once, sample, no_progress)
+        run.fit_epoch(run.with_values(sample))
+
+    speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
     texts = {target.query for target in data.targets.found}
     seconds = speed.seconds(len(examples), tokens)
     return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, seconds)
@@ -232,4 +232,5 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
         labels=labels,
+        values_width=llm.values_width if kind.sees_llm_values and "task" in PROJECTED.get(aggregation, ()) else 0,
     )

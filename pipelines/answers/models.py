@@ -91,7 +91,7 @@ def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]
     plugs: dict[str, LoadedPlug] = {}
     for folder in folders:
         plug = PersonaPlug.from_pretrained(folder)
-        plug.require(models.encoder.sha256, models.llm.sha256)
+        plug.require(models.encoder.sha256, models.llm.sha256, models.llm.values_width)
         for kind in plug.config.kinds:
             if kind in plugs:
                 raise UsageError(f"two plugs answer kind {kind}, the second is {folder}: pass one --plug for each kind")

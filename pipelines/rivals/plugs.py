@@ -51,7 +51,7 @@ def compared_plugs(folders: Sequence[Path], models: Models) -> dict[str, PlugsOf
     reports: dict[str, list[Mapping[str, Any]]] = {}
     for folder in folders:
         plug, report = PersonaPlug.from_pretrained(folder), training_report(folder)
-        plug.require(models.encoder.sha256, models.llm.sha256)
+        plug.require(models.encoder.sha256, models.llm.sha256, models.llm.values_width)
         name = plug.config.aggregation
         for kind in plug.config.kinds:
             if name in found.setdefault(kind, {}):

@@ -25,9 +25,9 @@ CONFIG = PlugConfig(
 )
 
 
-def tiny_plug(aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PersonaPlug:
+def tiny_plug(aggregation: str = "attention", labels: tuple[str, ...] = (), values_width: int = 0) -> PersonaPlug:
     torch.manual_seed(0)
-    return PersonaPlug(replace(CONFIG, aggregation=aggregation, labels=labels)).eval()
+    return PersonaPlug(replace(CONFIG, aggregation=aggregation, labels=labels, values_width=values_width)).eval()
 
 
 def history(count: int, seed: int) -> np.ndarray:
@@ -99,6 +99,27 @@ def test_an_aggregation_sees_what_its_name_says(aggregation: str, sees_task: boo
     assert torch.equal(first, run(plug, [history(3, 1)], ones, tasks[:1])[0]) == (not sees_user)
 
 
+@pytest.mark.parametrize("labels", [(), ("a", "b", "c")])
+def test_values_of_the_llm_count_as_deviations_from_those_of_the_training(labels: tuple[str, ...]) -> None:
+    plug, generator = tiny_plug("task", labels, values_width=5), torch.Generator().manual_seed(0)
+    known = 7 + 3 * torch.randn(50, 5, generator=generator)
+    known[:, 2] = 4  # the same in every prompt, like what all prompts begin with
+    plug.standardise(known)
+    values, task = 7 + 3 * torch.randn(2, 5, generator=generator), torch.from_numpy(history(2, 7))
+    values[:, 2] = 4
+    nobody = pad_histories([History.empty(8)] * 2, 8)
+    soft, _ = plug(task, *nobody, values)
+    for row in range(2):
+        deviations = (values[row] - known.mean(0)) / known.std(0, correction=0).clamp(min=1e-6)
+        assert deviations[2] == 0
+        joined = torch.cat([task[row], deviations / math.sqrt(5)]) * math.sqrt(8 + 5) / 2
+        made = torch.stack([body.project(body.hidden(joined)) + body.straight(joined) for body in plug.bodies]).mean(0)
+        vectors = plug.verbalise(made).view(3, -1)
+        expected = vectors / vectors.norm(dim=1, keepdim=True) * plug.gain
+        torch.testing.assert_close(soft[row, CONFIG.instruction_count :], expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(soft, plug(task, *nobody, values.flip(0))[0])
+
+
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(-1e4, 1e4, width=32))
 def test_padding_is_invisible(size: int, seed: int, junk: float) -> None:
     plug = tiny_plug()
@@ -156,7 +177,8 @@ def test_forward_writes_into_none_of_its_arguments() -> None:
 
 
 def test_saving_and_loading_is_the_identity(tmp_path: Path) -> None:
-    plug = tiny_plug()
+    plug = tiny_plug(values_width=5)
+    plug.standardise(torch.randn(9, 5))
     plug.save_pretrained(tmp_path)
     loaded = PersonaPlug.from_pretrained(tmp_path)
     assert loaded.config == plug.config
@@ -169,8 +191,16 @@ def test_saving_and_loading_is_the_identity(tmp_path: Path) -> None:
 def test_a_plug_refuses_models_it_was_not_trained_with(which: str) -> None:
     given_shas = {"encoder": CONFIG.encoder_sha256, "LLM": CONFIG.llm_sha256} | {which: "0" * 64}
     with pytest.raises(PplugError, match=f"trained with {which} .*pplug train"):
-        tiny_plug().require(given_shas["encoder"], given_shas["LLM"])
-    tiny_plug().require(CONFIG.encoder_sha256, CONFIG.llm_sha256)
+        tiny_plug().require(given_shas["encoder"], given_shas["LLM"], 0)
+    tiny_plug().require(CONFIG.encoder_sha256, CONFIG.llm_sha256, 0)
+
+
+def test_a_plug_that_sees_the_llms_values_wants_an_engine_that_gives_them() -> None:
+    plug, shas = tiny_plug(values_width=5), (CONFIG.encoder_sha256, CONFIG.llm_sha256)
+    plug.require(*shas, 5)
+    tiny_plug().require(*shas, 5)
+    with pytest.raises(PplugError, match=r"for LaMP_2N sees values .*--engine transformers"):
+        plug.require(*shas, 0)
 
 
 @pytest.mark.parametrize("change", [{"persona_count": 2}, {"of_tomorrow": 1}])
@@ -188,7 +218,15 @@ def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kinds": ()}, {"embedding_norm": 0.0}, {"temperature": -1.0}, {"aggregation": "sum"}]
+    "wrong",
+    [
+        {"kinds": ()},
+        {"embedding_norm": 0.0},
+        {"temperature": -1.0},
+        {"aggregation": "sum"},
+        {"values_width": 5, "placement": "before"},
+        {"values_width": 5, "aggregation": "mean"},
+    ],
 )
 def test_a_config_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(PplugError):

@@ -159,5 +159,15 @@ class Pair:
 @pytest.fixture(scope="session", params=["llama", "qwen", "t5"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     """Our Llama forward pass, `transformers`' of another decoder, and a sequence-to-sequence model."""
+    return pair_of(request)
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen"])
+def causal_pair(request: pytest.FixtureRequest) -> Pair:
+    """The first two."""
+    return pair_of(request)
+
+
+def pair_of(request: pytest.FixtureRequest) -> Pair:
     name = {"llama": "tiny_llm", "qwen": "tiny_qwen", "t5": "tiny_t5"}[request.param]
     return Pair(request.getfixturevalue(name), reference_model(request.getfixturevalue(f"{name}_folder")))

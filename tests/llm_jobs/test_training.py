@@ -16,13 +16,15 @@ from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
+from embedder.histories import History, pad_histories
 from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug, PlugConfig
 from llm_jobs import FrozenLLM
+from llm_jobs.answers import Answered, PersonalTask, answer_tasks
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.descent import learning_rate_share
 from llm_jobs.prefix_cache import Progress
-from llm_jobs.prompts import Placement
+from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
 from llm_jobs.training_data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
 from llm_jobs.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
@@ -45,7 +47,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("t5"), T5ForConditionalGeneration(config), is_chat=False)
 
 
-def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = ()) -> PersonaPlug:
+def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = (), values_width: int = 0) -> PersonaPlug:
     return seeded_plug(
         PlugConfig(
             kinds=("note",),
@@ -55,6 +57,7 @@ def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = ()) -> Per
             llm_width=llm.width,
             embedding_norm=llm.embedding_norm,
             labels=labels,
+            values_width=values_width,
         ),
         seed,
     )
@@ -74,7 +77,7 @@ def examples(count: int = 24) -> list[Example]:
 
 def quiet(label: str, done: int, total: int) -> None:
     assert 0 < done <= total
-    assert label.startswith(("steps, loss ", "steps without the LLM, loss ", "prompts read"))
+    assert label.startswith(("steps, loss ", "steps without the LLM, loss ", "prompts read", "values of prompts"))
 
 
 def fit(
@@ -123,16 +126,18 @@ class KilledError(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
+@pytest.mark.parametrize("sees_values", [False, True])
 @pytest.mark.parametrize(
     ("labels", "phase", "kill_at"),
     [(labels, "steps, ", kill_at) for labels in ((), LABELS) for kill_at in (1, 8, 14)]
     + [(LABELS, "steps without the LLM, ", 4)],
 )
 def test_a_killed_run_resumes_to_the_same_weights(
-    llama: Path, tmp_path: Path, labels: tuple[str, ...], phase: str, kill_at: int
+    llama: Path, tmp_path: Path, labels: tuple[str, ...], phase: str, kill_at: int, *, sees_values: bool
 ) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    undisturbed, killed, resumed = (new_plug(llm, labels=labels) for _ in range(3))
+    width = llm.values_width if sees_values else 0
+    undisturbed, killed, resumed = (new_plug(llm, labels=labels, values_width=width) for _ in range(3))
     losses = fit(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
 
     def kill(label: str, done: int, total: int) -> None:
@@ -160,6 +165,49 @@ def test_labels_are_learned_without_the_llm_and_only_their_words_through_it(llam
     fit(whole, llm, examples(48), CONFIG, tmp_path / "plug", quiet)
     assert all(torch.equal(*pair) for pair in zip(alone.bodies.parameters(), whole.bodies.parameters(), strict=True))
     assert not torch.equal(alone.verbalise.weight, whole.verbalise.weight)
+
+
+@pytest.mark.parametrize("sees_values", [False, True])
+def test_what_only_the_llm_reads_in_a_prompt_is_learned_from_its_values(llama: Path, *, sees_values: bool) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plug = new_plug(llm, labels=LABELS, values_width=llm.values_width if sees_values else 0)
+    rng, made = np.random.default_rng(0), list[Example]()
+    for at in range(160):
+        noise = rng.normal(0, 1, (3, WIDTH)).astype(np.float32)
+        prompt = f"{('sunny', 'rainy')[at % 2] * 3} day {at} of {at % 7}"
+        made.append(Example(f"user {at % 8}", prompt, LABELS[at % 2], noise[0], noise[1:]))
+    prepared = prepare(made, llm, Placement.AFTER)
+    run = TrainingRun(plug, llm, CONFIG, prepared, quiet)
+    prepared = run.with_values(prepared)
+    if sees_values:
+        [prefix] = llm.prefixes([prepared[5].parts.before])
+        torch.testing.assert_close(torch.tensor(prepared[5].values), prefix.pooled_values)
+        plug.standardise(torch.tensor(np.stack([item.values for item in prepared if item.values is not None])))
+    warm_up(plug, prepared, CONFIG, quiet)
+    told = out_of_fold_scores(plug, prepared, plug_inputs(prepared, CONFIG, None)).argmax(1).tolist()
+    right = sum(LABELS[at] == item.example.target for at, item in zip(told, prepared, strict=True))
+    assert (right > 140) == sees_values
+    assert right > 40
+
+
+def test_a_task_is_answered_with_the_values_of_its_own_prompt(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    plug, made = new_plug(llm, labels=LABELS, values_width=llm.values_width), examples(20)
+    losses = fit(plug, llm, made, CONFIG, tmp_path / "plug", quiet)
+    assert losses[-1].train < losses[0].train
+    histories = [History.of_items(one.history) for one in made]
+    tasks = [PersonalTask(one.prompt, one.task, own, LABELS, 4) for one, own in zip(made, histories, strict=True)]
+    prefixes = llm.prefixes([llm.parts(one.prompt, Placement.AFTER, 24).before for one in made])
+    inputs = torch.tensor(np.stack([one.task for one in made])), *pad_histories(histories, WIDTH)
+    values = torch.stack([prefix.pooled_values for prefix in prefixes])
+    soft, weights = plug(*inputs, values)
+    known = llm.answer([Request(one.prompt, own, LABELS) for one, own in zip(made, soft, strict=True)], Placement.AFTER)
+    for row, (answered, expected) in enumerate(zip(answer_tasks(llm, plug, tasks), known, strict=True)):
+        assert isinstance(answered, Answered)
+        assert isinstance(expected, Answer)
+        assert answered.answer.text == expected.text
+        assert answered.answer.score == pytest.approx(expected.score, abs=1e-4)
+        np.testing.assert_allclose(answered.weights, weights[row, : len(made[row].history)].detach(), atol=1e-6)
 
 
 def test_no_example_is_scored_by_a_body_that_saw_its_answer(llama: Path) -> None:

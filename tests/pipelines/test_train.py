@@ -2,9 +2,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from embedder.plug import PROJECTED
 from llm_jobs.kinds import load_kinds
+from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.examples import Target, Targets
-from pipelines.train import TrainingData
+from pipelines.train import TrainingData, plug_config
 
 KINDS = load_kinds()
 
@@ -24,3 +26,17 @@ def test_labels_are_the_choices_that_users_answer_with(
 ) -> None:
     found = [Target("ann", "", output, "", datetime(2026, 1, 1, tzinfo=UTC)) for output in outputs]
     assert TrainingData(KINDS[kind], [], Targets(found, 0), choices).labels == labels
+
+
+def test_a_plug_sees_the_llms_values_where_its_kind_says_so_and_it_sees_the_task(
+    generate_config: GenerateConfig,
+) -> None:
+    models = load_models(generate_config)
+    widths = {
+        (kind, aggregation): plug_config(KINDS[kind], models, aggregation).values_width
+        for kind in ("LaMP_3", "LaMP_2N")
+        for aggregation in PROJECTED
+    }
+    assert models.llm.values_width > 0
+    wanted = {("LaMP_3", "attention"), ("LaMP_3", "task")}
+    assert widths == {key: models.llm.values_width if key in wanted else 0 for key in widths}
