@@ -12,9 +12,10 @@ After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equati
 the paper: the weights have a learned projection and temperature (unit vectors without one give nearly a plain
 mean) and count how many items stand behind a vector; the projector sees what is near the task, what the user does
 on the whole and lately, and the task itself, has a straight path past its hidden layer, and gives several vectors
-(docs/experiments.md says what each is worth); with labels (a closed kind) a committee of such bodies gives a score
-for each label, learned without the LLM, and `verbalise` makes the persona vectors of their mean; the scale is the
-LLM's own measured embedding norm; and a learned default answers users without a history.
+(docs/experiments.md says what each is worth); for some kinds it also sees what the LLM made of the prompt, as in
+instance-dependent prompt generation (IDPG, arXiv 2204.04497); with labels (a closed kind) a committee of such bodies
+gives a score for each label, learned without gradients through the LLM, and `verbalise` makes the persona vectors of
+their mean; the scale is the LLM's own measured embedding norm; and a learned default answers users without a history.
 """
 
 import json
@@ -256,7 +257,7 @@ class PersonaPlug(nn.Module):
         if self.config.values_width not in (0, values_width):
             raise PplugError(
                 f"the plug for {', '.join(self.config.kinds)} sees values inside the LLM, which this engine does not "
-                "give: answer with --engine transformers"
+                "give: answer with --engine transformers, or train it anew with sees_llm_values = false for the kind"
             )
 
     def save_pretrained(self, folder: Path | str) -> None:

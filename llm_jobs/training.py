@@ -6,8 +6,9 @@ A plug with labels first learns to tell these apart without the LLM (warm_up.py)
 trained, on the scores that examples get from a body that has not seen them. Any other plug is trained as a whole.
 
 The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
-epochs while they fit in memory. After each epoch the state is saved, and a killed run goes on from there to the same
-weights. The weights of the epoch with the least loss on held-out users are saved as the plug, once all epochs are done.
+epochs while they fit in memory. A plug that sees the LLM's values gets those of all examples before it starts. After
+each epoch the state is saved, and a killed run goes on from there to the same weights. The weights of the epoch with
+the least loss on held-out users are saved as the plug, once all epochs are done.
 """
 
 import hashlib
