@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from embedder.errors import PplugError
-from embedder.plug import PersonaPlug, PlugConfig
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.descent import Descent
 from llm_jobs.frozen_llm import FrozenLLM

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug import PROJECTED, PlugConfig
+from embedder.plug_config import PROJECTED, PlugConfig
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
@@ -75,7 +75,7 @@ class PlugChoice:
     """Which plug is trained, and on whom."""
 
     aggregation: str = "attention"
-    """How a history becomes a persona: a name in `embedder.plug.PROJECTED`."""
+    """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
     unseen_users: bool = False
     """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from embedder.errors import InputMissing, PplugError
 from embedder.histories import History, pad_histories
-from embedder.plug import PersonaPlug, PlugConfig
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PlugConfig
 
 CONFIG = PlugConfig(
     kinds=("LaMP_2N",),

@@ -18,7 +18,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from embedder.errors import PplugError
 from embedder.histories import History, pad_histories
 from embedder.models import weights_sha256
-from embedder.plug import PersonaPlug, PlugConfig
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.answers import Answered, PersonalTask, answer_tasks
 from llm_jobs.checkpoint import EpochLoss

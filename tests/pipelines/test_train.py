@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from embedder.plug import PROJECTED
+from embedder.plug_config import PROJECTED
 from llm_jobs.kinds import load_kinds
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.examples import Target, Targets

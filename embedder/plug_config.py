@@ -1,0 +1,101 @@
+"""What a plug is made for and what it sees: saved beside its weights, as JSON and as a card to read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from embedder.errors import PplugError
+
+PROJECTED: Mapping[str, tuple[str, ...]] = {
+    "attention": ("attended", "mean", "recent", "task"),
+    "mean": ("mean",),
+    "task": ("task",),
+    "none": (),
+}
+"""What the projector sees, by the name of the aggregation. The last three are what the first is compared with: the
+plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only."""
+
+
+@dataclass(frozen=True)
+class PlugConfig:
+    """What a plug is made for; saved beside its weights."""
+
+    kinds: tuple[str, ...]
+    """Kinds of tasks it answers."""
+    encoder_sha256: str
+    """Fingerprint of the encoder of the history vectors."""
+    llm_sha256: str
+    """Fingerprint of the LLM it was trained through."""
+    encoder_width: int
+    llm_width: int
+    embedding_norm: float
+    """Mean L2 norm of the LLM's token embeddings; the persona starts at this length."""
+    placement: str = "after"
+    """Where the soft prompt stands: "before" the task's input (the paper) or "after" it."""
+    aggregation: str = "attention"
+    """How a history becomes a persona: a name in PROJECTED."""
+    instruction_count: int = 4
+    """Trained vectors that are the same for everybody."""
+    persona_count: int = 3
+    """Vectors that depend on the user."""
+    temperature: float = 0.06
+    """Start value. BGE and MiniLM cosines spread over about 0.5, so that weights differ by up to e^8."""
+    dropout: float = 0.3
+    """Share of the projector's hidden units dropped in training."""
+    labels: tuple[str, ...] = ()
+    """Answers of a closed kind. A body then gives a score for each, and the persona vectors are made of these."""
+    committee: int = 4
+    """Bodies that score labels, each fitted without its own fold of the examples; their scores are averaged."""
+    values_width: int = 0
+    """Length of the LLM's own pooled values of a prompt (llm_jobs/kv_cache.py), where the plug sees them; else 0."""
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise PplugError("a plug needs at least one kind of task: pass --kind")
+        if self.embedding_norm <= 0 or self.temperature <= 0:
+            raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
+        if self.aggregation not in PROJECTED:
+            raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
+        if self.values_width and (self.placement != "after" or "task" not in PROJECTED[self.aggregation]):
+            raise PplugError("a plug that sees the LLM's values has to see the task and stand after the prompt")
+
+    @property
+    def seen(self) -> Mapping[str, int]:
+        """What the projector sees, and how long each vector is."""
+        widths = dict.fromkeys(PROJECTED[self.aggregation], self.encoder_width)
+        return widths | ({"values": self.values_width} if self.values_width else {})
+
+    @property
+    def body_count(self) -> int:
+        """Bodies between what is seen of a user and the persona vectors: a committee where there are labels."""
+        if not PROJECTED[self.aggregation]:
+            return 0
+        return self.committee if self.labels else 1
+
+    @property
+    def soft_count(self) -> int:
+        """Vectors of the soft prompt."""
+        return self.instruction_count + (self.persona_count if PROJECTED[self.aggregation] else 0)
+
+
+def model_card(config: PlugConfig) -> str:
+    """A README for the plug's folder."""
+    return f"""---
+library_name: pplug
+license: apache-2.0
+---
+# A persona plug for {", ".join(config.kinds)}
+
+Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM
+(PPlug, arXiv 2409.11901). It holds nothing of any one user, but its weights were fitted to the histories of
+many: see `training.json` beside this file for whose.
+
+| | |
+|---|---|
+| encoder | width {config.encoder_width}, sha256 `{config.encoder_sha256}` |
+| LLM | width {config.llm_width}, sha256 `{config.llm_sha256}` |
+| soft prompt | {config.placement} the task's input |
+| labels | {len(config.labels) or "none: trained through the LLM as a whole"} |
+
+    from embedder import PersonaPlug
+    plug = PersonaPlug.from_pretrained("this folder")
+"""
