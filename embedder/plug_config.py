@@ -12,7 +12,8 @@ PROJECTED: Mapping[str, tuple[str, ...]] = {
     "none": (),
 }
 """What the projector sees, by the name of the aggregation. The last three are what the first is compared with: the
-plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only."""
+plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only. What sees the
+task may see the LLM's values of the prompt too (`values_width`)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ many: see `training.json` beside this file for whose.
 |---|---|
 | encoder | width {config.encoder_width}, sha256 `{config.encoder_sha256}` |
 | LLM | width {config.llm_width}, sha256 `{config.llm_sha256}` |
+| sees | {", ".join(config.seen) or "nothing"} |
 | soft prompt | {config.placement} the task's input |
 | labels | {len(config.labels) or "none: trained through the LLM as a whole"} |
 
