@@ -5,8 +5,9 @@
               └── the next request takes a finished row's place at once
 
 Every row starts with the head that all prompts share (chat header, task description), which is read once. A prompt
-that equals another one still in the cache is copied instead of read. A request that is decoded with K beams (beams.py)
-has K rows next to each other, a seat; its prompt is read into the first.
+that equals another one still in the cache is copied instead of read. A late soft prompt is made of the values of its
+prompt, once these are in the cache. A request that is decoded with K beams (beams.py) has K rows next to each other, a
+seat; its prompt is read into the first.
 Shapes: R rows, B of them, E width, N slots, V vocabulary.
 """
 
