@@ -98,6 +98,11 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
     return prepared
 
 
+def guessing_loss(prepared: Sequence[Prepared], labels: Sequence[str]) -> float:
+    """Mean loss of a token, as in `EpochLoss`, of answering any of the labels with equal probability."""
+    return math.log(len(labels)) * sum(1 / len(item.answer) for item in prepared) / len(prepared)
+
+
 def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
     """Tokens the LLM computes: prompts once, and in each epoch what stands behind them."""
     behind = sum(plug.soft_count + item.behind for item in prepared)

@@ -5,6 +5,8 @@ tasks of the nights named ──────────────────
 """
 
 import json
+import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from embedder.plug_config import PROJECTED, PlugConfig
 from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
-from llm_jobs.training import TrainingRun, prepare, seeded_plug, train_plug, work_tokens
+from llm_jobs.training import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
 from llm_jobs.training_data import Example, TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
@@ -28,6 +30,8 @@ from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 JOB = "train"
 
@@ -168,10 +172,19 @@ def train_job(
         plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
         prepared = prepare(examples, llm, Placement(plug.config.placement))
         losses = train_plug(plug, llm, prepared, train, folder, progress)
+        warn_of_failure(losses, guessing_loss(prepared, data.labels) if data.labels else math.inf)
         add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
         record.rows_in = record.rows_out = len(examples)
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
+
+
+def warn_of_failure(losses: Sequence[EpochLoss], guessing: float) -> None:
+    """Say so if the best epoch is worse than guessing: the plug is saved, but nobody should answer with it."""
+    best = min(loss.held_out for loss in losses)
+    if best > guessing:
+        told = f"loss on held-out users {best:.3f}, of guessing among the labels {guessing:.3f}"
+        logger.warning("the training never got going (%s): train again with another --seed or more --epochs", told)
 
 
 def plan_train(

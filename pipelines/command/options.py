@@ -135,6 +135,7 @@ KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of
 LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
+Seed = Annotated[int, option("--seed", "Start of the random numbers; another one gives another plug.", min=0)]
 Engine = Annotated[
     Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
 ]

@@ -46,6 +46,7 @@ def train(
     until: opt.Until = None,
     tasks: opt.TaskNights = [],  # noqa: B006  typer wants a list; nobody changes it
     epochs: opt.Epochs = 3,
+    seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
     unseen_users: opt.UnseenUsers = False,
     *,
@@ -57,7 +58,8 @@ def train(
     One plug is for one kind of task; that of a closed kind first learns its labels without the LLM, in three passes
     that --epochs does not change. A run that was killed goes on where it was. Prompts whose keys and values have no
     room in --memory (6G unless given, whatever is free) are read again in every epoch. The process takes up to
-    3.5 GB more than --memory.
+    3.5 GB more than --memory. A plug that answers worse than a guess among the labels is told: its training never
+    got going, as happens with few examples; another --seed or more --epochs mend that.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
@@ -65,7 +67,7 @@ def train(
     from pipelines.answers.models import GenerateConfig
     from pipelines.train import PlugChoice, plan_train, train_job
 
-    config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs)
+    config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
     choice = PlugChoice(aggregation, unseen_users)
