@@ -7,9 +7,10 @@ r"""Time this engine against other ways to decode with the same frozen LLM on a 
 
 Loads: `headlines`, 128 prompts of LaMP_4 with at most 24 new tokens and soft prompts of 5 vectors; `plain`, the same
 without soft prompts; `beams`, 48 with soft prompts and 4 beams; `queue`, 500 tasks of LaMP_4 and LaMP_5; `closed`, 29
-choices for tasks of LaMP_2N. REAL_DATA is a folder with lamp/LaMP_4/dev_questions.json and so on; without it the
-prompts are made up. A new engine is a function and a line in ENGINES. An engine that does not load is left out, with a
-line on stderr. A first round, in which all engines load and warm up, is not counted.
+choices for tasks of LaMP_2N, also with a plug that sees the LLM's values ("soft prompts ..."). REAL_DATA is a folder
+with lamp/LaMP_4/dev_questions.json and so on; without it the prompts are made up. A new engine is a function and a line
+in ENGINES. An engine that does not load is left out, with a line on stderr. A first round, in which all engines load
+and warm up, is not counted.
 
 vLLM (docs/vllm.md) runs in an environment of its own, which VLLM_PYTHON names; it forgets the prompts between rounds.
 CTranslate2 and OpenVINO GenAI (decoding/plain_engines.py) run in another one, which RIVALS_PYTHON names:
