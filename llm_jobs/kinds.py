@@ -96,7 +96,8 @@ class Kind:
     """Finds the list of choices, separated by commas, in a task's input."""
     sees_llm_values: bool = False
     """The plug also sees what the LLM itself made of the prompt: for answers that depend on how a text says what it
-    says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`."""
+    says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`; of
+    free answers it makes the loss worse (docs/experiments.md, 2026-11-27)."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
     lamp_prompt: str = ""
     """How the input of a LaMP question of this kind begins."""
