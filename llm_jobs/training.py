@@ -61,9 +61,9 @@ def train_plug(
     identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
-    train, held_out = run.with_values(train), run.with_values(held_out)
     if plug.has_committee and not any(item.example.target in plug.config.labels for item in train):
         raise PplugError(f"no target is one of the labels ({', '.join(plug.config.labels)}): correct the choices")
+    train, held_out = run.with_values(train), run.with_values(held_out)
     if not losses and plug.config.values_width:
         plug.standardise(torch.from_numpy(np.stack([item.values for item in train if item.values is not None])))
     if plug.has_committee and not losses:

@@ -6,7 +6,6 @@ tasks of the nights named ──────────────────
 
 import json
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,7 +171,8 @@ def train_job(
         plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
         prepared = prepare(examples, llm, Placement(plug.config.placement))
         losses = train_plug(plug, llm, prepared, train, folder, progress)
-        warn_of_failure(losses, guessing_loss(prepared, data.labels) if data.labels else math.inf)
+        if data.labels:
+            warn_of_failure(losses, guessing_loss(prepared, data.labels))
         add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
         record.rows_in = record.rows_out = len(examples)
         record.tokens = work_tokens(prepared, plug.config, train.epochs)

@@ -59,7 +59,7 @@ def train(
     that --epochs does not change. A run that was killed goes on where it was. Prompts whose keys and values have no
     room in --memory (6G unless given, whatever is free) are read again in every epoch. The process takes up to
     3.5 GB more than --memory. A plug that answers worse than a guess among the labels is told: its training never
-    got going, as happens with few examples; another --seed or more --epochs mend that.
+    got going, as happens with few examples; try another --seed or more --epochs.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """

@@ -39,14 +39,14 @@ def pplug(job: Job, dtype: str) -> Run:
 def seeing_values(job: Job, how: str) -> Run:
     """This engine with a plug that sees the LLM's values, its soft prompts made in the way of WAYS."""
     llm = import_module("llm_jobs").FrozenLLM.from_pretrained(job["model"], "bfloat16")
-    config = import_module("embedder.plug_config").PlugConfig(
-        ("bench",), "", llm.sha256, 384, llm.width, llm.embedding_norm, labels=(*job["choices"],)
-    )
-    plug = import_module("llm_jobs.training").seeded_plug(replace(config, values_width=llm.values_width), 0)
+    shape = ("bench",), "", llm.sha256, 384, llm.width, llm.embedding_norm
+    labels = tuple(job["choices"])
+    config = import_module("embedder.plug_config").PlugConfig(*shape, labels=labels, values_width=llm.values_width)
+    plug = import_module("llm_jobs.training").seeded_plug(config, 0)
     answers, of_items = import_module("llm_jobs.answers"), import_module("embedder.histories").History.of_items
     drawn = torch.nn.functional.normalize(torch.randn(len(job["texts"]), 9, 384), dim=2).numpy()
     tasks = [
-        answers.PersonalTask(text, own[0], of_items(own[1:]), config.labels, NEW_TOKENS)
+        answers.PersonalTask(text, own[0], of_items(own[1:]), labels, NEW_TOKENS)
         for text, own in zip(job["texts"], drawn, strict=True)
     ]
 
