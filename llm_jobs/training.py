@@ -11,7 +11,6 @@ each epoch the state is saved, and a killed run goes on from there to the same w
 the least loss on held-out users are saved as the plug, once all epochs are done.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from embedder.errors import PplugError
+from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
@@ -118,7 +118,7 @@ def fingerprint_parts(item: Prepared) -> tuple[bytes, ...]:
 
 def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss], train: Sequence[Prepared]) -> None:
     """Leave beside the plug how it was trained and, as hashes of their ids, on whose histories."""
-    users = {hashlib.sha256(item.example.user_id.encode("utf8", "replace")).hexdigest() for item in train}
+    users = {text_sha256(item.example.user_id) for item in train}
     report = {
         "settings": asdict(config),
         "losses": [asdict(loss) for loss in losses],

@@ -3,7 +3,6 @@
 Example ─▶ Prepared (token ids) ─▶ batches of like lengths ─▶ history dropout ─▶ inputs of the plug
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from embedder.errors import PplugError
+from embedder.hashing import hash_share
 from embedder.histories import History, pad_histories
 from embedder.personas import FloatArray
 from llm_jobs.prompts import PromptParts
@@ -81,8 +81,7 @@ def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Pre
     """Examples to fit, and examples of the users held out."""
     parts: tuple[list[Prepared], list[Prepared]] = ([], [])
     for item in prepared:
-        digest = hashlib.sha256(item.example.user_id.encode("utf8", "replace")).digest()
-        parts[int.from_bytes(digest[:4], "big") / 2**32 < held_out].append(item)
+        parts[hash_share(item.example.user_id) < held_out].append(item)
     return parts
 
 

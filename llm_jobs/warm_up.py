@@ -12,7 +12,6 @@ same examples would trust it too much, so they are learned from out-of-fold scor
 docs/experiments.md, 2026-11-26, has the numbers.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
 from llm_jobs.descent import Descent
 from llm_jobs.prefix_cache import Progress
@@ -60,8 +60,7 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
 
 def fold_of(plug: PersonaPlug, item: Prepared) -> int:
     """The body that is not fitted to an example; of equal prompts, whoever asked, the same."""
-    digest = hashlib.sha256(item.example.prompt.encode("utf8", "replace")).digest()
-    return int.from_bytes(digest[:8], "big") % len(plug.bodies)
+    return int(text_sha256(item.example.prompt)[:16], 16) % len(plug.bodies)
 
 
 @torch.no_grad()

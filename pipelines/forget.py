@@ -6,7 +6,6 @@
 Every step can be done twice, so after a kill the same command completes it. Other runs wait until it is done.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Container, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
+from embedder.hashing import text_sha256
 from pipelines.erasure.forgotten import JOB, request_hash
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
@@ -104,7 +104,7 @@ def is_trained_with(folder: Path, user_id: str) -> bool:
     if not path.is_file():
         raise InputMissing(f"{path} is not there, so nobody can tell whom the plug was trained with: check --plug")
     users = json.loads(path.read_text(encoding="utf8"))["user_id_sha256"]
-    return hashlib.sha256(user_id.encode()).hexdigest() in users
+    return text_sha256(user_id) in users
 
 
 def found_rows(warehouse: Warehouse, person: Person, telling: Sequence[Path]) -> list[Found]:

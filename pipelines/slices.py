@@ -4,8 +4,9 @@ Every task is in `all` and in one slice of history length; where the plug was tr
 or `unseen`.
 """
 
-import hashlib
 from typing import Final
+
+from embedder.hashing import hash_share
 
 ALL: Final = "all"
 
@@ -29,11 +30,10 @@ UNSEEN_SHARE: Final = 0.2
 def is_unseen(user_id: str) -> bool:
     """Whether `--unseen-users` keeps this user out of training: one user in five, by a hash of the id alone.
 
-    The hash has a word of its own before the id, so that the choice is independent of the users who only tell when
-    training stops (`llm_jobs.training.split_users`), who are chosen by the plain id.
+    The hash has words of its own before the id, so that the choice is independent of the users who only tell when
+    training stops (`llm_jobs.training_data.split_users`), who are chosen by the plain id.
     """
-    digest = hashlib.sha256(b"unseen user " + user_id.encode("utf8", "replace")).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32 < UNSEEN_SHARE
+    return hash_share(f"unseen user {user_id}") < UNSEEN_SHARE
 
 
 def slices_of(user_id: str, item_count: int, *, has_unseen: bool) -> list[str]:

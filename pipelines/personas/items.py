@@ -3,7 +3,6 @@
 sql/jobs/items_of_users.sql ─▶ Items ─▶ Pending ─▶ Encoded ─▶ rows of each table
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedder.encoder import TextEncoder
+from embedder.hashing import text_sha256
 from embedder.personas import FloatArray
 from llm_jobs.kinds import Kind
 from pipelines.nights.jobs import Night
@@ -87,7 +87,7 @@ def pending_items(items: Items, night: Night, *, force: bool) -> Pending:
     known = np.array([text is not None for text in texts], dtype=bool)
     rows, refused = items.rows.filter(pa.array(known)), items.rows.filter(pa.array(~known))
     kept = [text for text in texts if text is not None]
-    hashes = [hashlib.sha256(text.encode("utf8", "replace")).hexdigest() for text in kept]
+    hashes = [text_sha256(text) for text in kept]
     is_held = np.array([ours == held for ours, held in zip(hashes, rows["item_sha256"].to_pylist(), strict=True)], bool)
     is_earlier = np.array([ds is not None and ds < night.ds for ds in rows["vector_ds"].to_pylist()], bool)
     is_todo = np.ones_like(is_held) if force else ~is_held

@@ -1,6 +1,5 @@
 """The plugs of a comparison: of one kind there may be several, told apart by how they sum up a history."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import PplugError, UsageError
+from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
 from pipelines.answers.models import Models
 from pipelines.rivals.registry import OWN_PLUG, TrainedPlug
@@ -33,8 +33,8 @@ class PlugsOfKind:
         Raises:
             PplugError: naming no user.
         """
-        unseen = (user.encode("utf8", "replace") for user in users if is_unseen(user))
-        if self.has_unseen and not self.trained_on.isdisjoint(hashlib.sha256(user).hexdigest() for user in unseen):
+        unseen = (text_sha256(user) for user in users if is_unseen(user))
+        if self.has_unseen and not self.trained_on.isdisjoint(unseen):
             raise PplugError("a plug was trained on users that --unseen-users keeps out: run `pplug train` again")
 
 
