@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .encoder import TextEncoder
-    from .plug import PersonaPlug
+    from embedder.encoder import TextEncoder
+    from embedder.plug import PersonaPlug
 
 __all__ = ["PersonaPlug", "TextEncoder"]
 

@@ -25,10 +25,10 @@ from safetensors import SafetensorError
 from tokenizers import normalizers
 from torch import Tensor
 
-from .errors import PplugError, UsageError
-from .models import fingerprint, model_folder
-from .packed_bert import PackedBert, can_pack, has_onednn
-from .pooling import TextSettings, pool, read_text_settings
+from embedder.errors import PplugError, UsageError
+from embedder.models import fingerprint, model_folder
+from embedder.packed_bert import PackedBert, can_pack, has_onednn
+from embedder.pooling import TextSettings, pool, read_text_settings
 
 Dtype = Literal["float32", "bfloat16"]
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .errors import InputMissing, PplugError
+from embedder.errors import InputMissing, PplugError
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pooling import Pooling, TextSettings, pool
+from embedder.pooling import Pooling, TextSettings, pool
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 """`model_type` of the architectures that are BERT with, at most, other position numbers."""

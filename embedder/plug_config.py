@@ -47,7 +47,7 @@ class PlugConfig:
     committee: int = 4
     """Bodies that score labels, each fitted without its own fold of the examples; their scores are averaged."""
     values_width: int = 0
-    """Length of the LLM's own pooled values of a prompt (llm_jobs/kv_cache.py), where the plug sees them; else 0."""
+    """Length of the pooled values of a prompt (llm_jobs/engine/kv_cache.py), where the plug sees these; else 0."""
 
     def __post_init__(self) -> None:
         if not self.kinds:

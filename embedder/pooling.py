@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import PplugError
+from embedder.errors import PplugError
 
 
 class Pooling(StrEnum):

@@ -1,4 +1,4 @@
-"""The frozen LLM and what is asked of it: prompts, choices, kinds of tasks, metrics, training."""
+"""The frozen LLM and what is asked of it: prompts, kinds of tasks, answers, metrics; its engine; training a plug."""
 
 from typing import TYPE_CHECKING
 

@@ -18,16 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError, UsageError
 from embedder.models import model_folder
-
-from . import answering
-from .causal import CausalLM
-from .kv_cache import Prefix, values_width
-from .llama import LlamaTrunk, is_supported
-from .memory import half_of_free_memory
-from .prompts import Answer, Placement, PromptParts, Refusal, Request, SoftPrompt
-from .request_reader import PROBE_TEXT, RequestReader
-from .seq2seq import Seq2SeqLM
-from .trunk import TransformersTrunk, require_same_logits
+from llm_jobs.engine import answering
+from llm_jobs.engine.causal import CausalLM
+from llm_jobs.engine.kv_cache import Prefix, values_width
+from llm_jobs.engine.llama import LlamaTrunk, is_supported
+from llm_jobs.engine.seq2seq import Seq2SeqLM
+from llm_jobs.engine.trunk import TransformersTrunk, require_same_logits
+from llm_jobs.memory import half_of_free_memory
+from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, SoftPrompt
+from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class FrozenLLM:
             cache: folder for exported models.
             device: "cpu" or "cuda".
             memory: bytes that keys and values may take while a causal LLM answers; half of what is free unless given.
-            num_beams: beams that free answers are decoded with, as by `transformers` (see beams.py); 1 is greedy.
+            num_beams: beams that free answers are decoded with, as by `transformers` (engine/beams.py); 1 is greedy.
 
         Raises:
             InputMissing: if there is no such model here.

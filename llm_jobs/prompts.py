@@ -50,7 +50,7 @@ class LateSoftPrompt:
     length: int
     """S"""
     of_values: Callable[[Tensor], Tensor]
-    """The vectors (S, E), of the LLM's pooled values (V,) of those tokens (see kv_cache.py)."""
+    """The vectors (S, E), of the LLM's pooled values (V,) of those tokens (see engine/kv_cache.py)."""
 
     def __len__(self) -> int:
         return self.length

@@ -15,10 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
 from embedder.models import fingerprint
-
-from . import answering
-from .decoding import Ids
-from .prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+from llm_jobs.engine import answering
+from llm_jobs.engine.decoding import Ids
+from llm_jobs.prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
 
 PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
 """A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""

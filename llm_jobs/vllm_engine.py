@@ -27,12 +27,11 @@ from torch import Tensor, nn
 
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
-
-from .answering import Outcome, Prepared, best_choice
-from .decoding import NON_FINITE, Decoded, Ids
-from .frozen_llm import Dtype
-from .prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
-from .request_reader import PROBE_TEXT, RequestReader
+from llm_jobs.engine.answering import Outcome, Prepared, best_choice
+from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
+from llm_jobs.frozen_llm import Dtype
+from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
+from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 
 INSTALL = "pip install --no-deps -r docs/requirements-vllm.txt"
 

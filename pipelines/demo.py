@@ -13,7 +13,7 @@ from typing import Final
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import load_kinds
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.command.console import Row, rows_of
 from pipelines.encode import EncodeConfig, encode_night

@@ -15,7 +15,7 @@ from typing import Any
 
 from embedder.encoder import TextEncoder
 from llm_jobs.kinds import Kind
-from llm_jobs.training_data import Example
+from llm_jobs.training.data import Example
 from pipelines.personas.persona_table import runs_of_equals
 
 Row = Mapping[str, Any]

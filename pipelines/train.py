@@ -17,11 +17,11 @@ import numpy as np
 
 from embedder.errors import InputMissing, UsageError
 from embedder.plug_config import PROJECTED, PlugConfig
-from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
-from llm_jobs.training import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
-from llm_jobs.training_data import Example, TrainConfig
+from llm_jobs.training.checkpoint import EpochLoss
+from llm_jobs.training.data import Example, TrainConfig
+from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, speed_of

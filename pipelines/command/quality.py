@@ -63,7 +63,7 @@ def train(
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
-    from llm_jobs.training_data import TrainConfig
+    from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
     from pipelines.train import PlugChoice, plan_train, train_job
 

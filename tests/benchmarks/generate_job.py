@@ -35,7 +35,7 @@ from embedder.models import model_folder
 from llm_jobs.answers import personal_requests
 from llm_jobs.kinds import load_kinds
 from llm_jobs.prompts import Answer, Placement, Request
-from llm_jobs.training import seeded_plug
+from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
 from pipelines.answers.queue import newest_personas, personal_tasks, queued_tasks
 from pipelines.generate import READS, task_shards

@@ -38,7 +38,7 @@ from decoding.engines import ENGINES, Engine
 from decoding.loads import LOADS, Job, job_of
 
 from embedder.models import model_folder
-from llm_jobs.linear import PackedProjection
+from llm_jobs.engine.linear import PackedProjection
 
 
 def product_speed(precision: str) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from llm_jobs.kinds import load_kinds
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from embedder.errors import UsageError
 from llm_jobs import FrozenLLM
-from llm_jobs.beams import in_place, likely_tokens
-from llm_jobs.kv_cache import KVCache, row_bytes
+from llm_jobs.engine.beams import in_place, likely_tokens
+from llm_jobs.engine.kv_cache import KVCache, row_bytes
+from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
-from llm_jobs.trunk import Trunk
 
 BeamPair = Callable[[int], Any]
 
@@ -87,9 +87,9 @@ def test_answers_do_not_depend_on_the_rest_of_the_queue(
     alone = [answer for request in requests for answer in pair.llm.answer([request], placement)]
     order = random.Random(seed).sample(range(len(requests)), len(requests))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.seq2seq.MAX_ROWS", most)
-        patch.setattr("llm_jobs.continuous.READ_TOKENS", 7)
+        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
+        patch.setattr("llm_jobs.engine.seq2seq.MAX_ROWS", most)
+        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
         together = pair.llm.answer([requests[at] for at in order], placement)
     for at, answer in zip(order, together, strict=True):
         assert_same(answer, alone[at])
@@ -119,7 +119,7 @@ def test_only_the_request_with_broken_numbers_is_refused(
     good = [Request(f"which {at}", soft_prompt(2, at), None, 9) for at in range(4)]
     bad = Request("which category of news", torch.full((2, llm.width), number), None, 9)
     expected = llm.answer(good, Placement.AFTER)
-    monkeypatch.setattr("llm_jobs.continuous.MOST_ROWS", 3)  # all go through the same rows
+    monkeypatch.setattr("llm_jobs.engine.continuous.MOST_ROWS", 3)  # all go through the same rows
     found = llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)
     assert isinstance(found[2], Refusal)
     assert found[2].reason == "non_finite_logits"

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_jobs.choices import choice_tree, padded_trees
+from llm_jobs.engine.choices import choice_tree, padded_trees
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 
 END = 9

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from embedder.errors import PplugError, UsageError
 from llm_jobs import FrozenLLM
-from llm_jobs.answering import Prepared
-from llm_jobs.continuous import LIKE, waves
-from llm_jobs.decoding import TIE, best_tokens
-from llm_jobs.kv_cache import Prefix, padded, values_width
-from llm_jobs.linear import PackedProjection, Projection, projection_class
+from llm_jobs.engine.answering import Prepared
+from llm_jobs.engine.continuous import LIKE, waves
+from llm_jobs.engine.decoding import TIE, best_tokens
+from llm_jobs.engine.kv_cache import Prefix, padded, values_width
+from llm_jobs.engine.linear import PackedProjection, Projection, projection_class
+from llm_jobs.engine.trunk import Trunk
 from llm_jobs.memory import half_of_free_memory, parse_bytes
 from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, PromptParts, Request
-from llm_jobs.trunk import Trunk
 
 drawn_tasks = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 9), st.booleans()), min_size=1, max_size=24
@@ -43,8 +43,8 @@ def test_answers_do_not_depend_on_the_order_of_the_queue_or_the_rows_of_the_cach
     whole = pair.llm.answer(requests, placement)
     order = random.Random(seed).sample(range(len(requests)), len(requests))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.continuous.READ_TOKENS", 7)
+        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
+        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
         few = pair.llm.answer([requests[at] for at in order], placement)
     for at, answer in zip(order, few, strict=True):
         assert replace(answer, score=0) == replace(whole[at], score=0)
@@ -100,8 +100,8 @@ def test_a_late_soft_prompt_is_made_of_what_the_llm_made_of_the_prompt(causal_pa
         late.append(replace(request, persona=LateSoftPrompt(len(request.persona), make)))
     wanted = causal_pair.llm.answer(known, Placement.AFTER)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.continuous.READ_TOKENS", 7)
+        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
+        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
         found = causal_pair.llm.answer(late, Placement.AFTER)
     for answer, expected in zip(found, wanted, strict=True):
         assert replace(answer, score=0) == replace(expected, score=0)

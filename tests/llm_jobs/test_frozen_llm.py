@@ -22,14 +22,14 @@ from transformers import (
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.models import weights_sha256
 from llm_jobs import FrozenLLM
-from llm_jobs.answering import Prepared
-from llm_jobs.causal import CausalLM
+from llm_jobs.engine.answering import Prepared
+from llm_jobs.engine.causal import CausalLM
+from llm_jobs.engine.kv_cache import Prefix
+from llm_jobs.engine.llama import LlamaTrunk, is_supported
+from llm_jobs.engine.seq2seq import batches
+from llm_jobs.engine.trunk import TransformersTrunk, require_same_logits
 from llm_jobs.frozen_llm import has_bfloat16
-from llm_jobs.kv_cache import Prefix
-from llm_jobs.llama import LlamaTrunk, is_supported
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
-from llm_jobs.seq2seq import batches
-from llm_jobs.trunk import TransformersTrunk, require_same_logits
 
 prompts = st.text(st.characters(codec="utf8"), max_size=30).map(lambda text: f"which {text}")
 LLAMA_3_ROTATION = {
@@ -157,8 +157,8 @@ def test_prefixes_are_those_read_alone(tiny_llm: FrozenLLM, befores: list[tuple[
 def test_long_prompts_are_read_in_pieces(tiny_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["which category is it", "a", "which " * 8]
     whole = tiny_llm.generate(prompts, max_new_tokens=4)
-    monkeypatch.setattr("llm_jobs.continuous.READ_TOKENS", 3)
-    monkeypatch.setattr("llm_jobs.causal.PREFIX_TOKENS", 20)
+    monkeypatch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 3)
+    monkeypatch.setattr("llm_jobs.engine.causal.PREFIX_TOKENS", 20)
     pieces = tiny_llm.generate(prompts, max_new_tokens=4)
     assert_same(pieces, whole)
 
@@ -251,7 +251,7 @@ def test_a_long_input_loses_its_middle_and_is_flagged(pair: Any) -> None:
 def test_only_the_request_with_broken_numbers_is_refused(
     pair: Any, choices: Any, number: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_jobs.continuous.MOST_ROWS", rows)  # with 1, the others take its row
+    monkeypatch.setattr("llm_jobs.engine.continuous.MOST_ROWS", rows)  # with 1, the others take its row
     good = [Request(f"which {at}", pair.soft_prompt(2, at), choices, 6) for at in range(4)]
     bad = Request("which category", torch.full((2, pair.llm.width), number), choices, 6)
     found = pair.llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)

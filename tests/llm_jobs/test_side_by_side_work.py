@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jobs.answering import Prepared
-from llm_jobs.causal import queues_of
+from llm_jobs.engine.answering import Prepared
+from llm_jobs.engine.causal import queues_of
+from llm_jobs.engine.side_by_side import side_by_side
 from llm_jobs.prompts import PromptParts
-from llm_jobs.side_by_side import side_by_side
 
 HEAD = 1
 prompts = st.tuples(st.lists(st.integers(0, 3), min_size=HEAD, max_size=4), st.booleans())

@@ -22,13 +22,13 @@ from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.answers import Answered, PersonalTask, answer_tasks
-from llm_jobs.checkpoint import EpochLoss
-from llm_jobs.descent import learning_rate_share
-from llm_jobs.prefix_cache import Progress
 from llm_jobs.prompts import Answer, Placement, Request
-from llm_jobs.training import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
-from llm_jobs.training_data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
-from llm_jobs.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.checkpoint import EpochLoss
+from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
+from llm_jobs.training.descent import learning_rate_share
+from llm_jobs.training.fit import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.training.prefix_cache import Progress
+from llm_jobs.training.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
 
 WIDTH = 6
 LABELS = ("red", "blue")

@@ -13,7 +13,7 @@ from embedder.histories import History
 from llm_jobs.answers import personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
 from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
 from pipelines.compare import CompareConfig, compare_night, plan_compare

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from embedder.errors import UsageError
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.demo import ARMS, closing_table, plan_demo, run_demo
 from pipelines.nights.runs import no_progress
 from pipelines.sample import SampleConfig, write_sample

@@ -21,7 +21,7 @@ from small_night import item as note_item
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.erasure.forgotten import read_forgotten

@@ -17,7 +17,7 @@ from embedder.plug import PersonaPlug
 from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
-from llm_jobs.training import seeded_plug
+from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import answer_settings, generate_night, plan_generate

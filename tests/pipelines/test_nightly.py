@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
-from llm_jobs.training import seeded_plug
+from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.backfill import Backfill, encode_backfill, generate_backfill, plan_nights, run_nights
 from pipelines.encode import EncodeConfig, encode_night, plan_encode

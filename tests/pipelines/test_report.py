@@ -10,7 +10,7 @@ from small_night import ITEMS, NIGHT, TASKS, item
 
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night

@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jobs.training_data import Example, Prepared, split_users
+from llm_jobs.training.data import Example, Prepared, split_users
 from pipelines.slices import ALL, HISTORY_LENGTHS, ORDER, is_unseen, slices_of
 
 BOUNDS = {"history 0": (0, 0), "history 1-3": (1, 3), "history 4-15": (4, 15), "history 16-63": (16, 63)}

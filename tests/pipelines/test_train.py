@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from embedder.plug_config import PROJECTED
-from llm_jobs.checkpoint import EpochLoss
 from llm_jobs.kinds import load_kinds
 from llm_jobs.prompts import PromptParts
-from llm_jobs.training import guessing_loss
-from llm_jobs.training_data import Example, Prepared
+from llm_jobs.training.checkpoint import EpochLoss
+from llm_jobs.training.data import Example, Prepared
+from llm_jobs.training.fit import guessing_loss
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.examples import Target, Targets
 from pipelines.train import TrainingData, plug_config, warn_of_failure

@@ -42,7 +42,7 @@ def seeing_values(job: Job, how: str) -> Run:
     shape = ("bench",), "", llm.sha256, 384, llm.width, llm.embedding_norm
     labels = tuple(job["choices"])
     config = import_module("embedder.plug_config").PlugConfig(*shape, labels=labels, values_width=llm.values_width)
-    plug = import_module("llm_jobs.training").seeded_plug(config, 0)
+    plug = import_module("llm_jobs.training.fit").seeded_plug(config, 0)
     answers, of_items = import_module("llm_jobs.answers"), import_module("embedder.histories").History.of_items
     drawn = torch.nn.functional.normalize(torch.randn(len(job["texts"]), 9, 384), dim=2).numpy()
     tasks = [

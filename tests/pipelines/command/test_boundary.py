@@ -13,7 +13,7 @@ from pipelines.command.boundary import prepare_environment
 prepare_environment()
 import torch
 from embedder.encoder import return_free_memory
-from llm_jobs.linear import projection_class
+from llm_jobs.engine.linear import projection_class
 
 def megabytes():
     return_free_memory()

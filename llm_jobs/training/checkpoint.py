@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedder.plug import PersonaPlug
-from llm_jobs.descent import Descent
+from llm_jobs.training.descent import Descent
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from .answering import Outcome, Prepared, best_choice
-from .beams import beam_search
-from .decoding import Decoded, Ids, greedy
-from .prompts import PromptParts, Refusal, known_before
+from llm_jobs.engine.answering import Outcome, Prepared, best_choice
+from llm_jobs.engine.beams import beam_search
+from llm_jobs.engine.decoding import Decoded, Ids, greedy
+from llm_jobs.prompts import PromptParts, Refusal, known_before
 
 MAX_ROWS = 64
 """Rows per batch, one for each beam of a request. More make the matrix products no faster (measured: 64 rows run at 95%

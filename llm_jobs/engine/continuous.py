@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .answering import Outcome, Prepared, best_choice
-from .beams import Beams
-from .choices import choice_tree
-from .decoding import NON_FINITE, Answers, Ids
-from .kv_cache import KVCache, Prefix, padded, row_bytes
-from .packing import Piece, pack, step
-from .prompts import LateSoftPrompt
-from .trunk import Trunk
+from llm_jobs.engine.answering import Outcome, Prepared, best_choice
+from llm_jobs.engine.beams import Beams
+from llm_jobs.engine.choices import choice_tree
+from llm_jobs.engine.decoding import NON_FINITE, Answers, Ids
+from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
+from llm_jobs.engine.packing import Piece, pack, step
+from llm_jobs.engine.trunk import Trunk
+from llm_jobs.prompts import LateSoftPrompt
 
 MOST_ROWS = 128
 """Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, 64 at 87%."""

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
-from llm_jobs.descent import Descent
-from llm_jobs.prefix_cache import Progress
-from llm_jobs.training_data import Prepared, TrainConfig, batches, plug_inputs
+from llm_jobs.training.data import Prepared, TrainConfig, batches, plug_inputs
+from llm_jobs.training.descent import Descent
+from llm_jobs.training.prefix_cache import Progress
 
 EPOCHS = 3
 """Passes over the examples: the number of the experiments without the LLM, never tuned."""

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decoding import BLOCK, NON_FINITE, ROWS_AT_ONCE, TIE, Decoded, Steps
-from .prompts import Refusal
+from llm_jobs.engine.decoding import BLOCK, NON_FINITE, ROWS_AT_ONCE, TIE, Decoded, Steps
+from llm_jobs.prompts import Refusal
 
 NO_TOKEN = -1
 """What stands behind the tokens of an answer."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kv_cache import Prefix
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being counted (behind a comma, the running loss), how many are done and how many there are."""

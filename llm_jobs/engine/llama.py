@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .kv_cache import KVCache, Prefix
-from .linear import Projection, projection_class
-from .packing import Batch, Group, blocked
+from llm_jobs.engine.kv_cache import KVCache, Prefix
+from llm_jobs.engine.linear import Projection, projection_class
+from llm_jobs.engine.packing import Batch, Group, blocked
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .prompts import Refusal
+from llm_jobs.prompts import Refusal
 
 Ids = tuple[int, ...]
 

@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from embedder.errors import PplugError
-
-from .kv_cache import KVCache, Prefix
-from .packing import Batch, Group, Piece, blocked, pack
+from llm_jobs.engine.kv_cache import KVCache, Prefix
+from llm_jobs.engine.packing import Batch, Group, Piece, blocked, pack
 
 LOGIT_TOLERANCE = 0.25
 """Mean difference in standard deviations of the logits: SmolLM2 in bfloat16 is 0.05 off, a factor of 2 would be 0.4."""

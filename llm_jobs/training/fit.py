@@ -26,13 +26,13 @@ from embedder.errors import PplugError
 from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
-from llm_jobs.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
-from llm_jobs.descent import Descent
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
 from llm_jobs.prompts import Placement
-from llm_jobs.training_data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
-from llm_jobs.warm_up import out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
+from llm_jobs.training.data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
+from llm_jobs.training.descent import Descent
+from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
+from llm_jobs.training.warm_up import out_of_fold_scores, start_from_words, warm_up
 
 ROWS = 8
 """Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""

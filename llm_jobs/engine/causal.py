@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .answering import Outcome, Prepared
-from .continuous import Desk, read
-from .decoding import Ids
-from .kv_cache import KVCache, Prefix
-from .packing import Piece
-from .prompts import PromptParts
-from .side_by_side import side_by_side
-from .trunk import Trunk
+from llm_jobs.engine.answering import Outcome, Prepared
+from llm_jobs.engine.continuous import Desk, read
+from llm_jobs.engine.decoding import Ids
+from llm_jobs.engine.kv_cache import KVCache, Prefix
+from llm_jobs.engine.packing import Piece
+from llm_jobs.engine.side_by_side import side_by_side
+from llm_jobs.engine.trunk import Trunk
+from llm_jobs.prompts import PromptParts
 
 PREFIX_TOKENS = 4096
 """Tokens of prompts whose keys and values are computed together."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kv_cache import padded
+from llm_jobs.engine.kv_cache import padded
 
 LIKE = 0.6
 """The shortest row of a group has at least this share of the tokens of the longest: attention is a tenth of the work,

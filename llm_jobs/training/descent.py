@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from llm_jobs.training_data import TrainConfig
+from llm_jobs.training.data import TrainConfig
 
 LONGEST_STEP = 1.0
 """L2 norm that a gradient is cut to."""

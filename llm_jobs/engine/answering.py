@@ -10,8 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .decoding import NON_FINITE, TIE, Decoded, Ids
-from .prompts import Answer, PromptParts, Refusal, SoftPrompt
+from llm_jobs.engine.decoding import NON_FINITE, TIE, Decoded, Ids
+from llm_jobs.prompts import Answer, PromptParts, Refusal, SoftPrompt
 
 
 class Engine(Protocol):

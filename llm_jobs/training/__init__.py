@@ -1,0 +1,1 @@
+"""Training a plug through the frozen LLM: examples, the loop, what is kept between epochs, checkpoints."""
