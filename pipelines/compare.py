@@ -38,7 +38,7 @@ from pipelines.slices import ORDER, is_unseen, slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import TrainingData, training_data
+from pipelines.train import PlugChoice, TrainingData, training_data
 
 LORA_SLICE = "lora users"
 """The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""
@@ -155,7 +155,7 @@ class Comparison:
         """Rows of `evaluations`, apart from the run."""
         with connect(self._warehouse) as db:
             reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
-            data = training_data(self._warehouse, self._kind.name, reader.persona_ds, [], self._kinds)
+            data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
             rivals = self._rivals(data, compare.rivals, has_others=reader.has_others)
             arms = answer_arms(reader.chunks(), rivals, self._models.llm, reader.task_count, progress)
             members = self._members(reader.item_counts)

@@ -25,7 +25,7 @@ from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import train_job
+from pipelines.train import PlugChoice, train_job
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def run_demo(
     items = ingest_histories(warehouse, [histories], NIGHT, kinds)
     queued = ingest_tasks(warehouse, [tasks], NIGHT, kinds)
     logger.info("ingested %d items and %d tasks from %s", items.rows_out, queued.rows_out, histories.parent)
-    yesterday = NIGHT - timedelta(days=1)
-    trained = train_job(warehouse, plug, NEWS, yesterday, [], models, training, kinds, progress=progress)
+    choice = PlugChoice(NEWS, until=NIGHT - timedelta(days=1))
+    trained = train_job(warehouse, plug, choice, models, training, kinds, progress=progress)
     logger.info("trained %s on %d of the items", plug, trained.example_count)
     encoded = encode_night(warehouse, NIGHT, EncodeConfig(), kinds, progress=progress)
     logger.info("encoded %d items into persona_vectors", encoded.rows_out)

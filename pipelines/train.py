@@ -25,7 +25,7 @@ from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_pl
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
 from pipelines.nights.plans import Plan, speed_of
-from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run, utc_now
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -75,34 +75,32 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class PlugChoice:
-    """Which plug is trained, and on whom."""
+    """Which plug is trained, on what and on whom."""
 
+    kind: str | None
+    """Kind of task; None where the histories hold only one."""
+    until: date
+    """Last day whose items are used."""
+    task_nights: tuple[date, ...] = ()
+    """Nights whose references are used as targets too."""
     aggregation: str = "attention"
     """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
     unseen_users: bool = False
     """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
 
 
-def training_data(
-    warehouse: Warehouse,
-    kind: str | None,
-    until: date,
-    task_nights: Sequence[date],
-    kinds: Mapping[str, Kind],
-    *,
-    without_unseen: bool = False,
-) -> TrainingData:
-    """Read histories and tasks and choose the targets; with `without_unseen`, of users who are not `is_unseen`.
+def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, Kind]) -> TrainingData:
+    """Read histories and tasks and choose the targets.
 
     Raises:
         InputMissing: if there are no histories, or a night named has no task of the kind.
         UsageError: if the kind is not known, or not given where several could be meant.
     """
     with connect(warehouse) as db:
-        items = run_sql(db, "jobs/items_until", {"until": until}).to_pylist()
-        chosen = kinds[choose_kind(items, kind, kinds)]
+        items = run_sql(db, "jobs/items_until", {"until": choice.until}).to_pylist()
+        chosen = kinds[choose_kind(items, choice.kind, kinds)]
         tasks = run_sql(db, "jobs/training_tasks", {"kind": chosen.name}).to_pylist()
-    named = set(task_nights)
+    named = set(choice.task_nights)
     missing = named - {task["ds"] for task in tasks}
     if missing:
         raise InputMissing(
@@ -112,7 +110,7 @@ def training_data(
     choices = label_set(tasks, items, chosen)
     from_histories = history_targets(items, chosen, choices, held)
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
-    if without_unseen:
+    if choice.unseen_users:
         found = [target for target in found if not is_unseen(target.user_id)]
     return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count), choices)
 
@@ -134,13 +132,10 @@ def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind
 def train_job(
     warehouse: Warehouse,
     folder: Path,
-    kind: str | None,
-    until: date | None,
-    task_nights: Sequence[date],
+    choice: PlugChoice,
     config: GenerateConfig,
     train: TrainConfig,
     kinds: Mapping[str, Kind],
-    choice: PlugChoice = PlugChoice(),
     *,
     progress: Progress = no_progress,
 ) -> TrainResult:
@@ -149,22 +144,16 @@ def train_job(
     Args:
         warehouse: read; only `runs` is written.
         folder: where the plug goes, and its checkpoints until it is done.
-        kind: kind of task; None where the histories hold only one.
-        until: last day whose items are used; None for all.
-        task_nights: nights whose references are used as targets too.
+        choice: which plug, on what and on whom.
         config: which models the plug is for.
         train: how it is trained.
         kinds: how items and tasks of each kind read.
-        choice: which plug, and on whom.
         progress: told of the steps done.
     """
-    until = until or utc_now().date()
-    settings = (
-        asdict(config) | asdict(train) | asdict(choice) | {"kind": kind, "until": until, "tasks": list(task_nights)}
-    )
-    with recorded_run(warehouse, JOB, until, settings) as record:
+    settings = asdict(config) | asdict(train) | asdict(choice)
+    with recorded_run(warehouse, JOB, choice.until, settings) as record:
         start = time.perf_counter()
-        data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
+        data = training_data(warehouse, choice, kinds)
         models = load_models(config)
         llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
@@ -190,18 +179,14 @@ def warn_of_failure(losses: Sequence[EpochLoss], guessing: float) -> None:
 def plan_train(
     warehouse: Warehouse,
     folder: Path,
-    kind: str | None,
-    until: date | None,
-    task_nights: Sequence[date],
+    choice: PlugChoice,
     config: GenerateConfig,
     train: TrainConfig,
     kinds: Mapping[str, Kind],
-    choice: PlugChoice = PlugChoice(),
 ) -> Plan:
     """What `train_job` would do; nothing is written."""
     del folder  # the same arguments as train_job
-    until = until or utc_now().date()
-    data = training_data(warehouse, kind, until, task_nights, kinds, without_unseen=choice.unseen_users)
+    data = training_data(warehouse, choice, kinds)
     models = load_models(config)
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
@@ -220,7 +205,7 @@ def plan_train(
     speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
     texts = {target.query for target in data.targets.found}
     seconds = speed.seconds(len(examples), tokens)
-    return Plan(JOB, until, data.user_count, len(examples), len(texts), tokens, seconds)
+    return Plan(JOB, choice.until, data.user_count, len(examples), len(texts), tokens, seconds)
 
 
 def add_to_report(folder: Path, **facts: bool | float) -> None:

@@ -65,13 +65,14 @@ def train(
     """
     from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
+    from pipelines.nights.runs import utc_now
     from pipelines.train import PlugChoice, plan_train, train_job
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
-    choice = PlugChoice(aggregation, unseen_users)
-    what = (common.tables, plug, kind, until, tasks, config, training, opt.kinds_of(ctx), choice)
+    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users)
+    what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:

@@ -22,7 +22,7 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import SPILL, connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import train_job
+from pipelines.train import PlugChoice, train_job
 
 Job = Callable[[Path], None]
 
@@ -125,7 +125,7 @@ def encode(folder: Path, night: date = NIGHTS[1]) -> None:
 def train(folder: Path) -> None:
     """`pplug train`."""
     config = TrainConfig(epochs=2, batch_size=32, held_out=0.3)
-    train_job(warehouse(folder), folder / "plug", "note", NIGHTS[1], [], models_of(folder), config, KINDS)
+    train_job(warehouse(folder), folder / "plug", PlugChoice("note", NIGHTS[1]), models_of(folder), config, KINDS)
 
 
 def generate(folder: Path) -> None:

@@ -61,8 +61,8 @@ def night(
 ) -> Night:
     warehouse = fill(ITEMS, TASKS)
     for name in AGGREGATIONS:
-        choice = PlugChoice(aggregation=name)
-        train_job(warehouse, tmp_path / name, "note", NIGHT, [], generate_config, TRAIN, kinds, choice)
+        choice = PlugChoice("note", NIGHT, aggregation=name)
+        train_job(warehouse, tmp_path / name, choice, generate_config, TRAIN, kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     return Night(warehouse, [tmp_path / name for name in AGGREGATIONS], kinds, generate_config)
 
@@ -267,8 +267,8 @@ def test_users_kept_out_of_training_are_a_slice(
     ]
     warehouse = fill(items, [task(f"t-{user}", user, f"{user} asks") for user in users])
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    what = (warehouse, tmp_path / "plug", "note", NIGHT, [], generate_config, TRAIN, kinds)
-    trained = train_job(*what, PlugChoice(unseen_users=True))
+    models = (generate_config, TRAIN, kinds)
+    trained = train_job(warehouse, tmp_path / "plug", PlugChoice("note", NIGHT, unseen_users=True), *models)
     unseen = [user for user in users if is_unseen(user)]
     assert 0 < len(unseen) < len(users)
     assert trained.example_count == 4 * (len(users) - len(unseen))
@@ -278,7 +278,7 @@ def test_users_kept_out_of_training_are_a_slice(
     assert by_arm(rows, part="seen")["own"]["task_count"] == len(users) - len(unseen)
     report = tmp_path / "plug/training.json"
     told = json.loads(report.read_text(encoding="utf8"))
-    everybody = train_job(warehouse, tmp_path / "all", *what[2:])
+    everybody = train_job(warehouse, tmp_path / "all", PlugChoice("note", NIGHT), *models)
     assert everybody.example_count == len(items)
     lying = told | {"user_id_sha256": json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_id_sha256"]}
     report.write_text(json.dumps(lying), encoding="utf8")

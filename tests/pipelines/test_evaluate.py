@@ -14,7 +14,7 @@ from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import plan_train, train_job
+from pipelines.train import PlugChoice, plan_train, train_job
 
 Fill = Callable[..., Warehouse]
 
@@ -26,7 +26,7 @@ def answered(
     """A night that was trained for, encoded and answered."""
     warehouse, plug = fill(ITEMS, TASKS), tmp_path / "plug"
     train = TrainConfig(epochs=2, batch_size=4, held_out=0.0)
-    train_job(warehouse, plug, "note", NIGHT, [], generate_config, train, kinds)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     return warehouse, plug
@@ -77,12 +77,12 @@ def test_training_uses_references_only_of_the_nights_that_are_named(
     warehouse = fill([*ITEMS, *leaky], TASKS)
     train = TrainConfig(epochs=1, held_out=0.0)
     before = warehouse.versions()
-    plan = plan_train(warehouse, tmp_path / "plug", "note", NIGHT, [], generate_config, train, kinds)
+    plan = plan_train(warehouse, tmp_path / "plug", PlugChoice("note", NIGHT), generate_config, train, kinds)
     assert warehouse.versions() == before
     assert plan.row_count == len(ITEMS)
-    unnamed = train_job(warehouse, tmp_path / "a", "note", NIGHT, [], generate_config, train, kinds)
+    unnamed = train_job(warehouse, tmp_path / "a", PlugChoice("note", NIGHT), generate_config, train, kinds)
     assert (unnamed.example_count, unnamed.skipped_leak_count) == (len(ITEMS), 1)
-    named = train_job(warehouse, tmp_path / "b", "note", NIGHT, [NIGHT], generate_config, train, kinds)
+    named = train_job(warehouse, tmp_path / "b", PlugChoice("note", NIGHT, (NIGHT,)), generate_config, train, kinds)
     assert (named.example_count, named.skipped_leak_count) == (len(ITEMS) + 1 + 5, 0)
     assert plan.tokens == unnamed.record.tokens
 
@@ -91,4 +91,4 @@ def test_a_night_that_is_named_but_missing_says_what_to_run(
     fill: Fill, kinds: dict[str, Kind], generate_config: GenerateConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(InputMissing, match="no tasks of kind note for 2026-11-02"):
-        train_job(fill(ITEMS), tmp_path, None, NIGHT, [NIGHT], generate_config, TrainConfig(), kinds)
+        train_job(fill(ITEMS), tmp_path, PlugChoice(None, NIGHT, (NIGHT,)), generate_config, TrainConfig(), kinds)

@@ -34,7 +34,7 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse, write_shard
-from pipelines.train import train_job
+from pipelines.train import PlugChoice, train_job
 
 Fill = Callable[..., Warehouse]
 
@@ -65,7 +65,7 @@ def made_once(
     ingest_histories(warehouse, [jsonl(folder / "items.jsonl", *HERS)], NIGHT, kinds)
     ingest_tasks(warehouse, [jsonl(folder / "tasks.jsonl", *HER_TASKS)], NIGHT, kinds)
     train = TrainConfig(epochs=1, batch_size=4, held_out=0.0)
-    train_job(warehouse, plug, "note", NIGHT, [], generate_config, train, kinds)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
     for _ in range(2):
         encode_night(warehouse, NIGHT, encode_config, kinds, force=True)
         generate_night(warehouse, NIGHT, [plug], generate_config, kinds, force=True)

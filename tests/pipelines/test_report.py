@@ -19,7 +19,7 @@ from pipelines.ingest import ingest_histories
 from pipelines.report import Section, cell, night_sections, render, write_report
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import train_job
+from pipelines.train import PlugChoice, train_job
 
 NEXT = NIGHT + timedelta(days=1)
 
@@ -68,7 +68,7 @@ def night(
     from pipelines.ingest import ingest_tasks
 
     ingest_histories(warehouse, [jsonl(folder / "a.jsonl", *ITEMS)], NIGHT, kinds)
-    train_job(warehouse, plug, "note", NIGHT, [], generate_config, TrainConfig(epochs=1, held_out=0.0), kinds)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, TrainConfig(epochs=1, held_out=0.0), kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     more = [item("bob", 90, "<b>bold</b>", "red"), item("bob", 91, "", "red")]
     ingest_histories(warehouse, [jsonl(folder / "<script>.jsonl", *more)], NEXT, kinds)
