@@ -16,6 +16,7 @@ from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.hashing import text_sha256
+from llm_jobs.training import REPORT
 from pipelines.erasure.forgotten import JOB, request_hash
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
@@ -100,7 +101,7 @@ def check_user_id(user_id: str) -> None:
 
 def is_trained_with(folder: Path, user_id: str) -> bool:
     """Whether a plug was fitted to the user's history; beside it lie the hashes of those it was."""
-    path = folder / "training.json"
+    path = folder / REPORT
     if not path.is_file():
         raise InputMissing(f"{path} is not there, so nobody can tell whom the plug was trained with: check --plug")
     users = json.loads(path.read_text(encoding="utf8"))["user_id_sha256"]

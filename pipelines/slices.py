@@ -31,7 +31,7 @@ def is_unseen(user_id: str) -> bool:
     """Whether `--unseen-users` keeps this user out of training: one user in five, by a hash of the id alone.
 
     The hash has words of its own before the id, so that the choice is independent of the users who only tell when
-    training stops (`llm_jobs.training_data.split_users`), who are chosen by the plain id.
+    training stops (`llm_jobs.training.data.split_users`), who are chosen by the plain id.
     """
     return hash_share(f"unseen user {user_id}") < UNSEEN_SHARE
 

@@ -19,6 +19,7 @@ from embedder.errors import InputMissing, UsageError
 from embedder.plug_config import PROJECTED, PlugConfig
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
+from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig
 from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
@@ -33,9 +34,6 @@ from pipelines.tables.warehouse import Warehouse
 logger = logging.getLogger(__name__)
 
 JOB = "train"
-
-REPORT = "training.json"
-"""What training leaves in a plug's folder beside the plug."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement
+from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.training.data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
 from llm_jobs.training.descent import Descent
@@ -125,7 +126,7 @@ def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss],
         "example_count": len(train),
         "user_id_sha256": sorted(users),
     }
-    (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
+    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
 
 
 def seeded_plug(config: PlugConfig, seed: int) -> PersonaPlug:

@@ -9,10 +9,10 @@ from typing import Any
 from embedder.errors import PplugError, UsageError
 from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
+from llm_jobs.training import REPORT
 from pipelines.answers.models import Models
 from pipelines.rivals.registry import OWN_PLUG, TrainedPlug
 from pipelines.slices import is_unseen
-from pipelines.train import REPORT
 
 
 @dataclass(frozen=True, eq=False)
