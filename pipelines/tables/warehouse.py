@@ -192,12 +192,12 @@ class Warehouse:
             self._commit(self.create(name), name, run_id, [(ds, shard)], mode="append", lock=None)
 
     def replace_rejects(
-        self, job: str, ds: date, run_id: str, shards: Sequence[Path], source: str | None = None
+        self, job: str, ds: date, run_id: str, shards: Sequence[Path], sources: Sequence[str] | None = None
     ) -> None:
-        """Replace what a job refused in a night, of one source if given, by the rows of finished files."""
+        """Replace what a job refused in a night, of some sources if given, by the rows of finished files."""
         own = pc.field("job") == job
-        if source is not None:
-            own &= pc.field("source") == source
+        if sources is not None:
+            own &= pc.field("source").isin(list(sources))
 
         def attempt() -> None:
             table = self.create("rejects")
