@@ -76,7 +76,7 @@ def ingest_histories(
     files: Sequence[Path],
     ds: date,
     kinds: Container[str],
-    config: IngestConfig = IngestConfig(),  # noqa: B008  it is frozen
+    config: IngestConfig = IngestConfig(),
     *,
     dry_run: bool = False,
 ) -> IngestResult:
@@ -102,7 +102,7 @@ def ingest_tasks(
     files: Sequence[Path],
     ds: date,
     kinds: Container[str],
-    config: IngestConfig = IngestConfig(),  # noqa: B008  it is frozen
+    config: IngestConfig = IngestConfig(),
     *,
     dry_run: bool = False,
 ) -> IngestResult:

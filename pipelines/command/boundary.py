@@ -28,6 +28,8 @@ class State:
     is_debug: bool = False
     kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Tables [kinds.NAME] of pplug.toml."""
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Tables [ingest.NAME] of pplug.toml."""
 
 
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:

@@ -3,6 +3,7 @@
     warehouse = "/data/warehouse"     an option, for every command that has it
     [train]                           options of one command, spelled like its flags
     epochs = 4
+    [ingest.articles]                 how files of one origin are read: map, kind; see --like
     [kinds.recipes]                   a kind of task; its fields are those of llm_jobs/kinds/*.toml
 
 An option in no command is an error, so that a misspelled one cannot go unnoticed.
@@ -33,6 +34,8 @@ class Settings:
     """For each command (and below a group for each of its commands) the values of parameters."""
     kinds: Mapping[str, Any]
     """The tables below [kinds], unchecked."""
+    sources: Mapping[str, Any]
+    """The tables below [ingest] that are no command, unchecked."""
 
 
 def read_settings(path: Path | None, options: OptionNames) -> Settings:
@@ -45,7 +48,7 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     found = path or DEFAULT_FILE
     if not found.is_file():
         if path is None:
-            return Settings({}, {})
+            return Settings({}, {}, {})
         raise InputMissing(f"no settings file {path}: check --config")
     try:
         content = tomllib.loads(found.read_text(encoding="utf8"))
@@ -54,7 +57,17 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     kinds = content.pop("kinds", {})
     if not isinstance(kinds, dict):
         raise UsageError(f"{found}: kinds = {kinds!r} is no table: write [kinds.NAME]")
-    return Settings(_defaults(content, options, found), kinds)
+    sources = _sources(content, options)
+    return Settings(_defaults(content, options, found), kinds, sources)
+
+
+def _sources(content: dict[str, Any], options: OptionNames) -> dict[str, Any]:
+    """Take the tables out that say how files are read; they have a `map` or a kind of their own and name no command."""
+    ingest = content.get("ingest")
+    if not isinstance(ingest, dict):
+        return {}
+    own = [name for name, value in ingest.items() if isinstance(value, dict) and f"ingest {name}" not in options]
+    return {name: ingest.pop(name) for name in own}
 
 
 def _defaults(content: Mapping[str, Any], options: OptionNames, path: Path) -> dict[str, Any]:

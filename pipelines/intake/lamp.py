@@ -99,7 +99,8 @@ def read_lamp(
     """The rows of a questions file and its answers.
 
     Args:
-        questions: a JSON list of {"id", "input", "profile"}.
+        label: what the file is called in row ids.
+        file: a JSON list of {"id", "input", "profile"}.
         golds: the answers.
         ds: the night; tasks are queued at its midnight.
         kinds: the kinds there are.

@@ -5,6 +5,7 @@ Columns of texts stay in their dictionaries until a piece is cut: 2,000 rows of 
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import IO, Any, Final
 
 import numpy as np
@@ -76,7 +77,7 @@ def pieces(label: str, batch: pa.RecordBatch, before: int, wanted: Columns, name
     kept, numbers = batch.filter(pa.array(~large)), numbers[~large]
     parts = np.cumsum(sizes[~large]) // limits.BATCH_BYTES
     cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), kept.num_rows]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         piece = kept.slice(start, end - start)
         found = {ours: piece.column(theirs) for ours, theirs in wanted.items()}
         yield Chunk(piece.num_rows, found, partial(numbered_id, label, numbers[start:end].tolist()), refused, names)

@@ -2,7 +2,7 @@
 
     file, folder, glob, - ─▶ expanded ─▶ Source ─▶ opened: unpacked, known by its content ─▶ chunks
 
-A pipe is read once, from its beginning; only Parquet, whose table of contents stands at the end, is copied to disk first.
+A pipe is read once, from its beginning; only Parquet, which is read from its end, is copied to disk first.
 """
 
 import contextlib

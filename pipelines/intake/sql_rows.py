@@ -24,9 +24,10 @@ def sql_chunks(query: str, columns: Columns, folder: Path) -> Iterator[Chunk]:
     """
     with scratch(folder) as db:
         try:
-            rows = db.sql(query)
-            if rows is None:
+            statements = db.extract_statements(query)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise UsageError("--sql takes one query that gives rows: select ... from 'file.csv'")
+            rows = db.sql(query)
             names = rows.columns
             wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
             number = 0

@@ -85,7 +85,7 @@ def by_user(table: pa.Table) -> pa.Table:
 
 
 def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Path]:
-    """Write batches, a row group each, into files of at most about FILE_ROWS rows and FILE_BYTES, `<stem>-0.parquet` and so on.
+    """Write batches, a row group each, into files of about FILE_ROWS rows or FILE_BYTES: `<stem>-0.parquet` and so on.
 
     Yields:
         Each file when it is finished; none without rows.

@@ -1,7 +1,7 @@
 """Bring rows into a table by key, in one transaction that touches as little as it can.
 
-    staged rows ─▶ keys and hashes ─▶ one row a key ─┬─▶ the rows that differ from the table, in the order of users ─┐
-    live files ──▶ keys and hashes ──────────────────┘      └▶ the files that hold their old rows, without them ─────┴─▶ one commit
+    staged rows ─▶ keys, hashes ─▶ one row a key ─┬─▶ the rows that differ, in the order of users ───────┐
+    live files ──▶ keys, hashes ──────────────────┘      └▶ the files with their old rows, without them ─┴─▶ one commit
 
 DuckDB sees keys and hashes only; whole rows go from file to file in batches of bounded bytes. Delta's own merge holds
 the whole table in memory (0.5 GB per million rows of 400 letters, deltalake 1.6.6). New files are ordered by user, so

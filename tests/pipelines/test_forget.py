@@ -70,7 +70,9 @@ def made_once(
         encode_night(warehouse, NIGHT, encode_config, kinds, force=True)
         generate_night(warehouse, NIGHT, [plug], generate_config, kinds, force=True)
     changed = HERS[0] | {"text": "apples of another year"}
-    ingest_histories(warehouse, [jsonl(folder / "more.jsonl", changed, BROKEN)], NEXT, kinds)
+    ingest_histories(
+        warehouse, [jsonl(folder / "more.jsonl", changed, HERS[1] | {"posted_at": "never"}, BROKEN)], NEXT, kinds
+    )
     encode_night(warehouse, NEXT, encode_config, kinds)
     return folder
 
@@ -159,7 +161,7 @@ def test_a_dry_run_counts_and_changes_nothing(lived_in: tuple[Warehouse, Path]) 
     assert {path: path.stat().st_mtime_ns for path in warehouse.root.rglob("*")} == before
     counts = {name: place.row_count for name, place in found.items()}
     assert counts == {
-        **{"histories": 12, "history_vectors": 13, "persona_vectors": 2, "tasks": 2, "outputs": 2},
+        **{"histories": 12, "history_vectors": 13, "persona_vectors": 2, "tasks": 2, "outputs": 2, "rejects": 1},
         **{"other files": 0, f"plug {plug}": 0},
     }
     assert forget_user(warehouse, "nobody", [plug], dry_run=True) == []

@@ -1,5 +1,8 @@
 """JSONL and Parquet are known by their content and read row by row."""
 
+import csv
+import gzip
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingesting import HISTORY, KINDS, NIGHT, TASK, item, items, jsonl, refused, rows
+from ingesting import HISTORY, KINDS, NIGHT, TASK, item, jsonl, refused, rows
 
-from embedder.errors import InputMissing
-from pipelines.ingest import IngestResult, ingest_histories, ingest_tasks
+from embedder.errors import InputMissing, UsageError
+from pipelines.ingest import IngestConfig, IngestResult, ingest_histories, ingest_tasks
 from pipelines.intake import limits
 from pipelines.tables.warehouse import Warehouse
 
@@ -121,6 +124,97 @@ def test_a_parquet_file_without_rows_or_columns_of_ours_is_no_error(warehouse: W
     file = parquet(tmp_path / "h.parquet", other=pa.array([1, 2]))
     assert ingest_histories(warehouse, [file], NIGHT, KINDS) == IngestResult(2, 0, 2)
     assert {reason for _, reason in refused(warehouse)} == {"missing_user_id"}
+
+
+ROWS = [item("a"), item("b", text='with, "quotes"\nand a line'), item("c", output=None)]
+
+
+def as_csv(delimiter: str) -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(HISTORY), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return out.getvalue().encode()
+
+
+def as_parquet() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), out)
+    return out.getvalue()
+
+
+FORMS = {
+    "h.jsonl": b"\n".join(json.dumps(row).encode() for row in ROWS),
+    "h.json": json.dumps(ROWS, indent=1).encode(),
+    "lines.json": b"[" + b",\n".join(json.dumps(row).encode() for row in ROWS) + b"]\n",
+    "h.csv": as_csv(","),
+    "excel.csv": b"\xef\xbb\xbf" + as_csv(";"),
+    "h.tsv": as_csv("\t"),
+    "csv.jsonl": as_csv(","),
+    "h.parquet": as_parquet(),
+}
+PACKED = {"": bytes, ".gz": gzip.compress, ".zst": lambda content: pa.compress(content, "zstd", asbytes=True)}
+CASES = [(name, ending) for name in FORMS for ending in PACKED if not (ending and name == "h.parquet")]
+
+
+@pytest.mark.parametrize(("name", "ending"), CASES)
+def test_every_form_holds_the_same_rows(name: str, ending: str, warehouse: Warehouse, tmp_path: Path) -> None:
+    (tmp_path / f"{name}{ending}").write_bytes(PACKED[ending](FORMS[name]))
+    assert ingest_histories(warehouse, [tmp_path / f"{name}{ending}"], NIGHT, KINDS).changed == 3
+    found = rows(warehouse, "select item_id, text, output from histories order by all")
+    assert found == [(row["item_id"], row["text"], row["output"]) for row in ROWS]
+
+
+def test_broken_rows_of_csv_are_refused_alone(warehouse: Warehouse, tmp_path: Path) -> None:
+    header, *_ = as_csv(",").splitlines(keepends=True)
+    good = b'u,%d,LaMP_4,2026-11-20,"two\nlines",o\n'
+    bad = b"u,2,LaMP_4\n" + "u,3,LaMP_4,2026-11-20,é,o\n".encode("latin1") + b"u,4,LaMP_4,2026-11-20,,o\n\n"
+    (tmp_path / "h.csv").write_bytes(header + good % 1 + bad + good % 5)
+    assert ingest_histories(warehouse, [tmp_path / "h.csv"], NIGHT, KINDS) == IngestResult(5, 2, 3, changed=2)
+    assert refused(warehouse) == [
+        ("h.csv:4", "wrong_field_count"),
+        ("h.csv:5", "not_utf8"),
+        ("h.csv:6", "missing_text"),
+    ]
+
+
+def test_folders_globs_and_hive_partitions_are_read(warehouse: Warehouse, tmp_path: Path) -> None:
+    bare = {name: value for name, value in HISTORY.items() if name not in ("kind", "user_id")}
+    root = tmp_path / "user_id=zzz" / "in"
+    for number, user in enumerate(["u", "v%20w"]):
+        folder = root / "kind=LaMP_4" / f"user_id={user}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist([bare | {"item_id": f"{number}"}]), folder / "part-0.parquet")
+    (root / "_SUCCESS").touch()
+    (root / "_delta_log").mkdir()
+    (root / "_delta_log" / "0.json").write_text("{}")
+    for given in (root, root / "kind=*" / "*" / "*.parquet"):
+        assert ingest_histories(warehouse, [given], NIGHT, KINDS).rows_rejected == 0
+    assert rows(warehouse, "select user_id, item_id from histories order by all") == [("u", "0"), ("v w", "1")]
+
+
+def test_columns_of_other_names_and_the_rows_of_a_query(warehouse: Warehouse, tmp_path: Path) -> None:
+    names = {"user_id": "author", "text": "body", "posted_at": "published"}
+    file = jsonl(tmp_path / "h.jsonl", {"author": 7, "body": "t", "published": "2026-11-20", "text": "not this"})
+    assert ingest_histories(warehouse, [file], NIGHT, KINDS, IngestConfig(names, "LaMP_4")).changed == 1
+    config = IngestConfig(names, "LaMP_4", sql=f"select author, body, published from read_json('{file}')")
+    assert ingest_histories(warehouse, [], NIGHT, KINDS, config) == IngestResult(1, 1, 0, unchanged=1)
+    for wrong in ("select", "create table x (y int)", "select 1 / 0 as author from no_such_table"):
+        with pytest.raises(UsageError, match="--sql"):
+            ingest_histories(warehouse, [], NIGHT, KINDS, IngestConfig(sql=wrong))
+    with pytest.raises(UsageError, match="no column 'author' to map"):
+        ingest_histories(warehouse, [file], NIGHT, KINDS, IngestConfig({"author": "user_id"}))
+
+
+def test_a_file_refused_for_one_reason_is_told_once_with_the_map_that_fits(
+    warehouse: Warehouse, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "h.csv").write_text("author,body,headline,published,a secret!\n" + "a,b,c,2026-11-20,x\n" * 9)
+    ingest_histories(warehouse, [tmp_path / "h.csv"], NIGHT, KINDS)
+    (line,) = caplog.messages
+    assert "all 9 rows were refused: missing_user_id" in line
+    assert "--map user_id=author,posted_at=published,text=body,output=headline" in line
+    assert "secret" not in line
 
 
 def test_a_folder_without_data_is_missing(warehouse: Warehouse, tmp_path: Path) -> None:

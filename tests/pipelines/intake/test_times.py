@@ -7,11 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ingesting import HISTORY, KINDS, NIGHT, item, jsonl, refused, rows
 
 from pipelines.ingest import IngestConfig, ingest_histories
+from pipelines.intake.times import Years, moment, read_times
 from pipelines.tables.warehouse import Warehouse
 
 MIDNIGHT = datetime(2026, 11, 20)
@@ -27,29 +28,30 @@ def moments(warehouse: Warehouse) -> list[datetime]:
     return [row[0] for row in rows(warehouse, "select posted_at from histories order by item_id")]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "2026-11-20",
-        " 2026-11-20 ",
-        "2026-11-20T00:00",
-        "2026-11-20 00:00:00",
-        "2026-11-20T00:00:00Z",
-        "2026-11-20 00:00:00 UTC",
-        "2026-11-20T01:00:00+01:00",
-        "2026-11-20T01:00:00+0100",
-        "2026-11-20T01:00:00+01",
-        "2026-11-19T19:00:00.000000-05:00",
-        "2026-11-20T00:00:00.000000123Z",
-        SECONDS,
-        SECONDS * 1000,
-        float(SECONDS),
-        str(SECONDS),
-    ],
-)
-def test_a_time_is_read_in_utc(value: Any, warehouse: Warehouse, tmp_path: Path) -> None:
-    ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", item(posted_at=value))], NIGHT, KINDS)
-    assert moments(warehouse) == [MIDNIGHT]
+TIMES = [
+    "2026-11-20",
+    " 2026-11-20 ",
+    "2026-11-20T00:00",
+    "2026-11-20 00:00:00",
+    "2026-11-20T00:00:00Z",
+    "2026-11-20 00:00:00 UTC",
+    "2026-11-20T01:00:00+01:00",
+    "2026-11-20T01:00:00+0100",
+    "2026-11-20T01:00:00+01",
+    "2026-11-19T19:00:00.000000-05:00",
+    "2026-11-20T00:00:00.000000123Z",
+    SECONDS,
+    SECONDS * 1000,
+    float(SECONDS),
+    str(SECONDS),
+]
+
+
+def test_a_time_is_read_in_utc(warehouse: Warehouse, tmp_path: Path) -> None:
+    lines = [item(f"{n}", posted_at=value) for n, value in enumerate(TIMES)]
+    ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", *lines)], NIGHT, KINDS)
+    assert refused(warehouse) == []
+    assert set(moments(warehouse)) == {MIDNIGHT}
 
 
 NO_TIMES = [
@@ -84,10 +86,19 @@ NO_TIMES = [
 ]
 
 
-@pytest.mark.parametrize("value", NO_TIMES)
-def test_what_may_mean_another_time_is_refused(value: Any, warehouse: Warehouse, tmp_path: Path) -> None:
-    ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", item(posted_at=value))], NIGHT, KINDS)
-    assert refused(warehouse) == [("h.jsonl:1", "bad_time")]
+def test_what_may_mean_another_time_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
+    lines = [item(f"{n}", posted_at=value) for n, value in enumerate(NO_TIMES)]
+    ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", *lines)], NIGHT, KINDS)
+    assert moments(warehouse) == []
+    assert {reason for _, reason in refused(warehouse)} == {"bad_time"}
+    assert len(refused(warehouse)) == len(NO_TIMES)
+
+
+@pytest.mark.parametrize("value", [*TIMES, *NO_TIMES])
+def test_a_column_of_times_is_read_as_its_values_one_by_one(value: Any) -> None:
+    years = Years(1990, 2027)
+    assert read_times([value], years).values.to_pylist() == [moment(value, years)]
+    assert read_times([value, None, 7.5], years).values.to_pylist() == [moment(value, years), None, None]
 
 
 def test_other_years_are_taken_when_asked_for(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -143,13 +154,7 @@ def test_times_of_parquet_are_read_by_their_type(
     assert moments(warehouse) == ([MIDNIGHT] if reason is None else [])
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.datetimes(datetime(1990, 1, 2), datetime(2026, 12, 30), timezones=st.timezones()), max_size=5))
-def test_a_time_in_any_zone_is_the_same_moment_in_utc(
-    tmp_path_factory: pytest.TempPathFactory, given_moments: list[datetime]
-) -> None:
-    folder = tmp_path_factory.mktemp("w")
-    lines = [item(f"{n}", posted_at=moment.isoformat()) for n, moment in enumerate(given_moments)]
-    warehouse = Warehouse(folder / "w")
-    ingest_histories(warehouse, [jsonl(folder / "h.jsonl", *lines)], NIGHT, KINDS)
-    assert moments(warehouse) == [moment.astimezone(UTC).replace(tzinfo=None) for moment in given_moments]
+def test_a_time_in_any_zone_is_the_same_moment_in_utc(given_moments: list[datetime]) -> None:
+    read = read_times([given_moment.isoformat() for given_moment in given_moments], Years(1990, 2027))
+    assert read.values.to_pylist() == [given_moment.astimezone(UTC) for given_moment in given_moments]
