@@ -4,11 +4,12 @@
     history_vectors (earlier nights) ─┘      │  └────────────────▶ history_vectors   (items encoded for the first time)
                                              └──────────────────▶ rejects           (reason)
 
-A shard is a range of users with at most `shard_items` items. It is read, encoded and summarised in one fused step, so
-that neither text nor vectors cross a shuffle; the driver publishes the finished shards. Every item read is in one
-user's persona or in `rejects`, exactly once.
+A shard is a range of users with at most `shard_items` items, fewer where they are long. It is read, encoded and
+summarised in one fused step, so that neither text nor vectors cross a shuffle; the driver publishes the finished
+shards. Every item read is in one user's persona or in `rejects`, exactly once.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -32,6 +33,8 @@ from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_
 from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 READS = ("histories", "history_vectors")
 """Tables that the vectors are made from."""
@@ -147,6 +150,15 @@ def user_shards(inputs: NightInputs, shard_items: int) -> list[Shard]:
     return cut_shards(zip(*(column.to_pylist() for column in sizes.columns), strict=True), shard_items)
 
 
+def note_later_items(inputs: NightInputs, record: RunRecord) -> None:
+    """Say how many items are dated after the night; they wait for theirs."""
+    with connect(inputs.warehouse, inputs.versions) as db:
+        count = run_sql(db, "jobs/later_items", {"ds": inputs.ds})["item_count"][0].as_py()
+    if count:
+        record.config = {**record.config, "later_item_count": count}
+        logger.warning("%d items are dated after %s and wait for their night", count, inputs.ds)
+
+
 def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None:
     """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
 
@@ -199,6 +211,7 @@ def encode_night(
         if is_done(inputs, record, force=force):
             return record
         shards = user_shards(inputs, config.shard_items)
+        note_later_items(inputs, record)
         night = planned_night(inputs, record.run_id, config.shard_items, force=force)
         transform = EncodeNight(night, config, encoder.sha256, force=force)
         run_shards(shards, transform, night.folder, "items", progress, record)

@@ -12,9 +12,10 @@ from small_night import ITEMS, NIGHT, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import WRITES, EncodeConfig, encode_night, plan_encode
+from pipelines.encode import WRITES, EncodeConfig, encode_inputs, encode_night, plan_encode, user_shards
 from pipelines.nights.jobs import run_shards
 from pipelines.nights.shards import Shard
+from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -246,3 +247,22 @@ def test_the_tables_have_the_columns_of_the_contract(
         "recent",
         "ds",
     ]
+
+
+def test_items_of_the_future_wait_for_their_night_and_are_counted(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill([*ITEMS, item("cid", 99, "not yet", "red", day=-1)])
+    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    assert (record.rows_out, record.config["later_item_count"]) == (len(ITEMS), 1)
+    with connect(warehouse) as db:
+        (row,) = run_checks(db, NIGHT)["items_of_the_future"].to_pylist()
+    assert (row["item_count"], row["user_count"]) == (1, 1)
+
+
+def test_long_texts_are_cut_into_more_shards(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
+    long = [item(f"user {n}", n, "word " * 4_000, "red") for n in range(6)]
+    inputs = encode_inputs(fill([*long, *ITEMS]), NIGHT, encode_config, kinds)
+    shards = user_shards(inputs, 30)
+    assert len(shards) == 3
+    assert [shard.row_count for shard in shards] == [29, 30, 20]
