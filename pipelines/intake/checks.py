@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embedder.errors import UsageError
 from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk
-from pipelines.intake.found import Found, Mask, Read, is_blank, lengths, read_choices, read_texts, read_truths
+from pipelines.intake.found import Found, Mask, Read, compute, is_blank, lengths, read_choices, read_texts, read_truths
 from pipelines.intake.rows import Refusal, described, shape
 from pipelines.intake.times import Years, read_times
 from pipelines.tables.schema import file_schema
@@ -74,7 +74,7 @@ class Rules:
     kinds: Container[str]
     """Names of the kinds there are."""
     years: Years
-    forgotten: Container[object] = ()
+    forgotten: Container[Any] = ()
     """Ids of users whose rows are refused, and nothing of them kept."""
     kind: str | None = None
     """Kind of the rows that name none."""
@@ -163,7 +163,7 @@ def _required(read: Read) -> Read:
 
 
 def _without(values: pa.Array, mask: Mask) -> pa.Array:
-    return pc.if_else(pa.array(mask), pa.scalar(None, values.type), values)
+    return compute("if_else", pa.array(mask), pa.scalar(None, values.type), values)
 
 
 def _note(reasons: NDArray[Any], problems: Mapping[str, Mask], column: str, where: Mask) -> None:
@@ -196,7 +196,7 @@ def _with_made_ids(reads: Mapping[str, Read], is_deleted: Mask) -> Read:
         reads["text"].values.filter(at).to_pylist(),
     )
     made = [made_id(*values) for values in zip(*parts, strict=True)]
-    values = pc.replace_with_mask(read.values, at, pa.array(made, pa.string()))
+    values = compute("replace_with_mask", read.values, at, pa.array(made, pa.string()))
     return Read(values, problems)
 
 
@@ -205,7 +205,7 @@ def made_id(user_id: str, microseconds: int, text: str) -> str:
     return hashlib.sha256(f"{user_id}\0{microseconds}\0{text}".encode()).hexdigest()[:32]
 
 
-def _is_one_of(values: pa.Array, group: Container[object]) -> Mask:
+def _is_one_of(values: pa.Array, group: Container[Any]) -> Mask:
     """Where a value is in a group; each different value is looked up once."""
     if not group:
         return np.zeros(len(values), bool)
@@ -217,12 +217,14 @@ def _is_one_of(values: pa.Array, group: Container[object]) -> Mask:
 def _emptied(rows: pa.Table, name: str) -> pa.Table:
     """Of a deletion only the key stays."""
     gone = rows[DELETED]
-    if not pc.any(gone).as_py():
+    if not compute("any", gone).as_py():
         return rows
     for at, column in enumerate(rows.column_names):
         if column != DELETED and FORMS[name][column] is not Form.KEY:
             values = rows[column].combine_chunks()
-            kept = pc.if_else(pc.invert(gone), pa.array(range(len(rows)), pa.int64()), pa.scalar(None, pa.int64()))
+            kept = compute(
+                "if_else", compute("invert", gone), pa.array(range(len(rows)), pa.int64()), pa.scalar(None, pa.int64())
+            )
             rows = rows.set_column(at, column, values.take(kept.combine_chunks()))
     return rows
 
@@ -251,8 +253,10 @@ def _nearest(chunk: Chunk, at: int, kinds: Container[str]) -> str:
 
 
 def _value(columns: Mapping[str, Found], column: str, at: int) -> object:
-    found = columns.get(column)
+    found: Any = columns.get(column)
+    if found is None:
+        return None
     try:
-        return found[at].as_py() if isinstance(found, pa.Array) else None if found is None else found[at]
+        return found[at].as_py() if isinstance(found, pa.Array) else found[at]
     except (ValueError, OverflowError):  # a time beyond the calendar, a text that is none
         return None

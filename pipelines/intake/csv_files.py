@@ -7,7 +7,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk, Columns, numbered_id
@@ -74,7 +74,7 @@ def _chunk(
     return Chunk(len(rows), found, partial(numbered_id, label, numbers), refused, frozenset(names))
 
 
-def _rows(reader: "csv._reader") -> Iterator[tuple[int, list[str] | Refusal]]:
+def _rows(reader: Any) -> Iterator[tuple[int, list[str] | Refusal]]:
     """The rows that are not blank; the header was line 1."""
     while True:
         number = reader.line_num + 2

@@ -6,15 +6,15 @@ What was found is an Arrow array of any type, or a list of any Python values whe
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Found = pa.Array | Sequence[object]
+Mask: TypeAlias = NDArray[np.bool_]
+Found: TypeAlias = pa.Array | Sequence[object]
 
 
 class Read(NamedTuple):
@@ -31,27 +31,29 @@ def read_texts(found: Found) -> Read:
             return Read(pa.array(found, pa.string()), {})
         except (pa.ArrowException, TypeError, ValueError):
             return _one_by_one(found)
-    kind = found.type
+    array: Any = found
+    kind = array.type
     if pa.types.is_dictionary(kind):
-        return read_texts(found.cast(kind.value_type))
+        return read_texts(array.cast(kind.value_type))
     if pa.types.is_floating(kind):
-        return _one_by_one([None if value is None or math.isnan(value) else value for value in found.to_pylist()])
+        return _one_by_one([None if value is None or math.isnan(value) else value for value in array.to_pylist()])
     if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return Read(found.cast(pa.string()), {})
+        return Read(array.cast(pa.string()), {})
     if pa.types.is_nested(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
-        return Read(pa.nulls(len(found), pa.string()), {"wrong_type": _is_valid(found)})
+        return Read(pa.nulls(len(array), pa.string()), {"wrong_type": _is_valid(array)})
     try:
-        return Read(found.cast(pa.large_binary()).cast(pa.string()), {})  # Spark writes texts as bytes, too
+        return Read(array.cast(pa.large_binary()).cast(pa.string()), {})  # Spark writes texts as bytes, too
     except pa.ArrowInvalid:
-        return _one_by_one(found.cast(pa.large_binary()).to_pylist())
+        return _one_by_one(array.cast(pa.large_binary()).to_pylist())
 
 
 def read_truths(found: Found) -> Read:
     """Read a column of BOOL; `true` and `false` may be spelled out. The problem is `wrong_type`."""
     if isinstance(found, pa.Array):
-        if pa.types.is_boolean(found.type) or pa.types.is_null(found.type):
-            return Read(found.cast(pa.bool_()), {})
-        found = found.to_pylist()
+        array: Any = found
+        if pa.types.is_boolean(array.type) or pa.types.is_null(array.type):
+            return Read(array.cast(pa.bool_()), {})
+        found = array.to_pylist()
     spelled = {"true": True, "false": False, "": None}
     plain = [spelled.get(value.strip().lower(), value) if isinstance(value, str) else value for value in found]
     wrong = np.array([value is not None and not isinstance(value, bool) for value in plain], bool)
@@ -62,7 +64,8 @@ def read_truths(found: Found) -> Read:
 
 def read_choices(found: Found) -> Read:
     """Read a column of lists of different texts; a list may be spelled as JSON."""
-    values = found.to_pylist() if isinstance(found, pa.Array) else found
+    array: Any = found
+    values: Sequence[object] = array.to_pylist() if isinstance(found, pa.Array) else found
     lists: list[list[str] | None] = []
     problems = {
         name: np.zeros(len(values), bool) for name in ("wrong_type", "not_utf8", "empty", "empty_choice", "repeated")
@@ -77,12 +80,24 @@ def read_choices(found: Found) -> Read:
 
 def is_blank(texts: pa.Array) -> Mask:
     """Where a text is nothing but white space; false where there is none."""
-    return np.asarray(pc.fill_null(pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0), False), bool)
+    return np.asarray(
+        pc.fill_null(compute("equal", byte_lengths(compute("utf8_trim_whitespace", texts)), 0), False), bool
+    )
 
 
 def lengths(texts: pa.Array) -> NDArray[Any]:
     """Bytes of each text, 0 for null."""
-    return np.asarray(pc.fill_null(pc.binary_length(texts), 0), np.int64)
+    return np.asarray(pc.fill_null(byte_lengths(texts), 0), np.int64)
+
+
+def byte_lengths(texts: pa.Array) -> pa.Array:
+    """Bytes of each text, null for null."""
+    return compute("binary_length", texts)
+
+
+def compute(name: str, *args: Any) -> Any:
+    """Call a function of Arrow by its name: most are made on import, so that no type checker knows them."""
+    return pc.call_function(name, list(args))
 
 
 def as_text(value: object) -> str | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk, Columns, numbered_id
+from pipelines.intake.found import byte_lengths
 from pipelines.intake.rows import Refusal
 
 MAGIC: Final = b"PAR1"
@@ -97,9 +98,9 @@ def _users(batch: pa.RecordBatch, wanted: Columns, large: NDArray[Any]) -> list[
 def _text_bytes(column: pa.Array) -> NDArray[Any]:
     """Bytes of each value of a column of texts; 8 of any other."""
     if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
-        sizes = pc.binary_length(column.dictionary).take(column.indices)
+        sizes = byte_lengths(column.dictionary).take(column.indices)
     elif _is_text(column.type):
-        sizes = pc.binary_length(column)
+        sizes = byte_lengths(column)
     else:
         return np.full(len(column), 8, np.int64)
     return np.asarray(pc.fill_null(sizes.cast(pa.int64()), 0), np.int64)

@@ -10,7 +10,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.intake.found import Read
+from pipelines.intake.found import Read, compute
 
 TIME: Final = pa.timestamp("us", "UTC")
 FIRST_YEAR: Final = 1990
@@ -75,22 +75,23 @@ def read_times(found: pa.Array | Sequence[object], years: Years) -> Read:
             found = pa.array(found, pa.string())
         except (pa.ArrowException, TypeError, ValueError):
             return _one_by_one(found, years)
-    kind = found.type
+    array: Any = found
+    kind = array.type
     if pa.types.is_null(kind):
-        return Read(pa.nulls(len(found), TIME), {})
+        return Read(pa.nulls(len(array), TIME), {})
     if pa.types.is_dictionary(kind):
-        return read_times(found.cast(kind.value_type), years)
+        return read_times(array.cast(kind.value_type), years)
     if pa.types.is_timestamp(kind):
-        return _in_years(found.cast(pa.int64()), years, _PER_SECOND[kind.unit])
+        return _in_years(array.cast(pa.int64()), years, _PER_SECOND[kind.unit])
     if pa.types.is_date(kind):
         days = pa.types.is_date32(kind)
-        ticks = found.cast(pa.int32() if days else pa.int64()).cast(pa.int64())
-        return _in_years(pc.multiply(ticks, 86_400) if days else ticks, years, 1 if days else 1_000)
+        ticks = array.cast(pa.int32() if days else pa.int64()).cast(pa.int64())
+        return _in_years(compute("multiply", ticks, 86_400) if days else ticks, years, 1 if days else 1_000)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return _of_numbers(found.cast(pa.float64(), safe=False), years)
+        return _of_numbers(array.cast(pa.float64(), safe=False), years)
     if pa.types.is_boolean(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind):
-        return Read(pa.nulls(len(found), TIME), {"wrong_type": _is_valid(found)})
-    return _of_texts(found, years)
+        return Read(pa.nulls(len(array), TIME), {"wrong_type": _is_valid(array)})
+    return _of_texts(array, years)
 
 
 def moment(value: object, years: Years) -> datetime | None:
@@ -128,10 +129,8 @@ def _iso(text: str) -> datetime | None:
 
 def _of_number(value: float, years: Years) -> datetime | None:
     for unit in years.units:
-        if years.low <= value / unit < years.high if abs(value) < 1e18 else False:
-            return datetime.fromtimestamp(0, UTC) + (
-                datetime.fromtimestamp(1, UTC) - datetime.fromtimestamp(0, UTC)
-            ) * (value / unit)
+        if abs(value) < 1e18 and years.low <= value / unit < years.high:
+            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value / unit)
     return None
 
 
@@ -159,9 +158,9 @@ def _one_by_one(found: Sequence[object], years: Years) -> Read:
 
 def _of_texts(found: pa.Array, years: Years) -> Read:
     try:
-        texts = pc.utf8_trim_whitespace(found.cast(pa.binary()).cast(pa.string()))
+        texts = compute("utf8_trim_whitespace", found.cast(pa.binary()).cast(pa.string()))
         for pattern, kind in ((_PLAIN, pa.timestamp("us")), (_ZONED, TIME)):
-            if pc.all(pc.match_substring_regex(texts, pattern)).as_py():
+            if _all_match(texts, pattern):
                 return _in_years(texts.cast(kind).cast(pa.int64()), years, 10**6)
     except pa.ArrowInvalid:  # 30 February somewhere, or no UTF-8
         pass
@@ -169,6 +168,11 @@ def _of_texts(found: pa.Array, years: Years) -> Read:
         found = found.cast(pa.large_binary())
     texts = [None if value is None else bytes(value).decode("utf8", "replace") for value in found.to_pylist()]
     return _one_by_one(texts, years)
+
+
+def _all_match(texts: pa.Array, pattern: str) -> bool:
+    options = pc.MatchSubstringOptions(pattern)
+    return bool(compute("all", pc.call_function("match_substring_regex", [texts], options)).as_py())
 
 
 def _of_numbers(found: pa.Array, years: Years) -> Read:
