@@ -102,6 +102,13 @@ def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
     return load_kinds(ctx.obj.kinds)
 
 
+def kind_name(ctx: typer.Context, value: str | None) -> str | None:
+    """The name that tables know a kind by: `headline` is LaMP_4, unless pplug.toml has a headline of its own."""
+    from llm_jobs.kinds import SPOKEN
+
+    return value if value is None or value in ctx.find_root().obj.kinds else SPOKEN.get(value, value)
+
+
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
     """The plugs to answer the control arms with."""
     if is_wanted != bool(plugs):
@@ -132,8 +139,11 @@ Until = Annotated[date | None, option("--until", "Last day whose items are used.
 TaskNights = Annotated[list[date], option("--tasks", "Night whose references are used too; repeatable.", **DATE)]
 NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.")]
 Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.")]
-KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of the histories unless given.")]
-LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
+KindName = Annotated[
+    str | None,
+    option("--kind", "Kind of task, like headline; the only one of the histories unless given.", callback=kind_name),
+]
+LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.", callback=kind_name)]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
 Seed = Annotated[int, option("--seed", "Start of the random numbers; another one gives another plug.", min=0)]
@@ -246,7 +256,9 @@ class Read:
     columns: Annotated[
         str, option("--map", "What a file calls our columns: user_id=author,text=body; the others have our names.")
     ] = ""
-    kind: Annotated[str | None, option("--kind", "Kind of the rows that name none.")] = None
+    kind: Annotated[
+        str | None, option("--kind", "Kind of the rows that name none, like headline.", callback=kind_name)
+    ] = None
     sql: Annotated[str | None, option("--sql", "A DuckDB query to read: \"select ... from 'articles.csv'\".")] = None
     like: Annotated[str | None, option("--like", "Read as the table [ingest.NAME] of pplug.toml says.")] = None
     any_year: Annotated[bool, option("--any-year", "Take times of all years, not only from 1990 to the next.")] = False
@@ -260,7 +272,7 @@ class Read:
 
         saved = saved_source(ctx, self.like)
         columns = dict(saved.get("map", {})) | dict(map(key_and_value, filter(None, self.columns.split(","))))
-        kind, any_year = self.kind or saved.get("kind"), self.any_year or bool(saved.get("any-year"))
+        kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
         return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
 
 

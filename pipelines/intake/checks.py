@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedder.errors import UsageError
+from llm_jobs.kinds import SPOKEN
 from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk
 from pipelines.intake.found import Found, Mask, Read, compute, is_blank, lengths, read_choices, read_texts, read_truths
+from pipelines.intake.prompts import with_prompts
 from pipelines.intake.rows import Refusal, described, shape
 from pipelines.intake.times import Years, read_times
 from pipelines.tables.schema import file_schema
@@ -101,7 +103,7 @@ def renamed(name: str, given: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UsageError: if one is no column of the table.
     """
-    own = (*FORMS[name], DELETED)
+    own = (*FORMS[name], DELETED, *(["text"] if name == "tasks" else []))
     for ours in given:
         if ours not in own:
             raise UsageError(f"{name} has no column {ours!r} to map: there are {', '.join(own)}")
@@ -115,6 +117,8 @@ def check_chunk(name: str, chunk: Chunk, rules: Rules) -> Checked:
     reads = {column: _read(column, form, chunk, rules) for column, form in FORMS[name].items()}
     if name == "histories":
         reads["item_id"] = _with_made_ids(reads, is_deleted)
+    elif chunk.columns.get("text") is not None:
+        reads |= with_prompts(reads, read_texts(chunk.columns["text"]).values, rules.kinds)
     reasons = np.full(chunk.count, "", object)
     _note(reasons, deleted.problems, DELETED, np.ones(chunk.count, bool))
     for column, form in FORMS[name].items():
@@ -144,8 +148,8 @@ def _read(column: str, form: Form, chunk: Chunk, rules: Rules) -> Read:
     if form is Form.CHOICES:
         return read_choices(found)
     read = read_texts(found)
-    if column == "kind" and rules.kind is not None:
-        read = Read(pc.fill_null(read.values, rules.kind), read.problems) if not read.problems else read
+    if column == "kind":
+        read = Read(_kind_names(read, rules), read.problems)
     blank = is_blank(read.values)
     if form is Form.OPTIONAL:
         return Read(_without(read.values, blank), read.problems) if blank.any() else read
@@ -153,6 +157,19 @@ def _read(column: str, form: Form, chunk: Chunk, rules: Rules) -> Read:
     if form in _IDS:
         problems["too_long"] = lengths(read.values) > limits.ID_CHARACTERS
     return _required(Read(read.values, problems))
+
+
+def _kind_names(read: Read, rules: Rules) -> pa.Array:
+    """The kinds under the names that tables know them by; those that are not named are the one that was given."""
+    broken = np.any([*read.problems.values(), np.zeros(len(read.values), bool)], axis=0)
+    values = read.values
+    if rules.kind is not None:
+        is_lacking = pa.array(~broken & np.asarray(values.is_null(), bool))
+        values = compute("if_else", is_lacking, pa.scalar(rules.kind, pa.string()), values)
+    packed = values.dictionary_encode()
+    names = packed.dictionary.to_pylist()
+    known = [name if name in rules.kinds else SPOKEN.get(name, name) for name in names]
+    return values if known == names else pa.array(known, pa.string()).take(packed.indices)
 
 
 def _required(read: Read) -> Read:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ingesting import HISTORY, KINDS, TASK
 from malformed_rows import MALFORMED_HISTORIES, MALFORMED_TASKS
 
+from llm_jobs.kinds import SPOKEN, load_kinds
 from pipelines.intake.checks import FORMS, Checked, Form, Rules, check_chunk, made_id, renamed
 from pipelines.intake.chunks import chunks_of_records
 from pipelines.intake.json_files import parse_line
@@ -205,3 +206,31 @@ def test_a_column_of_any_type_is_the_same_as_its_values_one_by_one() -> None:
 def test_the_time_of_a_row_is_in_utc() -> None:
     row = row_of("histories", {**HISTORY, "posted_at": "2026-11-20T01:00:00+01:00"})
     assert row["posted_at"] == datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def test_a_task_may_bring_a_text_alone_and_a_kind_by_its_spoken_name() -> None:
+    kinds = load_kinds()
+    tasks = [
+        {**TASK, "task_id": "1", "kind": "headline", "input": None, "text": "It rained."},
+        {**TASK, "task_id": "2", "kind": "news_category", "input": None, "text": "It rained.", "choices": ["a", "b"]},
+        {**TASK, "task_id": "3", "kind": "movie_tag", "input": None, "text": "A film."},
+        {**TASK, "task_id": "4", "kind": None, "input": "given", "text": "not this"},
+        {**TASK, "task_id": "5", "kind": "citation", "input": None, "text": "no prompt of its own"},
+        {**TASK, "task_id": "6", "kind": "LaMP_4", "input": None, "text": " "},
+        {**TASK, "task_id": "7", "kind": ["LaMP_4"]},
+    ]
+    (chunk,) = chunks_of_records("t", enumerate(tasks, 1), renamed("tasks", {}))
+    checked = check_chunk("tasks", chunk, Rules(kinds, RULES.years, kind="LaMP_4"))
+    found = [(row["kind"], row["input"], row["choices"]) for row in checked.rows.to_pylist()]
+    assert found == [
+        ("LaMP_4", kinds["LaMP_4"].training_prompt("It rained."), None),
+        ("LaMP_2N", kinds["LaMP_2N"].training_prompt("It rained.", ["a", "b"]), ["a", "b"]),
+        ("LaMP_2", kinds["LaMP_2"].training_prompt("A film."), list(kinds["LaMP_2"].choices or ())),
+        ("LaMP_4", "given", None),
+    ]
+    reasons = [refusal.reason for _, refusal in checked.refused]
+    assert reasons == ["missing_input", "missing_input", "wrong_type_kind"]
+
+
+def test_every_built_in_kind_has_a_spoken_name() -> None:
+    assert sorted(SPOKEN.values()) == sorted(load_kinds())
