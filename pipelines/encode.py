@@ -11,7 +11,7 @@ shards. Every item read is in one user's persona or in `rejects`, exactly once.
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: M
 
 
 def user_shards(inputs: NightInputs, shard_items: int) -> list[Shard]:
-    """The users with items as of the night, cut into shards.
+    """The users with items as of the night, cut into shards; long items count more than once.
 
     Raises:
         InputMissing: if no history is there as of that night.
@@ -147,7 +147,20 @@ def user_shards(inputs: NightInputs, shard_items: int) -> list[Shard]:
         sizes = run_sql(db, "jobs/user_sizes", {"ds": ds})
     if not sizes.num_rows:
         raise InputMissing(f"no histories as of {ds} in {root}: run `pplug ingest histories FILE --ds {ds}`")
-    return cut_shards(zip(*(column.to_pylist() for column in sizes.columns), strict=True), shard_items)
+    users, counts, weights = (sizes[name].to_pylist() for name in ("user_id", "item_count", "weight"))
+    left = iter(zip(users, counts, strict=True))
+    return [
+        replace(shard, row_count=sum(count for _, count in _until(left, shard.last_user)))
+        for shard in cut_shards(zip(users, weights, strict=True), shard_items)
+    ]
+
+
+def _until(users: Iterator[tuple[str, int]], last: str) -> Iterator[tuple[str, int]]:
+    """The next users up to this one."""
+    for user, count in users:
+        yield user, count
+        if user == last:
+            return
 
 
 def note_later_items(inputs: NightInputs, record: RunRecord) -> None:

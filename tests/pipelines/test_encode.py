@@ -264,5 +264,7 @@ def test_long_texts_are_cut_into_more_shards(fill: Fill, kinds: dict[str, Kind],
     long = [item(f"user {n}", n, "word " * 4_000, "red") for n in range(6)]
     inputs = encode_inputs(fill([*long, *ITEMS]), NIGHT, encode_config, kinds)
     shards = user_shards(inputs, 30)
-    assert len(shards) == 3
-    assert [shard.row_count for shard in shards] == [29, 30, 20]
+    assert [shard.row_count for shard in shards] == [20, 3, 2]
+    assert sum(shard.row_count for shard in shards) == len(long) + len(ITEMS)
+    record = encode_night(inputs.warehouse, NIGHT, replace(encode_config, shard_items=30), kinds)
+    assert record.rows_out == len(long) + len(ITEMS)
