@@ -152,7 +152,9 @@ def ingest_lamp(
                 intake.take(name, source.name, chunk)
 
     rules, job, tables = Rules(kinds, years, read_forgotten(warehouse)), "ingest_lamp", ("histories", "tasks")
-    ingest = partial(_ingest, warehouse, job, ds, tables, rules, [source.name], fill, IngestConfig(), dry_run=dry_run)
+    ingest = partial(
+        stage_and_write, warehouse, job, ds, tables, rules, [source.name], fill, IngestConfig(), dry_run=dry_run
+    )
     return _recorded(warehouse, job, ds, [source.label], ingest, dry_run=dry_run)
 
 
@@ -182,7 +184,9 @@ def _ingest_files(
 
     rules = Rules(kinds, years, read_forgotten(warehouse), config.kind)
     names = [source.name for source in sources] + ([SQL] if config.sql is not None else [])
-    ingest = partial(_ingest, warehouse, f"ingest_{name}", ds, (name,), rules, names, fill, config, dry_run=dry_run)
+    ingest = partial(
+        stage_and_write, warehouse, f"ingest_{name}", ds, (name,), rules, names, fill, config, dry_run=dry_run
+    )
     labels = [source.label for source in sources]
     return _recorded(warehouse, f"ingest_{name}", ds, labels, ingest, dry_run=dry_run)
 
@@ -191,7 +195,7 @@ def _usual_years(ds: date) -> Years:
     return Years.until(max(ds.year, datetime.now(UTC).year))
 
 
-def _ingest(
+def stage_and_write(
     warehouse: Warehouse,
     job: str,
     ds: date,
