@@ -3,7 +3,7 @@
 Columns of texts stay in their dictionaries until a piece is cut: 2,000 rows of one text of 2 MB are 10 KB in a file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import IO, Any, Final
@@ -33,7 +33,7 @@ def parquet_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Ch
             return
         wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
         file.seek(0)
-        packed = [theirs for theirs in wanted.values() if _is_text(pq.read_schema(file).field(theirs).type)]
+        packed = _dictionaries(pq.read_metadata(file), wanted.values())
         file.seek(0)
         parquet = pq.ParquetFile(file, read_dictionary=packed, coerce_int96_timestamp_unit="us")
         for batch in _batches(parquet, list(wanted.values()) or names[:1]):
@@ -42,6 +42,18 @@ def parquet_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Ch
     except (pa.ArrowException, OSError, ValueError):
         reason = "broken_parquet" if number else "not_a_parquet_file"
         yield Chunk(0, {}, str, [(f"{label}:0", Refusal(reason, f"after {number} rows"))])
+
+
+def _dictionaries(meta: pq.FileMetaData, wanted: Collection[str]) -> list[str]:
+    """The columns to read as dictionaries: Arrow holds those of a row group whole, so only where that is little."""
+    most: dict[str, int] = {}
+    for group in range(meta.num_row_groups):
+        for number in range(meta.num_columns):
+            column = meta.row_group(group).column(number)
+            if column.physical_type == "BYTE_ARRAY" and column.path_in_schema in wanted:
+                name = column.path_in_schema
+                most[name] = max(most.get(name, 0), column.total_uncompressed_size)
+    return [name for name, size in most.items() if size <= 2 * limits.BATCH_BYTES]
 
 
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
