@@ -20,7 +20,6 @@ from apache_beam.metrics.metric import Metrics
 
 from embedder.encoder import Dtype
 from embedder.errors import InputMissing, PplugError
-from embedder.histories import RECENT_ITEMS
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
@@ -51,7 +50,7 @@ class EncodeConfig:
     """Alias, folder or hub id of the text encoder."""
     dtype: Dtype = "float32"
     """float32 or bfloat16, the precision the encoder computes in."""
-    max_vectors: int = 64
+    max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
@@ -126,7 +125,6 @@ def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: M
         "encoder_sha256": encoder.sha256,
         "kernel": encoder.kernel,
         "max_vectors": config.max_vectors,
-        "recent_items": RECENT_ITEMS,
         "kinds": {name: kinds[name].sha256 if name in kinds else None for name in found},
     }
     files = [path for path in items if night_of(path) <= ds]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
+from pipelines.command.console import Row, format_logs, loud_libraries, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
@@ -196,14 +196,10 @@ class Common:
 
     @property
     def new_tables(self) -> "Warehouse":
-        """The warehouse to ingest into; it need not be there yet. One that an older pplug wrote is brought forward."""
-        from pipelines.tables.migration import migrate
+        """The warehouse to ingest into; it need not be there yet."""
         from pipelines.tables.warehouse import Warehouse
 
-        warehouse = Warehouse(self.warehouse)
-        for name in migrate(warehouse):
-            message(f"{name} was brought to the schema version of this pplug")
-        return warehouse
+        return Warehouse(self.warehouse)
 
     def show(self, rows: Iterable[Row], *hidden: str) -> None:
         """Print rows, without the columns `hidden` unless for machines."""

@@ -121,7 +121,7 @@ class Warehouse:
         """The table, as of a version if given; None if it does not exist yet.
 
         Raises:
-            PplugError: if it was written by a newer pplug, or by something else.
+            PplugError: if it was written by another version of pplug, or by something else.
         """
         uri = self.folder(name).as_uri()
         if not DeltaTable.is_deltatable(uri):
@@ -130,9 +130,9 @@ class Warehouse:
         found = table.metadata().configuration.get(VERSION_KEY)
         if found is None:
             raise PplugError(f"{self.folder(name)} was not made by pplug: choose another --warehouse")
-        if int(found) > SCHEMA_VERSION:
-            known = f"this pplug knows versions up to {SCHEMA_VERSION}"
-            raise PplugError(f"{self.folder(name)} has schema version {found}, {known}: `pip install -U pplug`")
+        if int(found) != SCHEMA_VERSION:
+            told = f"{self.folder(name)} has schema version {found}, this pplug reads {SCHEMA_VERSION}"
+            raise PplugError(f"{told}: run `pplug ingest histories FILE` and `pplug encode` with a new --warehouse")
         return table
 
     def create(self, name: str) -> DeltaTable:
