@@ -13,7 +13,7 @@ from history_vectors
 where
     ($ds is null or ds = $ds)
     -- not(... < ...) so that a norm of null or nan is reported too
-    and coalesce(not abs(norm - 1) < 0.001, true)
+    and coalesce(not abs(norm - 1) < 0.01, true)
 order by
     ds,
     user_id,
