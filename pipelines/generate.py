@@ -130,18 +130,24 @@ def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
 def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
     """Everything besides the tasks and the personas that an answer depends on.
 
-    Greedy decoding is not named, so that nights from before there were beams are still done.
+    Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory where it
+    changes no answer.
     """
     beams = {} if models.llm.num_beams == 1 else {"num_beams": models.llm.num_beams}
-    return beams | {
-        "encoder_sha256": models.encoder.sha256,
-        "llm_sha256": models.llm.sha256,
-        "llm_kernel": models.llm.kernel,
-        "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
-        "kinds": {
-            name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
-        },
-    }
+    memory = {} if models.llm.kv_memory is None else {"kv_memory": models.llm.kv_memory}
+    return (
+        beams
+        | memory
+        | {
+            "encoder_sha256": models.encoder.sha256,
+            "llm_sha256": models.llm.sha256,
+            "llm_kernel": models.llm.kernel,
+            "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
+            "kinds": {
+                name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
+            },
+        }
+    )
 
 
 def generate_inputs(

@@ -26,6 +26,9 @@ RUNNER = "FnApiRunner"
 
 POLL_SECONDS = 0.5
 
+STEP = " [while running "
+"""How Beam begins what it adds to the first argument of an error."""
+
 
 @dataclass(frozen=True)
 class Night:
@@ -94,7 +97,8 @@ def errors_of_workers() -> Generator[None]:
     try:
         yield
     except PplugError as error:
-        raise type(error)(str(error).partition(" [while running ")[0]) from error
+        error.args = tuple(arg.partition(STEP)[0] if isinstance(arg, str) else arg for arg in error.args)
+        raise
 
 
 @contextmanager
