@@ -86,6 +86,11 @@ def test_every_command_shown_is_taken(line: str) -> None:
     check_words(shlex.split(line))
 
 
+def test_a_command_that_is_not_there_fails() -> None:
+    with pytest.raises(AssertionError, match="shows pplug retired, which is not there"):
+        check_words(["retired", "--ds", "2026-11-01"])
+
+
 def units(folder: Path) -> list[Path]:
     """The units of the page under their names, with the folder and the user of this machine."""
     names = re.findall(r"`/etc/systemd/system/(.+?)`:\n\n```ini", PAGE)
