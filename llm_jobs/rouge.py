@@ -40,13 +40,13 @@ class UnicodeTokenizer:
 
 
 def is_official(references: Iterable[str]) -> bool:
-    """Whether the official tokenizer reads nearly all of some references; if there is nothing to read, it does."""
+    """Whether the official tokenizer reads nearly all of some references, if there is anything to read."""
     counted = read = 0
     for reference in references:
         text = reference.lower()
         counted += len(_COUNTED.findall(text))
         read += len(_READ.findall(text))
-    return read >= OFFICIAL_SHARE * counted
+    return counted > 0 and read >= OFFICIAL_SHARE * counted
 
 
 def rouge(reference: str, prediction: str, *, is_official: bool) -> tuple[float, float]:

@@ -167,15 +167,14 @@ def test_ratings_are_labels_however_they_are_written(
 ) -> None:
     ratings = [{**item("ann", at, f"film {at}", None), "output": spell(1 + at % 5)} for at in range(10)]
     rated = [{**one, "kind": "LaMP_3"} for one in ratings]
-    queue = [
-        {**task("t", "ann", "x", kind="LaMP_3"), "choices": [spell(at) for at in range(1, 6)], "reference": spell(5)}
-    ]
+    scale = ["1", "2", "3", "4", "5"]
+    queue = [{**task("t", "ann", "x", kind="LaMP_3"), "choices": scale, "reference": spell(5)}]
     warehouse = fill(rated, queue)
     data = training_data(warehouse, PlugChoice(None, NIGHT), kinds)
-    assert [float(label) for label in data.labels] == [1, 2, 3, 4, 5]
-    assert {target.target for target in data.targets.found} == set(data.labels)
+    assert list(data.labels) == scale
+    assert {target.target for target in data.targets.found} == set(scale)
     with connect(warehouse) as db:
-        assert db.sql("select reference = choices[5] from tasks").fetchall() == [(True,)]
+        assert db.sql("select reference from tasks").fetchall() == [("5",)]
 
 
 def test_a_single_choice_is_said_to_teach_nothing(
