@@ -9,6 +9,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from functools import lru_cache
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
@@ -16,9 +17,11 @@ _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
 
 def label_text(value: object) -> object:
     """A number as the text of a label, 5 and 5.0 both as "5"; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
         return value
-    return str(int(value)) if value == int(value) else str(value)
+    if value == int(value):
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
 @lru_cache(maxsize=10_000)

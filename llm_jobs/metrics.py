@@ -124,7 +124,7 @@ def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None
         key = (user_id, reference)
         if counts[key] * max(1, len(second)) != others[key] * max(1, len(first)):
             raise PplugError(
-                f"the two arms do not answer the same tasks: user {user_id!r} with reference {reference!r} has "
+                f"the two arms do not answer the same tasks: user {user_id!r} has, of one reference, "
                 f"{counts[key]} of {len(first)} answers in one and {others[key]} of {len(second)} in the other: "
                 "answer both again with `pplug evaluate --controls`"
             )
@@ -195,31 +195,35 @@ def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
     shared = labels or _references(answers)
 
     def sums(mine: Sequence[Scored]) -> list[float]:
-        errors = [_rating_error(answer, _scale(labels or answer.choices or shared)) for answer in mine]
+        errors = [_rating_error(answer, labels or answer.choices or shared) for answer in mine]
         return [len(errors), math.fsum(abs(error) for error in errors), math.fsum(error * error for error in errors)]
 
     return _Measure(sums, _mae_and_rmse)
 
 
-def _scale(labels: Sequence[str]) -> tuple[float, float]:
-    """The lowest and the highest rating."""
-    ratings = [_known_rating(label, "label") for label in labels]
+def _range(labels: Sequence[str]) -> tuple[float, float]:
+    """The lowest and the highest rating of a scale.
+
+    Raises:
+        PplugError: A label is no number.
+    """
+    ratings = [rating for label in labels if (rating := _rating(label)) is not None]
+    if len(ratings) < len(labels):
+        count = len(labels) - len(ratings)
+        raise PplugError(f"{count} labels of a rating are no numbers: correct them and run `pplug ingest tasks` again")
     return min(ratings), max(ratings)
 
 
-def _rating_error(answer: Scored, scale: tuple[float, float]) -> float:
+def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
     """Prediction minus reference; what is no number becomes the worst label, at equal distance the highest."""
-    lowest, highest = scale
-    reference = _known_rating(answer.reference, "reference")
+    if (reference := _rating(answer.reference)) is None:  # a text of the user's, so it is not shown
+        raise PplugError(
+            f"a reference of user {answer.user_id!r} is no number: correct it and run `pplug ingest tasks` again"
+        )
+    lowest, highest = _range(scale)
     worst = lowest if abs(lowest - reference) > abs(highest - reference) else highest
     prediction = _rating(answer.prediction)
     return (worst if prediction is None else prediction) - reference
-
-
-def _known_rating(text: str, what: str) -> float:
-    if (rating := _rating(text)) is None:
-        raise PplugError(f"the {what} {text!r} of a rating is no number: correct it and run `pplug ingest tasks` again")
-    return rating
 
 
 def _rating(text: str) -> float | None:

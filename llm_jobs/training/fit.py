@@ -38,7 +38,7 @@ from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fi
 from llm_jobs.training.data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
 from llm_jobs.training.descent import Descent
 from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
-from llm_jobs.training.warm_up import named, out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.warm_up import kind_names, out_of_fold_scores, start_from_words, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class TrainingRun:
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
         steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps, named(plug)))
+        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps, kind_names(plug)))
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 

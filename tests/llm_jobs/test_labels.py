@@ -1,4 +1,5 @@
 import random
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,10 @@ def test_a_named_choice_names_itself_and_the_order_of_choices_is_irrelevant(
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_becomes_a_text_that_reads_as_the_number(value: float) -> None:
     assert float(str(label_text(value))) == float(value)
+
+
+def test_decimals_of_parquet_are_numbers() -> None:
+    assert [label_text(Decimal(number)) for number in ("5.00", "4.50", "1E+1", "-0.1")] == ["5", "4.5", "10", "-0.1"]
 
 
 @given(st.integers(-(10**40), 10**40), st.integers(0, 3), st.integers(0, 3))

@@ -205,9 +205,14 @@ def test_the_scale_is_the_one_of_the_labels_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("reference", ["good", "", "nan", "inf"])
-def test_a_reference_that_is_no_rating_is_an_error_that_shows_it(reference: str) -> None:
-    with pytest.raises(PplugError, match=f"'{reference}'.*pplug ingest tasks"):
+def test_a_reference_that_is_no_rating_is_an_error_that_names_its_user(reference: str) -> None:
+    with pytest.raises(PplugError, match=r"a reference of user 'ann' is no number.*pplug ingest tasks"):
         evaluate_answers(Metric.RATING, [Scored("ann", "3", reference)], SCALE)
+
+
+def test_a_scale_that_is_no_scale_is_an_error_that_counts() -> None:
+    with pytest.raises(PplugError, match=r"1 labels of a rating are no numbers.*pplug ingest tasks"):
+        evaluate_answers(Metric.RATING, [Scored("ann", "3", "4")], ("1", "five"))
 
 
 def slow_interval(answers: list[Scored], labels: tuple[str, ...], name: str) -> tuple[float, float]:
