@@ -17,7 +17,7 @@ import numpy as np
 
 from embedder.errors import InputMissing, UsageError
 from embedder.plug_config import PROJECTED, PlugConfig
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
@@ -204,6 +204,8 @@ def train_job(
 def tell_of_labels(data: TrainingData) -> None:
     """Warn, with counts and no text of anybody, of outputs that are not spelled like a choice, or are none."""
     count, choices, outside = len(data.targets.found), data.choices or (), 0
+    if data.kind.metric is Metric.ROUGE:
+        return  # free texts, a few tasks with choices among them
     if data.targets.respelled_count:
         told = "%d outputs name a choice in another spelling (case, space or a number's zeros) and count as that choice"
         logger.warning(told, data.targets.respelled_count)
