@@ -106,9 +106,7 @@ def test_a_commit_that_is_empty_or_damaged_is_named_and_can_be_given_up(
         warehouse.append("rejects", NIGHT, "r", rejects(row_id))
     entry = warehouse.folder("rejects") / "_delta_log" / f"{lost:020d}.json"
     entry.write_bytes(left)
-    for command in (["check"], ["runs"], ["query", "reject_reasons"]):
-        if left and command == ["runs"]:
-            continue  # reads another table, and an entry with something in it is found when it is read
+    for command in (["check"], ["query", "reject_reasons"]):
         assert main([*command, "--warehouse", str(tmp_path)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"{entry} is empty or damaged, as a power loss leaves it: restore it from a backup, or")
