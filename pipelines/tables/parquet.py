@@ -46,7 +46,7 @@ def named_causes(path: Path) -> Generator[None]:
     except OSError as error:
         if error.errno in FULL or any(f"os error {code}" in str(error) for code in FULL):  # deltalake sets no errno
             raise PplugError(f"no space left on the disk of {path}: free some and run the command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error
         raise
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
-import pyarrow as pa
 
 from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
-from pipelines.tables.schema import KEYS, TABLES, file_schema
-from pipelines.tables.views import quoted
+from pipelines.tables.schema import KEYS, file_schema
+from pipelines.tables.views import quoted, read_files
 from pipelines.tables.warehouse import Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
@@ -68,11 +67,7 @@ def upsert(
 
 def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, files: list[Path]) -> None:
     """Make `changes`: the settled rows that differ from the table, with the file their old row is in."""
-    names = {quoted(file): str(file) for file in files}
-    if files:
-        db.read_parquet(list(names), hive_partitioning=True, filename=True).create_view("there")
-    else:
-        db.from_arrow(TABLES[name].append(pa.field("filename", pa.string())).empty_table()).create_view("there")
+    read_files(db, name, files).create_view("there")
     own = [key for key in KEYS[name] if key != "ds"]
     same = " and ".join(f"there.{key} = {'$ds::date' if key == 'ds' else f'settled.{key}'}" for key in KEYS[name])
     rest = [column for column in file_schema(name).names if column not in own]
