@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from embedder.errors import PplugError
 from pipelines.command.console import message, quiet_libraries
 from pipelines.command.settings import OptionNames
+from pipelines.command.streams import open_closed_streams
 
 INTERRUPTED = 130
 
@@ -32,6 +33,7 @@ class State:
 
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
+    open_closed_streams()
     prepare_environment()
     quiet_libraries()
     state = State()
