@@ -195,18 +195,14 @@ def train_job(
         losses = train_plug(plug, llm, prepared, train, folder, progress)
         if data.labels:
             warn_of_failure(losses, guessing_loss(prepared, data.labels))
-        add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
-        record.rows_in = record.rows_out = len(prepared)
-        record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
-
-!!!CHECK
         add_to_report(
             folder,
             unseen_users=choice.unseen_users,
             seconds=round(time.perf_counter() - start, 1),
             **hashed_users(warehouse, split_users(prepared, train.held_out)[0]),
         )
-        record.rows_in = record.rows_out = len(examples)
+        record.rows_in = record.rows_out = len(prepared)
+        record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
     return TrainResult(record, data.kind.name, len(prepared), *skipped, losses)
