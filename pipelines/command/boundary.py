@@ -18,6 +18,7 @@ from embedder.errors import PplugError
 from pipelines.command.console import message, quiet_libraries
 from pipelines.command.settings import OptionNames
 from pipelines.command.streams import open_closed_streams
+from pipelines.tables.damage import damage_line
 
 INTERRUPTED = 130
 
@@ -64,6 +65,8 @@ def error_line(error: Exception) -> str:
         context: Any = getattr(error, "ctx", None)
         said = error.format_message().replace("Value error, ", "").rstrip(".")  # pydantic's words for ours
         return f"{said}: see `{context.command_path if context else 'pplug'} --help`"
+    if line := damage_line(error):
+        return line
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]} (not expected: --debug shows where)"
 

@@ -117,9 +117,12 @@ def without(rows: pa.Table, person: Person) -> pa.Table:
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a Parquet file, as far as it has these columns; the folder's `ds` is no column."""
-    file = pq.ParquetFile(path)
-    there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-    return file.read(there)
+    try:
+        file = pq.ParquetFile(path)
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read(there)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"{path}: {error}") from error
 
 
 def texts_of(user_id: str, paths: Sequence[Path]) -> frozenset[str]:

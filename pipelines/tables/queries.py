@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
+from pipelines.tables.damage import damage_line
 from pipelines.tables.statements import reading_text
 from pipelines.tables.views import SQL_ROOT, connect, quoted
 from pipelines.tables.warehouse import Warehouse
@@ -213,6 +214,8 @@ def _one_line_errors(next_step: str) -> Generator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if line := damage_line(error):
+            raise PplugError(line) from error
         said = " ".join(str(error).partition("\n\nLINE ")[0].split()).rstrip(".!")
         is_usage = isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.PermissionException)
         raise (UsageError if is_usage else PplugError)(f"{said}: {next_step}") from error
