@@ -34,7 +34,9 @@ def test_the_wheel_holds_all_our_files_and_no_others(names: set[str]) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".py", ".sql", ".toml", ".html"}
     }
-    assert {name for name in names if ".dist-info/" not in name} == ours - {"pipelines/command/entry.py"} | {"pplug_command.py"}
+    assert {name for name in names if ".dist-info/" not in name} == ours - {"pipelines/command/entry.py"} | {
+        "pplug_command.py"
+    }
     assert {"sql/task_coverage.sql", "llm_jobs/kinds/LaMP_2N.toml", "pipelines/sample.py"} <= ours
 
 
