@@ -42,6 +42,7 @@ def root(
     settings = read_settings(config, option_names(ctx.command))
     ctx.default_map = dict(settings.defaults)
     ctx.obj.kinds = settings.kinds
+    ctx.obj.config = config if opt.is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
         sys.stderr.write(ctx.get_help() + "\n")
         raise typer.Exit(2)

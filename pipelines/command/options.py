@@ -10,6 +10,7 @@ Options that several commands share are fields of a dataclass, which a command t
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -53,10 +54,30 @@ def note_debug(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def note_warehouse(ctx: typer.Context, value: Path) -> Path:
+    """Remember --warehouse for the commands that an error names."""
+    if is_given(ctx, "warehouse"):
+        ctx.find_root().obj.warehouse = value
+    return value
+
+
 def set_log_format(value: str | None) -> str | None:
     """Obey --log-format, wherever it stands."""
     if value is not None:
         format_logs(as_json=value == "json")
+    return value
+
+
+def keep_private(value: bool) -> bool:
+    """Obey --private: whatever this process makes from now on, its owner alone may read."""
+    if value:
+        os.umask(0o077)
     return value
 
 
@@ -185,6 +206,7 @@ Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than 
 DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
+Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
 LogFormat = Annotated[
     Literal["text", "json"] | None,
     option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
@@ -198,9 +220,11 @@ class Common:
     """What every command that uses a warehouse takes."""
 
     warehouse: Annotated[
-        Path, option("--warehouse", "Folder of the tables.", parser=parse_warehouse, metavar="PATH")
+        Path,
+        option("--warehouse", "Folder of the tables.", parser=parse_warehouse, metavar="PATH", callback=note_warehouse),
     ] = Path("warehouse")
     as_json: AsJson = False
+    private: Private = False
     debug: Debug = False
     log_format: LogFormat = None
 
