@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
-from embedder.models import fingerprint
+from embedder.fingerprints import fingerprint
 from llm_jobs.engine import answering
 from llm_jobs.engine.decoding import Ids
 from llm_jobs.prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
@@ -40,16 +40,29 @@ class RequestReader:
 
     @classmethod
     def of(
-        cls, config: PreTrainedConfig, generation_config: Any, tokenizer: PreTrainedTokenizerBase, width: int
+        cls,
+        config: PreTrainedConfig,
+        generation_config: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        width: int,
+        *,
+        thinking: bool = False,
     ) -> "RequestReader":
         """Read it off what comes with a model.
+
+        Args:
+            config: of the model.
+            generation_config: of the model.
+            tokenizer: of the model.
+            width: of a soft prompt vector.
+            thinking: lets the LLM think aloud before it answers, where its chat template has a switch for that.
 
         Raises:
             PplugError: if there is no end token, or the chat template is unusual.
         """
         is_encoder_decoder = bool(config.is_encoder_decoder)
         return cls(
-            PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder),
+            PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder, thinking=thinking),
             _end_ids(generation_config.eos_token_id, tokenizer),
             _context_length(config, tokenizer),
             is_encoder_decoder,
@@ -57,7 +70,7 @@ class RequestReader:
         )
 
     def fingerprint(self, folder: Path) -> str:
-        """The sha256 of the weights in `folder`, the prompt format and the tokenizer."""
+        """The sha256 of the weights and settings in `folder`, the prompt format and the tokenizer."""
         probe = self.format.token_ids(PROBE_TEXT)
         return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
 

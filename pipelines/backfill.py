@@ -20,6 +20,7 @@ from pipelines.encode import EncodeConfig, encode_inputs, encode_night, plan_enc
 from pipelines.generate import JOB as JOB_GENERATE
 from pipelines.generate import generate_inputs, generate_night, plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Clock, Progress, RunRecord, no_progress, utc_now
 from pipelines.nights.steps import Step, run_step
@@ -74,6 +75,8 @@ def encode_backfill(
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
 
+    config = with_precisions(warehouse, config)
+
     def plans(chosen: Sequence[date]) -> Iterable[Plan]:
         planned = set[int]()
         return (plan_encode(warehouse, ds, config, kinds, rebuild=rebuild, planned=planned) for ds in chosen)
@@ -107,6 +110,7 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
+    config = with_precisions(warehouse, config)
     models = load_models(config)
     inputs = partial(generate_inputs, warehouse, models=models, plugs=load_plugs(plugs, models), kinds=kinds)
     what = {"plugs": plugs, "config": config, "kinds": kinds}

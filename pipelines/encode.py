@@ -18,12 +18,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from embedder.encoder import Dtype
 from embedder.errors import InputMissing, PplugError
+from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, cut_shards
@@ -48,8 +49,8 @@ class EncodeConfig:
 
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "float32"
-    """float32 or bfloat16, the precision the encoder computes in."""
+    dtype: Dtype = "auto"
+    """float32, bfloat16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
     max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
@@ -157,7 +158,8 @@ def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None
         persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
         raise PplugError(
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this one is "
-            f"{encoder_sha256[:8]}: run `pplug encode --ds {ds} --rebuild` to encode every item anew with it"
+            f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
+            f"`pplug encode --ds {ds} --rebuild` to encode every item anew with this one"
         )
 
 
@@ -190,6 +192,7 @@ def encode_night(
         PplugError: if the encoder is another one and `rebuild` is not set.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
+        config = with_precisions(warehouse, config, record)
         encoder = load_encoder(config)
         if not rebuild:
             require_encoder(warehouse, ds, encoder.sha256)
@@ -225,6 +228,7 @@ def plan_encode(
         rebuild: as for `encode_night`.
         planned: hashes of the items that nights before this one will have encoded by then; this night's are added.
     """
+    config = with_precisions(warehouse, config)
     encoder = load_encoder(config)
     if not rebuild:
         require_encoder(warehouse, ds, encoder.sha256)

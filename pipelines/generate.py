@@ -28,6 +28,7 @@ from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_
 from pipelines.answers.queue import newest_personas, queued_tasks
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
@@ -215,6 +216,7 @@ def generate_night(
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
         versions = warehouse.versions(READS)
         shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
+        config = with_precisions(warehouse, config, record)
         models = load_models(config)
         inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds, versions)
         with connect(warehouse, versions) as db:
@@ -242,7 +244,7 @@ def plan_generate(
     force: bool = False,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
-    models = load_models(config)
+    models = load_models(with_precisions(warehouse, config))
     loaded = load_plugs(plugs, models)
     state = generate_inputs(warehouse, ds, models, loaded, kinds).state()
     if state == DONE and not force:

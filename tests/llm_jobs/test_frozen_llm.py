@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from embedder.models import weights_sha256
+from embedder.fingerprints import weights_sha256
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.answering import Prepared
 from llm_jobs.engine.causal import CausalLM
