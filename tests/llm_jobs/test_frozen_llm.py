@@ -27,7 +27,7 @@ from llm_jobs.engine.causal import CausalLM
 from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.engine.llama import LlamaTrunk, is_supported
 from llm_jobs.engine.seq2seq import batches
-from llm_jobs.engine.trunk import TransformersTrunk, require_same_logits
+from llm_jobs.engine.trunk import TransformersTrunk
 from llm_jobs.frozen_llm import has_bfloat16
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
 
