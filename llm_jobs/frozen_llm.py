@@ -190,12 +190,13 @@ class FrozenLLM:
     @torch.no_grad()
     def token_embeddings(self, ids: Ids) -> Tensor:
         """(n, E) the LLM's input embeddings of n tokens, on the CPU in float32."""
-        return self._engine.embed(torch.tensor(ids, device=self.model.device)).float().cpu()
+        return self._engine.embed(torch.tensor(ids, dtype=torch.long, device=self.model.device)).float().cpu()
 
     @torch.no_grad()
     def _measured_embeddings(self) -> tuple[int, float]:
         """Width and mean L2 norm of the embeddings of all tokens."""
-        count = int(self.model.config.get_text_config(decoder=True).vocab_size)
+        untyped: Any = self.model
+        count = len(untyped.get_input_embeddings().weight)
         parts = torch.arange(count, device=self.model.device).split(EMBEDDED_AT_ONCE)
         norms = [(table := self._engine.embed(part)).float().norm(dim=1) for part in parts]
         return table.shape[1], float(torch.cat(norms).mean())
@@ -245,11 +246,13 @@ def _loaded(name: str, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     config: Any = _trying(name, folder, partial(AutoConfig.from_pretrained, folder, **LOCAL))
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+        method = (
+            quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+        )
         if method not in UNPACKED_QUANTISATION:
             raise PplugError(
-                f"model {name}: its weights are quantised ({method}), which pplug does not read: choose the checkpoint in "
-                "bfloat16 or float32 that it was made from"
+                f"model {name}: its weights are quantised ({method}), which pplug does not read: choose the "
+                "checkpoint in bfloat16 or float32 that it was made from"
             )
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     options = LOCAL | {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}

@@ -70,6 +70,7 @@ class VllmLLM:
         self.num_beams = 1
         self.kv_memory = None
         """vLLM decides what it computes together, and with which memory."""
+        self.context_length = reader.context_length
         self.values_width = 0
         """vLLM does not tell what is inside the LLM."""
         self._require_same_embedding()
@@ -106,7 +107,9 @@ class VllmLLM:
         require_known_decoding(generation, f"model {name}")
         if rules := honoured_settings(generation):
             told = ", ".join(f"{key} = {value!r}" for key, value in rules.items())
-            raise PplugError(f"model {name}: {told} in generation_config.json is not done in vLLM: use the engine transformers")
+            raise PplugError(
+                f"model {name}: {told} in generation_config.json is not done in vLLM: use the engine transformers"
+            )
         table = embedding_table(folder, config).to(getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         reader = RequestReader.of(config, generation, tokenizer, table.shape[1])

@@ -43,8 +43,6 @@ COPY_TOKENS = 8 * REACH
 """Tokens that a small copy reads."""
 MORE = 5
 """Tokens that an unpacked model is asked for."""
-LONG_WORK = 10**12
-"""Operations that are spent on a long text with the real weights if there is no small copy: seconds."""
 MOVING = frozenset({"dynamic", "longrope"})
 """Kinds of rotation that depend on the length of the whole pass."""
 
@@ -104,14 +102,14 @@ def seq2seq_engine(model: PreTrainedModel, end_ids: Ids, rules: Rules, num_beams
 
 def _first_right(model: PreTrainedModel, ids: Ids, together: Sequence[Trial], alike: Sequence[Trial]) -> Any:
     """The engine of the first trial that is right, of those that need prompts of one length if no other is."""
-    tried = partial(_failure, model, ids, _copy(model))
+    copy = _copy(model)
     reasons: list[str] = []
     for trial in together:
-        if (failure := tried(trial.difference)) is None:
+        if (failure := _unseen(model, ids, copy) or _failure(model, ids, copy, trial.difference)) is None:
             return trial.engine(model)
         reasons.append(failure)
     for trial in alike:
-        if (failure := tried(trial.difference)) is None:
+        if (failure := _failure(model, ids, copy, trial.difference)) is None:
             told = "%s (%s) answers prompts of one length at a time, which is slower: %s"
             logger.warning(told, type(model).__name__, model.config.model_type, reasons[0] if reasons else "longrope")
             return trial.engine(model)
@@ -120,18 +118,21 @@ def _first_right(model: PreTrainedModel, ids: Ids, together: Sequence[Trial], al
     raise PplugError(f"{name} does not answer here as in transformers: {reasons[-1]}: choose another LLM")
 
 
+def _unseen(model: PreTrainedModel, ids: Ids, copy: PreTrainedModel | None) -> str | None:
+    """Why faults of answering together could hide: without a small copy, behind a length or behind rounding."""
+    reach = max(lengths(model.config).values(), default=0)
+    if copy is not None or (reach < len(ids) and model.dtype == torch.float32):
+        return None
+    sizes = "".join(f", {key} {value}" for key, value in lengths(model.config).items())
+    return f"no small copy can be made to try it{sizes}"
+
+
 def _failure(model: PreTrainedModel, ids: Ids, copy: PreTrainedModel | None, difference: Difference) -> str | None:
     """What is wrong with a way to run the model; None if nothing is."""
-    reach = max(lengths(model.config).values(), default=0)
-    tries: list[tuple[PreTrainedModel, Ids, str]] = []
+    tries = [(model, ids, "on a short text")]
     if copy is not None:
         numbers = [3 + at * 7 % 200 for at in range(COPY_TOKENS)]
-        tries.append((copy, numbers, "in a small copy with drawn weights"))
-    elif reach > len(ids) or model.dtype != torch.float32:
-        ids = [*ids] * (1 + (reach + REACH) // len(ids))
-        if model.num_parameters() * len(ids) > LONG_WORK or model.dtype != torch.float32:
-            return f"no small copy can be made to try it{_names(model)}"
-    tries.append((model, ids, "on a short text"))
+        tries.insert(0, (copy, numbers, "in a small copy with drawn weights"))
     for one, some, where in tries:
         try:
             with torch.no_grad():
@@ -154,11 +155,6 @@ def _copy(model: PreTrainedModel) -> PreTrainedModel | None:
         logger.debug("no small copy of %s: %s", type(model).__name__, error)
         return None
     return copy
-
-
-def _names(model: PreTrainedModel) -> str:
-    """The lengths that matter, in words."""
-    return "".join(f", {key} {value}" for key, value in lengths(model.config).items())
 
 
 def _trunks(model: PreTrainedModel) -> Iterator[Callable[[PreTrainedModel], Trunk]]:
@@ -188,7 +184,10 @@ def _switching(model: PreTrainedModel, **options: Any) -> UnpackedLM:
 def _scales(model: PreTrainedModel) -> list[float]:
     """What the model may multiply the embeddings of token ids with, and not those it is given."""
     untyped: Any = model
-    parts: list[Any] = [untyped, untyped.get_decoder() if not model.config.is_encoder_decoder else untyped.get_encoder()]
+    parts: list[Any] = [
+        untyped,
+        untyped.get_decoder() if not model.config.is_encoder_decoder else untyped.get_encoder(),
+    ]
     found = [getattr(part, "embed_scale", None) for part in parts]
     return list(dict.fromkeys([1.0, *[float(scale) for scale in found if isinstance(scale, (int, float))]]))
 
@@ -277,7 +276,7 @@ def seq2seq_difference(ways: dict[str, Any], model: PreTrainedModel, ids: Ids) -
     prompts, answers = [[*ids], [*ids[: len(ids) // 3]]], [(token, one, two), (token, two)]
     parts = [PromptParts(tuple(prompt), ()) for prompt in prompts]
     found: list[float] = []
-    for numbers in ([[0], [1]] if ways["alike"] else [[0, 1]]):
+    for numbers in [[0], [1]] if ways["alike"] else [[0, 1]]:
         own = [parts[at] for at in numbers]
         soft = torch.zeros(len(own), 0, engine.embed(torch.tensor([0], device=model.device)).shape[1])
         logits = engine.step_logits(own, soft, [answers[at][0] for at in numbers])  # (B, 2, V)

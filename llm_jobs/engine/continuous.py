@@ -96,9 +96,7 @@ def read(trunk: Trunk, cache: KVCache, pieces: Sequence[Piece]) -> list[Tensor]:
 class _Work:
     """The rows of one cache, and which prompts they hold."""
 
-    def __init__(
-        self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor, rules: Rules, beams: int
-    ) -> None:
+    def __init__(self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor, rules: Rules, beams: int) -> None:
         self._trunk, self._cache, self._head, self._end_ids, self._beams = trunk, cache, head, end_ids, beams
         self._rules = rules
         like = trunk.embed(end_ids[:1])

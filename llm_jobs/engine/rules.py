@@ -2,8 +2,9 @@
 
     generation_config ─▶ Rules ─▶ a Guide for each request ─▶ logits ─▶ logits, at every step
 
-The processors are those of `transformers`, so each setting means what it means to `transformers.generate`. They are shown
-the token ids of the prompt and of the answer; soft prompts have no ids. Closed answers and training are not changed.
+The processors are those of `transformers`, so each setting means what it means to `transformers.generate`. They are
+shown the token ids of the prompt and of the answer; soft prompts have no ids. Closed answers and training are not
+changed.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,7 +179,7 @@ def decoder_start(generation_config: Any) -> int:
     found = other if start is None else start
     if not isinstance(found, int):
         raise PplugError(
-            f"generation_config.json has decoder_start_token_id = {start!r}: write the one token that answers begin with"
+            f"generation_config.json has decoder_start_token_id = {start!r}: name the one that answers start with"
         )
     return found
 

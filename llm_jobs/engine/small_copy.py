@@ -43,11 +43,13 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts"), 2),
     **dict.fromkeys(("num_random_blocks",), 1),
+    **dict.fromkeys(("num_kv_shared_layers",), 0),
+    **dict.fromkeys(("mamba_n_heads", "mamba_d_head"), 8),
     **dict.fromkeys(("n_group", "topk_group", "num_expert_groups"), 1),
     **dict.fromkeys(("state_size", "ssm_state_size", "mamba_d_state", "d_state"), 8),
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "index_n_heads"), 2),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **dict.fromkeys(("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"), POSITIONS),
     **dict.fromkeys(("max_encoder_position_embeddings", "max_decoder_position_embeddings"), POSITIONS),
 }
@@ -116,12 +118,17 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
     heads = next((value for key, value in values.items() if HEADS.match(key) and isinstance(value, int)), 0)
     for key, value in values.items():
         small[key] = _small_value(key, value, layers, kept, heads)
+    if isinstance(by_layer := values.get("per_layer_config"), Mapping):
+        named = {int(key): value for key, value in by_layer.items()}
+        small["per_layer_config"] = {at: named[layer] for at, layer in enumerate(kept) if layer in named}
+    if values.get("model_type") == "mamba2":
+        small["head_dim"] = 16  # with four heads what `expand` makes of 32
     if "rope_parameters" in small:
         small["rope_parameters"] = _small_rope(small["rope_parameters"], small)
     return small
 
 
-def _small_value(key: str, value: Any, layers: int, kept: Sequence[int], heads: int) -> Any:  # noqa: C901  a list of cases
+def _small_value(key: str, value: Any, layers: int, kept: Sequence[int], heads: int) -> Any:
     if isinstance(value, Mapping):
         return _small(value) if all(isinstance(name, str) for name in value) else value
     if isinstance(value, list):

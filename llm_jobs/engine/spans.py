@@ -1,7 +1,7 @@
 """How far back the layers of a causal LLM look: at everything, within a sliding window, or within a chunk.
 
-    window 3    position 5 looks at 3 4 5
-    chunk 4     position 5 looks at 4 5
+window 3    position 5 looks at 3 4 5
+chunk 4     position 5 looks at 4 5
 """
 
 from dataclasses import dataclass

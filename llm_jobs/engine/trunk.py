@@ -18,6 +18,7 @@ from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
 from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
+
 class Trunk(Protocol):
     """What the engine needs of a causal LLM."""
 

@@ -1,7 +1,7 @@
 """A causal LLM as `transformers` runs it, for those whose tokens cannot be packed: only prompts of one length together.
 
 What such a model makes of a token depends on more than the tokens before it and its position: on its slot in the cache
-(ALiBi), on the length of the pass (longrope), or on a state that has no slots (Mamba). Nothing is padded, masked or kept
+(ALiBi), on the length of the pass (longrope), or on a state that has no slots (Mamba). Nothing is padded or masked
 here, so that a row computes what it would compute alone.
 
 Shapes: B rows of one length, P prompt tokens with soft prompt, E width, V vocabulary.
@@ -67,9 +67,7 @@ class UnpackedLM:
         """Outcomes in the order of the requests."""
         outcomes: dict[int, Outcome] = {}
         for batch in batches(requests, self._num_beams, alike=True):
-            embeds = torch.stack(
-                [self._embeds(request.parts, known_before(request.soft), ()) for request in batch]
-            )
+            embeds = torch.stack([self._embeds(request.parts, known_before(request.soft), ()) for request in batch])
             if batch[0].choices:
                 found = [
                     best_choice(request.choices, self._choice_log_probs(row, request.choices).cpu())
