@@ -130,7 +130,7 @@ class FrozenLLM:
         if dtype == "bfloat16" and not has_bfloat16(device):
             dtype, note = "float32", " (no bfloat16 instructions)"
             logger.warning("%s runs in float32: this processor has no bfloat16 instructions", name)
-        model = _loaded(name, folder, getattr(torch, dtype))
+        model: Any = _loaded(name, folder, getattr(torch, dtype))
         tokenizer = _trying(name, folder, partial(AutoTokenizer.from_pretrained, folder, **LOCAL))
         return cls(model.to(device), tokenizer, folder, note, memory, num_beams)
 

@@ -29,7 +29,7 @@ from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from llm_jobs.engine.answering import Outcome, Prepared, best_choice
 from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
-from llm_jobs.engine.rules import honoured_settings, require_known_decoding
+from llm_jobs.engine.rules import require_known_decoding, require_no_rules
 from llm_jobs.frozen_llm import Dtype
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -105,11 +105,7 @@ class VllmLLM:
         else:
             generation = GenerationConfig.from_model_config(config)
         require_known_decoding(generation, f"model {name}")
-        if rules := honoured_settings(generation):
-            told = ", ".join(f"{key} = {value!r}" for key, value in rules.items())
-            raise PplugError(
-                f"model {name}: {told} in generation_config.json is not done in vLLM: use the engine transformers"
-            )
+        require_no_rules(generation, f"model {name}")
         table = embedding_table(folder, config).to(getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         reader = RequestReader.of(config, generation, tokenizer, table.shape[1])

@@ -296,9 +296,9 @@ def document(found: list[Found]) -> str:
         f"Every causal and sequence-to-sequence class of transformers {transformers.__version__}, built small from its "
         "default configuration with drawn weights, and loaded as an LLM. *Equal*: free answers are those of "
         "`transformers.generate`, and the scores of closed answers those of a plain pass over one row, with soft "
-        "prompts and without, in a queue of mixed lengths and beyond every window. *Refused*: pplug says why when the model is "
-        "loaded. *Not built*: the script found no small configuration; such a model is checked when it is loaded, like "
-        "every other.",
+        "prompts and without, in a queue of mixed lengths and beyond every window. *Refused*: pplug says why when "
+        "the model is loaded. *Not built*: the script found no small configuration; such a model is checked when it is "
+        "loaded, like every other.",
         "",
         "How an equal one runs: `pplug llama` is our own forward pass, `transformers` the layers of that library over "
         "our cache; both answer a whole queue together. `prompts of one length` is slower: only prompts of the same "

@@ -11,7 +11,7 @@ Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value he
 of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.linear import Projection, projection_class
 from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
-from llm_jobs.engine.spans import EVERYTHING, layer_spans
+from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""
@@ -69,7 +69,7 @@ class LlamaTrunk:
         self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
         self._embedding: nn.Embedding = decoder.embed_tokens
         spans = [EVERYTHING] if config.model_type == "llama" else layer_spans(config, len(self._layers))
-        self.spans = tuple(dict.fromkeys(spans))
+        self.spans: Sequence[Span] = tuple(dict.fromkeys(spans))
         self._span_of = [self.spans.index(span) for span in spans * (len(self._layers) // len(spans))]
         self.kernel = "pplug llama"
 

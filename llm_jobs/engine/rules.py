@@ -169,6 +169,17 @@ def require_known_decoding(generation_config: Any, name: str, num_beams: int = 1
         )
 
 
+def require_no_rules(generation_config: Any, name: str) -> None:
+    """Refuse a model whose settings change its answers, for an engine that cannot obey them.
+
+    Raises:
+        PplugError: naming the settings.
+    """
+    if rules := honoured_settings(generation_config):
+        told = ", ".join(f"{key} = {value!r}" for key, value in rules.items())
+        raise PplugError(f"{name}: {told} of generation_config.json is not done in vLLM: use the engine transformers")
+
+
 def decoder_start(generation_config: Any) -> int:
     """The token that the answers of a sequence-to-sequence LLM start behind.
 

@@ -91,7 +91,7 @@ def _settings(config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id")}
 
 
-def _lengths(values: Mapping[str, Any]) -> dict[str, int]:
+def _lengths(values: Mapping[Any, Any]) -> dict[str, int]:
     found: dict[str, int] = {}
     for key, value in values.items():
         if not isinstance(key, str):
@@ -106,8 +106,9 @@ def _lengths(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _is_length(key: str, value: object) -> bool:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return is_number and value > REACH and bool(LENGTH.search(key)) and not NO_LENGTH.search(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return value > REACH and bool(LENGTH.search(key)) and not NO_LENGTH.search(key)
 
 
 def _small(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _small(values: Mapping[str, Any]) -> dict[str, Any]:
         named = {int(key): value for key, value in by_layer.items()}
         small["per_layer_config"] = {at: named[layer] for at, layer in enumerate(kept) if layer in named}
     if values.get("model_type") == "mamba2":
-        small["head_dim"] = 16  # with four heads what `expand` makes of 32
+        small |= {"head_dim": 16, "n_groups": 1}  # four heads of 16 are what `expand` makes of 32
     if "rope_parameters" in small:
         small["rope_parameters"] = _small_rope(small["rope_parameters"], small)
     return small

@@ -59,7 +59,7 @@ class TransformersTrunk:
         self._empty = _empty_prefix(model)
         layers = len(self._empty.keys_values)
         spans = layer_spans(config, layers) if has_spans else [EVERYTHING]
-        self.spans = tuple(dict.fromkeys(spans))
+        self.spans: Sequence[Span] = tuple(dict.fromkeys(spans))
 
     def embed(self, ids: Tensor) -> Tensor:
         return self._embedding(ids) * self._scale

@@ -80,7 +80,8 @@ class UnpackedLM:
 
     def answer_log_probs(self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids]) -> Tensor:
         """Mean log-probability (B,) of each answer's tokens, differentiable with respect to `soft` (B, S, E)."""
-        rows = [self._embeds(*row, answer[:-1]) for *row, answer in zip(parts, soft, answers, strict=True)]
+        prompts = zip(parts, soft, answers, strict=True)
+        rows = [self._embeds(part, vectors, answer[:-1]) for part, vectors, answer in prompts]
         return self._log_probs(rows, answers)
 
     def steps(self, embeds: Tensor) -> "Steps":

@@ -29,7 +29,8 @@ from embedder.models import weights_sha256
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.answering import Prepared
 from llm_jobs.engine.causal import CausalLM
-from llm_jobs.engine.check import causal_engine, packed_difference
+from llm_jobs.engine.check import causal_engine
+from llm_jobs.engine.differences import packed_difference
 from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.engine.llama import LlamaTrunk, is_supported
 from llm_jobs.engine.rules import Rules
