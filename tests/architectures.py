@@ -53,6 +53,11 @@ LONGROPE = {
 }
 WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}
 NEEDED: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "ministral": {"head_dim": 8},
+    "nemotron": {"num_key_value_heads": 2},
+    "reformer": {"is_decoder": True},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "hunyuan_v1_dense": {"head_dim": 8},
@@ -109,8 +114,11 @@ def model_types() -> dict[str, Any]:
 
 def small_model(name: str, changes: Mapping[str, Any]) -> PreTrainedModel:
     """The class of a model type, small, whose windows are shorter than the prompts."""
-    config: Any = small_config(AutoConfig.for_model(name), **NEEDED.get(name, {}), **changes)
-    model = drawn(class_of(config), config)
+    whole: Any = AutoConfig.for_model(name)
+    model_class = class_of(whole)
+    is_whole = isinstance(whole, getattr(model_class, "config_class", None) or type(whole))
+    config = small_config(whole if is_whole else whole.get_text_config(), **NEEDED.get(name, {}), **changes)
+    model = drawn(model_class, config)
     ends = [2, *range(200, 300)]
     model.generation_config.update(eos_token_id=ends, bos_token_id=1, pad_token_id=0)
     if config.is_encoder_decoder:
@@ -160,10 +168,21 @@ def differences(llm: FrozenLLM, reference: Any) -> Iterator[str]:
             if abs(answer.score - best) > CLOSE or scores[request.choices.index(answer.text)] < best - CLOSE:
                 yield f"{kind}: {answer.text!r} {answer.score:.4f} where {best:.4f} is right"
         else:
-            ids, score = free_answer(llm, reference, request)
-            text = llm.format.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            if not answer.tie_count and (answer.text != text or abs(answer.score - score) > CLOSE):
+            right = [free_answer(llm, reference, request)]
+            if (
+                request.persona is not None and not llm.is_encoder_decoder
+            ):  # moshi's `generate` reads embeddings wrongly
+                embeds = inputs_of(llm, request)["inputs_embeds"]
+                right.append(slow_answer(llm, reference, embeds, request.max_new_tokens))
+            told = [(llm.format.tokenizer.decode(ids, skip_special_tokens=True).strip(), score) for ids, score in right]
+            if not answer.tie_count and not any(is_same(answer, *one) for one in told):
+                text, score = told[0]
                 yield f"{kind}: {answer.text!r} {answer.score:.4f} where {text!r} {score:.4f} is right"
+
+
+def is_same(answer: Answer, text: str, score: float) -> bool:
+    """Whether an answer is this one, up to rounding."""
+    return answer.text == text and abs(answer.score - score) <= CLOSE
 
 
 def inputs_of(llm: FrozenLLM, request: Request) -> dict[str, torch.Tensor]:
@@ -237,6 +256,8 @@ def tried(name: str, variant: str, changes: Mapping[str, Any]) -> Found:
             model.save_pretrained(folder)
             tiny_tokenizer(is_chat=False).save_pretrained(folder)
             reference = type(model).from_pretrained(folder, dtype=torch.float32).eval()
+            ids = torch.arange(3, 43)[None]
+            reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)  # if it works at all
         except Exception as error:
             return Found(name, variant, model_class, "not built", one_line(error))
         try:

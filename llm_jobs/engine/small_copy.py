@@ -33,10 +33,12 @@ HEADS = re.compile(
 KEY_HEADS = re.compile(r"^(num_key_value_heads|n_head_kv|num_kv_heads|multi_query_group_num|kv_n_heads)$")
 SIZES: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "dff"), 48),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "dff", "d_inner"), 48),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "shared_intermediate_size"), 48),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16),
-    **dict.fromkeys(("head_dim", "d_kv", "kv_channels", "global_head_dim", "swa_head_dim", "attention_head_dim"), 8),
+    **dict.fromkeys(
+        ("head_dim", "d_kv", "kv_channels", "global_head_dim", "swa_head_dim", "attention_head_dim", "d_head"), 8
+    ),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "swa_v_head_dim", "index_head_dim"), 8),
     **dict.fromkeys(("rotary_dim",), 4),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
@@ -133,6 +135,8 @@ def _small_value(key: str, value: Any, layers: int, kept: Sequence[int], heads: 
     if isinstance(value, Mapping):
         return _small(value) if all(isinstance(name, str) for name in value) else value
     if isinstance(value, list):
+        if value and re.search("layers?_(indices|ids|idx)$", key):
+            return [1]
         if layers and len(value) == layers:
             return [value[at] for at in kept]
         return [REACH if _is_length(key, one) else one for one in value]
@@ -159,7 +163,7 @@ def _kept_layers(values: Mapping[str, Any], layers: int) -> list[int]:
         first = sorted({kinds.index(kind) for kind in kinds})
         rest = [at for at in range(layers) if at not in first]
         return sorted([*first, *rest[: max(0, 2 - len(first))]])
-    is_pattern = any(re.search("period|interval|pattern|every|first_k|offset", key) for key in values)
+    is_pattern = any(re.search("period|interval|pattern|every|first_k|offset|block_types", key) for key in values)
     return list(range(min(layers, MOST_LAYERS if is_pattern else 2)))
 
 
