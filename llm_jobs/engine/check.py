@@ -96,7 +96,9 @@ def seq2seq_engine(model: PreTrainedModel, end_ids: Ids, rules: Rules, num_beams
 
 def _first_right(model: PreTrainedModel, ids: Ids, together: Sequence[Trial], alike: Sequence[Trial]) -> Any:
     """The engine of the first trial that is right, of those that need prompts of one length if no other is."""
-    copy = _copy(model)
+    copy, name = _copy(model), f"{type(model).__name__} ({model.config.model_type})"
+    if copy is not None and _remembers(copy):
+        raise PplugError(f"{name} reads a long text in another way once it has read a short one: choose another LLM")
     reasons: list[str] = []
     for trial in together:
         if (failure := _unseen(model, ids, copy) or _failure(model, ids, copy, trial.difference)) is None:
@@ -104,12 +106,19 @@ def _first_right(model: PreTrainedModel, ids: Ids, together: Sequence[Trial], al
         reasons.append(failure)
     for trial in alike:
         if (failure := _failure(model, ids, copy, trial.difference)) is None:
-            told = "%s (%s) answers prompts of one length at a time, which is slower: %s"
-            logger.warning(told, type(model).__name__, model.config.model_type, reasons[0] if reasons else "longrope")
+            told = "%s answers prompts of one length at a time, which is slower: %s"
+            logger.warning(told, name, reasons[0] if reasons else "its rotation depends on the longest")
             return trial.engine(model)
         reasons.append(failure)
-    name = f"{type(model).__name__} ({model.config.model_type})"
     raise PplugError(f"{name} does not answer here as in transformers: {reasons[-1]}: choose another LLM")
+
+
+@torch.no_grad()
+def _remembers(copy: Any) -> bool:
+    """Whether reading a short text changes for good how the model reads (BigBird leaves its sparse attention)."""
+    long, short = (torch.arange(3, 3 + count)[None] for count in (COPY_TOKENS, 2))
+    logits = [copy(row, **decoder_ids(copy, [3])).logits for row in (long, short, long)]
+    return not torch.allclose(logits[0], logits[2], atol=1e-3)
 
 
 def _unseen(model: PreTrainedModel, ids: Ids, copy: PreTrainedModel | None) -> str | None:

@@ -135,11 +135,7 @@ def _small_value(key: str, value: Any, layers: int, kept: Sequence[int], heads: 
     if isinstance(value, Mapping):
         return _small(value) if all(isinstance(name, str) for name in value) else value
     if isinstance(value, list):
-        if value and re.search("layers?_(indices|ids|idx)$", key):
-            return [1]
-        if layers and len(value) == layers:
-            return [value[at] for at in kept]
-        return [REACH if _is_length(key, one) else one for one in value]
+        return _small_list(key, value, layers, kept)
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     if LAYERS.match(key):
@@ -150,9 +146,15 @@ def _small_value(key: str, value: Any, layers: int, kept: Sequence[int], heads: 
         return max(1, 4 * value // heads) if heads else min(value, 2)
     if key.endswith("_token_id"):
         return value if value < VOCABULARY else 1
-    if key in SIZES:
-        return min(value, SIZES[key])
-    return REACH if _is_length(key, value) else value
+    return min(value, SIZES.get(key, REACH if _is_length(key, value) else value))
+
+
+def _small_list(key: str, values: list[Any], layers: int, kept: Sequence[int]) -> list[Any]:
+    if values and re.search("layers?_(indices|ids|idx)$", key):
+        return [1]
+    if layers and len(values) == layers:
+        return [values[at] for at in kept]
+    return [REACH if _is_length(key, one) else one for one in values]
 
 
 def _kept_layers(values: Mapping[str, Any], layers: int) -> list[int]:

@@ -33,7 +33,6 @@ OURS, LAYERS, ALIKE = "pplug llama", "transformers", "transformers, prompts of o
         ("t5", "", LAYERS),
         ("bart", "", LAYERS),
         ("marian", "scaled", LAYERS),
-        ("bigbird_pegasus", "", ALIKE),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of transformers, about tiny configurations
@@ -41,3 +40,19 @@ def test_a_class_answers_as_in_transformers(name: str, variant: str, how: str) -
     changes: dict[str, Any] = VARIANTS[name][variant] if variant else {}
     found = tried(name, variant, changes)
     assert (found.result, found.detail) == ("equal", how)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bigbird_pegasus", "reads a long text in another way once it has read a short one"),
+        ("roberta", "does not answer here as in transformers: its logits are off by"),
+        ("gemma4_text", "does not answer here as in transformers: RuntimeError: It seems like you tried to call"),
+    ],
+)
+def test_a_class_that_would_answer_differently_is_refused(name: str, reason: str) -> None:
+    found = tried(name, "", {})
+    assert found.result == "refused"
+    assert f"{found.model_class} ({name}) {reason}" in found.detail
+    assert found.detail.endswith(": choose another LLM")

@@ -213,7 +213,7 @@ def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
     assert record.config["shortened_count"] == 1
     told = [line for line in caplog.messages if "lost their middle" in line]
     assert told == [
-        f"1 of {record.rows_in} prompts lost their middle to fit the 96 tokens that the LLM reads "
+        f"1 of {record.rows_in} prompts lost their middle to fit the 512 tokens that the LLM reads "
         "(is_shortened in outputs)"
     ]
     with connect(warehouse) as db:
