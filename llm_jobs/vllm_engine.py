@@ -29,7 +29,7 @@ from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from llm_jobs.engine.answering import Outcome, Prepared, best_choice
 from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
-from llm_jobs.engine.rules import require_known_decoding, require_no_rules
+from llm_jobs.engine.rules import require_no_rules
 from llm_jobs.frozen_llm import Dtype
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -104,7 +104,6 @@ class VllmLLM:
             generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
         else:
             generation = GenerationConfig.from_model_config(config)
-        require_known_decoding(generation, f"model {name}")
         require_no_rules(generation, f"model {name}")
         table = embedding_table(folder, config).to(getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)

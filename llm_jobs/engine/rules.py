@@ -175,6 +175,7 @@ def require_no_rules(generation_config: Any, name: str) -> None:
     Raises:
         PplugError: naming the settings.
     """
+    require_known_decoding(generation_config, name)
     if rules := honoured_settings(generation_config):
         told = ", ".join(f"{key} = {value!r}" for key, value in rules.items())
         raise PplugError(f"{name}: {told} of generation_config.json is not done in vLLM: use the engine transformers")

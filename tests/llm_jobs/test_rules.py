@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
+from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig, MptConfig, MptForCausalLM
 
 from embedder.errors import PplugError
 from llm_jobs import FrozenLLM
@@ -20,6 +20,7 @@ from llm_jobs.engine.rules import (
     REFUSED_WITH_BEAMS,
     Rules,
     require_known_decoding,
+    require_no_rules,
 )
 from llm_jobs.prompts import Placement, Request
 
@@ -68,7 +69,9 @@ def folders(
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
     tokens = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "decoder_start_token_id": 2}
     bart = save_model("bart", BartForConditionalGeneration(BartConfig(**sizes, **heads, **tokens)), False)
-    return {"llama": tiny_llm_folder, "qwen": tiny_qwen_folder, "t5": tiny_t5_folder, "bart": bart}
+    config = MptConfig(d_model=32, n_heads=4, n_layers=2, expansion_ratio=2, max_seq_len=96, vocab_size=300)
+    mpt = save_model("mpt", MptForCausalLM(config), False)
+    return {"mpt": mpt, "llama": tiny_llm_folder, "qwen": tiny_qwen_folder, "t5": tiny_t5_folder, "bart": bart}
 
 
 def with_settings(folder: Path, target: Path, **settings: Any) -> Path:
@@ -89,7 +92,7 @@ def test_every_setting_is_obeyed_refused_or_harmless_for_a_reason() -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("model", ["llama", "qwen", "t5", "bart"])
+@pytest.mark.parametrize("model", ["llama", "qwen", "mpt", "t5", "bart"])
 def test_settings_mean_what_they_mean_to_transformers(model: str, num_beams: int, folders: dict[str, Path]) -> None:
     llm = FrozenLLM.from_pretrained(str(folders[model]), num_beams=num_beams)
     untyped: Any = llm.model
@@ -121,6 +124,12 @@ def generated(llm: FrozenLLM, request: Request, num_beams: int) -> list[int]:
 
 def llm_ends(llm: FrozenLLM) -> tuple[int, ...]:
     return vars(llm)["_reader"].end_ids
+
+
+def test_vllm_refuses_a_model_with_rules() -> None:
+    require_no_rules(GenerationConfig(repetition_penalty=1.0, temperature=0.5), "some model")
+    with pytest.raises(PplugError, match="some model: repetition_penalty = 1.1 .* use the engine transformers"):
+        require_no_rules(GenerationConfig(repetition_penalty=1.1), "some model")
 
 
 def test_rules_change_answers_and_the_fingerprint(folders: dict[str, Path], tmp_path: Path) -> None:
