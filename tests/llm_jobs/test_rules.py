@@ -128,7 +128,7 @@ def llm_ends(llm: FrozenLLM) -> tuple[int, ...]:
 
 def test_vllm_refuses_a_model_with_rules() -> None:
     require_no_rules(GenerationConfig(repetition_penalty=1.0, temperature=0.5), "some model")
-    with pytest.raises(PplugError, match="some model: repetition_penalty = 1.1 .* use the engine transformers"):
+    with pytest.raises(PplugError, match=r"some model: repetition_penalty = 1.1 .* use the engine transformers"):
         require_no_rules(GenerationConfig(repetition_penalty=1.1), "some model")
 
 
