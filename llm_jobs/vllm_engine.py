@@ -30,6 +30,7 @@ from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
 from llm_jobs.engine.answering import Outcome, Prepared, best_choice
 from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
+from llm_jobs.engine.rules import require_no_rules
 from llm_jobs.frozen_llm import Dtype
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -70,6 +71,7 @@ class VllmLLM:
         self.num_beams = 1
         self.kv_memory = None
         """vLLM decides what it computes together, and with which memory."""
+        self.context_length = reader.context_length
         self.values_width = 0
         """vLLM does not tell what is inside the LLM."""
         self._require_same_embedding()
@@ -111,6 +113,7 @@ class VllmLLM:
             generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
         else:
             generation = GenerationConfig.from_model_config(config)
+        require_no_rules(generation, f"model {name}")
         table = embedding_table(folder, config).to(getattr(torch, dtype))
         reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
         return cls(_started(folder, config, dtype, reader.context_length, memory), reader, table, folder)

@@ -44,6 +44,9 @@ READS = ("tasks", "persona_vectors")
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
 
+COUNTED = ("tied_count", "shortened_count")
+"""What of the answers is counted in the record's `config`."""
+
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
 
@@ -90,8 +93,17 @@ class WriteAnswers(beam.DoFn):
         kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
         tokens = sum(map(sum, counts))
-        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in answers.results)
-        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds, ties)
+        told = [result.answer for _, result in answers.results if isinstance(result, Answered)]
+        receipt = Receipt(
+            answers.shard.index,
+            kept + rejected,
+            kept,
+            rejected,
+            tokens,
+            answers.seconds,
+            tied_count=sum(answer.tie_count > 0 for answer in told),
+            shortened_count=sum(answer.is_shortened for answer in told),
+        )
         self._night.folder.write(answers.shard, tables, receipt)
         yield answers.shard.index
 
@@ -230,7 +242,13 @@ def generate_night(
         transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
         run_shards(shards, transform, night.folder, "tasks", progress, record)
         receipts = publish_shards(inputs, night, shards, record)
-        record.config = {**record.config, "tied_count": sum(receipt.tied_count for receipt in receipts)}
+        counts = {name: sum(getattr(receipt, name) for receipt in receipts) for name in COUNTED}
+        record.config = {**record.config, **counts}
+        if shortened := counts["shortened_count"]:
+            told = (
+                "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"
+            )
+            logger.warning(told, shortened, record.rows_in, models.llm.context_length)
     return record
 
 

@@ -59,6 +59,8 @@ class Receipt:
     """Time in which the model computed them."""
     tied_count: int = 0
     """Answers that depend on a tie."""
+    shortened_count: int = 0
+    """Answers whose prompt lost its middle to fit the LLM's context."""
     files: Mapping[str, ShardFile] = field(default_factory=dict[str, ShardFile])
     """By table; a table without rows has none."""
 
