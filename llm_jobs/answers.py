@@ -29,8 +29,15 @@ class AnsweringLLM(Protocol):
     sha256: str
     kernel: str
     num_beams: int
+    context_length: int
+    """Most tokens of prompt and answer together."""
     values_width: int
     """V, the length of the pooled values of a prompt; 0 where soft prompts cannot depend on them."""
+
+    @property
+    def kv_memory(self) -> int | None:
+        """Bytes for keys and values; None where answers do not depend on them, or the engine decides."""
+        ...
 
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
 

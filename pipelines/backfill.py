@@ -5,6 +5,7 @@ first night ... last night ─▶ state of each ─▶ those not done, the oldes
 A night that is done is skipped, so a backfill that was stopped goes on where it was.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -19,11 +20,14 @@ from pipelines.encode import EncodeConfig, encode_inputs, encode_night, plan_enc
 from pipelines.generate import JOB as JOB_GENERATE
 from pipelines.generate import generate_inputs, generate_night, plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
-from pipelines.nights.runs import Progress, RunRecord, no_progress
+from pipelines.nights.runs import Clock, Progress, RunRecord, no_progress, utc_now
 from pipelines.nights.steps import Step, run_step
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,25 @@ def encode_backfill(
     *,
     rebuild: bool = False,
     progress: Progress = no_progress,
+    clock: Clock = utc_now,
 ) -> Backfill:
-    """Every day of the range as of which there are histories.
+    """Every day of the range as of which there are histories; none that is still to come, unless it has items already.
 
     Raises:
         InputMissing: if there is none.
         UsageError: if the range ends before it starts.
     """
     with connect(warehouse, warehouse.versions(["histories"])) as db:
-        first = run_sql(db, "jobs/first_history")["ds"].to_pylist()[0]
-    nights = [ds for ds in days(start, end) if first is not None and ds >= first]
+        [there] = run_sql(db, "jobs/first_history").to_pylist()
+    asked = [ds for ds in days(start, end) if there["ds"] is not None and ds >= there["ds"]]
+    last = max(clock().date(), there["last_ds"] or start)
+    nights = [ds for ds in asked if ds <= last]
+    if len(nights) < len(asked):
+        logger.warning("the nights after %s have no data yet and are left out", last)
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
+
+    config = with_precisions(warehouse, config)
 
     def plans(chosen: Sequence[date]) -> Iterable[Plan]:
         planned = set[int]()
@@ -99,6 +110,7 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
+    config = with_precisions(warehouse, config)
     models = load_models(config)
     inputs = partial(generate_inputs, warehouse, models=models, plugs=load_plugs(plugs, models), kinds=kinds)
     what = {"plugs": plugs, "config": config, "kinds": kinds}

@@ -42,6 +42,7 @@ def root(
     settings = read_settings(config, option_names(ctx.command))
     ctx.default_map = dict(settings.defaults)
     ctx.obj.kinds, ctx.obj.sources = settings.kinds, settings.sources
+    ctx.obj.config = config if opt.is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
         sys.stderr.write(ctx.get_help() + "\n")
         raise typer.Exit(2)
@@ -131,7 +132,7 @@ def ingest_tasks(
 def encode(
     ctx: typer.Context,
     ds: opt.Night,
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     *,
@@ -191,7 +192,7 @@ def nightly(
     ctx: typer.Context,
     ds: opt.Night,
     plug: opt.Plugs,
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
@@ -226,7 +227,7 @@ def backfill(
     start: opt.Start,
     end: opt.End,
     plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,

@@ -21,14 +21,16 @@ from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
-from pipelines.evaluate import JOB, label_lists, referenced_tasks
+from pipelines.erasure.user_key import read_key
+from pipelines.evaluate import JOB, labels_of, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, answer_timed
 from pipelines.rivals.cases import CaseReader
-from pipelines.rivals.kept import FLOAT_BYTES
+from pipelines.rivals.kept import NUMBER_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.lora import LoraConfig, adapt, most_active
 from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
@@ -95,6 +97,7 @@ def compare_night(
     with recorded_run(warehouse, JOB, ds, settings) as record:
         scored = referenced_tasks(warehouse, ds)
         require_own_engine(config)
+        config = with_precisions(warehouse, config, record)
         models = load_models(config)
         rows = list[dict[str, Any]]()
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
@@ -149,7 +152,7 @@ class Comparison:
     ) -> None:
         self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
         self._models, self._plugs, self._scored = models, plugs, scored
-        plugs.require_unseen(row["user_id"] for row in scored)
+        plugs.require_unseen((row["user_id"] for row in scored), read_key(warehouse))
 
     def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
         """Rows of `evaluations`, apart from the run."""
@@ -161,7 +164,7 @@ class Comparison:
             members = self._members(reader.item_counts)
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
-        labels = label_lists(self._scored, self._kinds)[self._kind.name]
+        labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, members, labels)
 
     def _rivals(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:
@@ -212,7 +215,8 @@ class Comparison:
         progress: Progress,
     ) -> tuple[Arm, list[str]]:
         """The arm of the most active users' own adapters, and their tasks."""
-        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, num_beams=config.num_beams)
+        settings: dict[str, Any] = {"num_beams": config.num_beams, "thinking": config.thinking}
+        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, **settings)
         folder = model_folder(config.llm, config.cache)
         arm, tasks = Arm(train_seconds=0.0), list[str]()
         users = most_active(targets, list(reader.task_counts), compare.lora_users)
@@ -220,7 +224,7 @@ class Comparison:
             own = [target for target in targets if target.user_id == user]
             adapted = adapt(base, folder, own, compare.lora)
             cases = reader.cases_of(user, user)
-            alone = Rival(user_bytes=lambda _, kept=FLOAT_BYTES * adapted.parameters: kept, requests=plain)
+            alone = Rival(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=plain)
             answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
             arm.parameters = adapted.parameters
             arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
@@ -240,7 +244,7 @@ def plan_compare(
     """What `compare_night` would answer, adapters and label rivals apart; nothing is written."""
     require_own_engine(config)
     referenced_tasks(warehouse, ds)
-    chosen = chosen_plugs(plugs, load_models(config), kinds, compare)
+    chosen = chosen_plugs(plugs, load_models(with_precisions(warehouse, config)), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
     one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}

@@ -19,13 +19,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 
-from embedder.encoder import Dtype
 from embedder.errors import InputMissing, PplugError
-from embedder.histories import RECENT_ITEMS
+from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
 from pipelines.nights.encoders import load_encoder
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, cut_shards
@@ -52,9 +52,9 @@ class EncodeConfig:
 
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "float32"
-    """float32 or bfloat16, the precision the encoder computes in."""
-    max_vectors: int = 64
+    dtype: Dtype = "auto"
+    """float32, bfloat16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
+    max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
@@ -129,7 +129,6 @@ def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: M
         "encoder_sha256": encoder.sha256,
         "kernel": encoder.kernel,
         "max_vectors": config.max_vectors,
-        "recent_items": RECENT_ITEMS,
         "kinds": {name: kinds[name].sha256 if name in kinds else None for name in found},
     }
     files = [path for path in items if night_of(path) <= ds]
@@ -184,7 +183,8 @@ def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None
         persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
         raise PplugError(
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this one is "
-            f"{encoder_sha256[:8]}: run `pplug encode --ds {ds} --rebuild` to encode every item anew with it"
+            f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
+            f"`pplug encode --ds {ds} --rebuild` to encode every item anew with this one"
         )
 
 
@@ -217,6 +217,7 @@ def encode_night(
         PplugError: if the encoder is another one and `rebuild` is not set.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
+        config = with_precisions(warehouse, config, record)
         encoder = load_encoder(config)
         if not rebuild:
             require_encoder(warehouse, ds, encoder.sha256)
@@ -253,6 +254,7 @@ def plan_encode(
         rebuild: as for `encode_night`.
         planned: hashes of the items that nights before this one will have encoded by then; this night's are added.
     """
+    config = with_precisions(warehouse, config)
     encoder = load_encoder(config)
     if not rebuild:
         require_encoder(warehouse, ds, encoder.sha256)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from embedder.hashing import text_sha256
 from llm_jobs.training import REPORT
-from pipelines.erasure.forgotten import JOB, request_hash
+from pipelines.erasure.forgotten import JOB, request_of
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
+from pipelines.erasure.user_key import read_key
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.parquet import night_of
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
@@ -64,13 +64,13 @@ def forget_user(
         PplugError: if a job is running, or something of the user is left at the end.
     """
     check_user_id(user_id)
-    trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(folder, user_id)]
-    root = warehouse.root.absolute()
+    trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
+    root = warehouse.root
     if dry_run:
         person = find_person(root, user_id)
         return [*found_rows(warehouse, person, find_traces(root, person)), *trained]
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
-        record.config = {"user_hmac_sha256": request_hash(warehouse, user_id)}
+        record.config = request_of(warehouse, user_id)
         person = find_person(root, user_id)
         telling = find_traces(root, person)
         found = found_rows(warehouse, person, telling)
@@ -99,13 +99,28 @@ def check_user_id(user_id: str) -> None:
         raise UsageError(f"the user id {user_id!r} is empty: name one user, `pplug forget USER_ID`")
 
 
-def is_trained_with(folder: Path, user_id: str) -> bool:
-    """Whether a plug was fitted to the user's history; beside it lie the hashes of those it was."""
-    path = folder / REPORT
+def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
+    """Whether a plug was fitted to the user's history; beside it lie the hashes of those it was.
+
+    Raises:
+        InputMissing: if there are none, or they were not made with the key of this warehouse.
+    """
+    path, key = folder / REPORT, read_key(warehouse)
     if not path.is_file():
         raise InputMissing(f"{path} is not there, so nobody can tell whom the plug was trained with: check --plug")
-    users = json.loads(path.read_text(encoding="utf8"))["user_id_sha256"]
-    return text_sha256(user_id) in users
+    try:
+        report = json.loads(path.read_bytes())
+        users, key_check = report["user_hmac_sha256"], report["key_check"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputMissing(
+            f"{path} does not tell whom the plug was trained with: run `pplug train --plug {folder}`"
+        ) from error
+    if key is None or key.check != key_check:
+        raise InputMissing(
+            f"{path} was written with the key of another warehouse, so nobody can tell whom the plug was trained "
+            "with: name that --warehouse"
+        )
+    return key.hash(user_id) in users
 
 
 def found_rows(warehouse: Warehouse, person: Person, telling: Sequence[Path]) -> list[Found]:
@@ -140,4 +155,8 @@ def remove_leftovers(root: Path, telling: Sequence[Path]) -> None:
     leftovers = [path for pattern in LEFTOVERS for path in root.glob(pattern)]
     shards = {path.parent for path in telling if root / "_shards" in path.parents}
     for folder in (*leftovers, *shards):
-        shutil.rmtree(folder)
+        if folder.is_symlink():  # its place stays as it was chosen
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        else:
+            shutil.rmtree(folder)

@@ -28,6 +28,7 @@ from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_
 from pipelines.answers.queue import newest_personas, queued_tasks
 from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE, NightInputs
 from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
@@ -42,6 +43,9 @@ READS = ("tasks", "persona_vectors")
 
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
+
+COUNTED = ("tied_count", "shortened_count")
+"""What of the answers is counted in the record's `config`."""
 
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
@@ -89,8 +93,17 @@ class WriteAnswers(beam.DoFn):
         kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
         tokens = sum(map(sum, counts))
-        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in answers.results)
-        receipt = Receipt(answers.shard.index, kept + rejected, kept, rejected, tokens, answers.seconds, ties)
+        told = [result.answer for _, result in answers.results if isinstance(result, Answered)]
+        receipt = Receipt(
+            answers.shard.index,
+            kept + rejected,
+            kept,
+            rejected,
+            tokens,
+            answers.seconds,
+            tied_count=sum(answer.tie_count > 0 for answer in told),
+            shortened_count=sum(answer.is_shortened for answer in told),
+        )
         self._night.folder.write(answers.shard, tables, receipt)
         yield answers.shard.index
 
@@ -130,18 +143,24 @@ def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, sha
 def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
     """Everything besides the tasks and the personas that an answer depends on.
 
-    Greedy decoding is not named, so that nights from before there were beams are still done.
+    Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory where it
+    changes no answer.
     """
     beams = {} if models.llm.num_beams == 1 else {"num_beams": models.llm.num_beams}
-    return beams | {
-        "encoder_sha256": models.encoder.sha256,
-        "llm_sha256": models.llm.sha256,
-        "llm_kernel": models.llm.kernel,
-        "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
-        "kinds": {
-            name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
-        },
-    }
+    memory = {} if models.llm.kv_memory is None else {"kv_memory": models.llm.kv_memory}
+    return (
+        beams
+        | memory
+        | {
+            "encoder_sha256": models.encoder.sha256,
+            "llm_sha256": models.llm.sha256,
+            "llm_kernel": models.llm.kernel,
+            "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
+            "kinds": {
+                name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
+            },
+        }
+    )
 
 
 def generate_inputs(
@@ -209,6 +228,7 @@ def generate_night(
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
         versions = warehouse.versions(READS)
         shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
+        config = with_precisions(warehouse, config, record)
         models = load_models(config)
         inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds, versions)
         with connect(warehouse, versions) as db:
@@ -222,7 +242,13 @@ def generate_night(
         transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
         run_shards(shards, transform, night.folder, "tasks", progress, record)
         receipts = publish_shards(inputs, night, shards, record)
-        record.config = {**record.config, "tied_count": sum(receipt.tied_count for receipt in receipts)}
+        counts = {name: sum(getattr(receipt, name) for receipt in receipts) for name in COUNTED}
+        record.config = {**record.config, **counts}
+        if shortened := counts["shortened_count"]:
+            told = (
+                "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"
+            )
+            logger.warning(told, shortened, record.rows_in, models.llm.context_length)
     return record
 
 
@@ -236,7 +262,7 @@ def plan_generate(
     force: bool = False,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
-    models = load_models(config)
+    models = load_models(with_precisions(warehouse, config))
     loaded = load_plugs(plugs, models)
     state = generate_inputs(warehouse, ds, models, loaded, kinds).state()
     if state == DONE and not force:

@@ -223,6 +223,7 @@ def stage_and_write(
         rejected = intake.rejects.count
         if not dry_run:
             warehouse.replace_rejects(job, ds, run_id, [intake.rejects.path] if rejected else [], sources)
+    intake.references.warn()
     for line in advice(intake.seen, names, config.columns):
         logger.warning(line)
     taken = intake.rows_in - rejected

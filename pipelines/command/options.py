@@ -10,6 +10,7 @@ Options that several commands share are fields of a dataclass, which a command t
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -53,10 +54,30 @@ def note_debug(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def note_warehouse(ctx: typer.Context, value: Path) -> Path:
+    """Remember --warehouse for the commands that an error names."""
+    if is_given(ctx, "warehouse"):
+        ctx.find_root().obj.warehouse = value
+    return value
+
+
 def set_log_format(value: str | None) -> str | None:
     """Obey --log-format, wherever it stands."""
     if value is not None:
         format_logs(as_json=value == "json")
+    return value
+
+
+def keep_private(value: bool) -> bool:
+    """Obey --private: whatever this process makes from now on, its owner alone may read."""
+    if value:
+        os.umask(0o077)
     return value
 
 
@@ -73,6 +94,18 @@ def parse_date(text: str | date) -> date:
         return text if isinstance(text, date) else date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no date like 2026-11-01") from None
+
+
+def parse_path(text: str | Path) -> Path:
+    """Read a path; `~` is the home folder in a variable or a settings file too, where no shell expands it."""
+    return Path(text).expanduser()
+
+
+def parse_warehouse(text: str | Path) -> Path:
+    """Read where the tables are."""
+    from pipelines.tables.location import local_path
+
+    return local_path(text)
 
 
 def parse_size(text: str | int) -> int:
@@ -124,9 +157,11 @@ def no_plugs(plugs: list[Path]) -> None:
         raise UsageError(f"encoding takes no plug, saw --plug {plugs[0]}: pplug backfill generate ... --plug DIR")
 
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+AUTO = "Precision of {}; auto: as in its last run, at first the faster one."
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
+PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
 
 Files = Annotated[
     list[Path] | None,
@@ -137,8 +172,8 @@ IngestNight = Annotated[date | None, option("--ds", "Night of ingestion.", show_
 CheckNight = Annotated[date | None, option("--ds", "Only this night; all nights unless given.", **DATE)]
 Until = Annotated[date | None, option("--until", "Last day whose items are used.", **DATE)]
 TaskNights = Annotated[list[date], option("--tasks", "Night whose references are used too; repeatable.", **DATE)]
-NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.")]
-Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.")]
+NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.", **PATH)]
+Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.", **PATH)]
 KindName = Annotated[
     str | None,
     option("--kind", "Kind of task, like headline; the only one of the histories unless given.", callback=kind_name),
@@ -151,7 +186,7 @@ Engine = Annotated[
     Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
 ]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
-Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
+Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
 Aggregation = Annotated[
     Literal["attention", "mean", "task", "none"],
     option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
@@ -160,13 +195,15 @@ UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five ou
 EvaluatedPlugs = Annotated[
     list[Path],
     option(
-        "--plug", "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable."
+        "--plug",
+        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable.",
+        **PATH,
     ),
 ]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
-ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
+ReportFile = Annotated[Path, option("--out", "File to write, like report.html.", **PATH)]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
-TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.")]
+TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.", **PATH)]
 MaxPersonaAge = Annotated[
     int | None, option("--max-persona-age", "Refuse personas that are more days older than the tasks.", min=0)
 ]
@@ -181,11 +218,12 @@ Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than 
 DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
+Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
 LogFormat = Annotated[
     Literal["text", "json"] | None,
     option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
 ]
-ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.")]
+ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.", **PATH)]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)]
 
 
@@ -193,8 +231,12 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", c
 class Common:
     """What every command that uses a warehouse takes."""
 
-    warehouse: Annotated[Path, option("--warehouse", "Folder of the tables.")] = Path("warehouse")
+    warehouse: Annotated[
+        Path,
+        option("--warehouse", "Folder of the tables.", parser=parse_warehouse, metavar="PATH", callback=note_warehouse),
+    ] = Path("warehouse")
     as_json: AsJson = False
+    private: Private = False
     debug: Debug = False
     log_format: LogFormat = None
 
@@ -207,14 +249,10 @@ class Common:
 
     @property
     def new_tables(self) -> "Warehouse":
-        """The warehouse to ingest into; it need not be there yet. One that an older pplug wrote is brought forward."""
-        from pipelines.tables.migration import migrate
+        """The warehouse to ingest into; it need not be there yet."""
         from pipelines.tables.warehouse import Warehouse
 
-        warehouse = Warehouse(self.warehouse)
-        for name in migrate(warehouse):
-            message(f"{name} was brought to the schema version of this pplug")
-        return warehouse
+        return Warehouse(self.warehouse)
 
     def show(self, rows: Iterable[Row], *hidden: str) -> None:
         """Print rows, without the columns `hidden` unless for machines."""
@@ -296,8 +334,10 @@ class EncoderNames:
     """Which encoder a command uses."""
 
     encoder: Annotated[str, option("--encoder", "minilm, a folder, or a downloaded hub id.")] = "minilm"
-    dtype: Annotated[Dtype, option("--dtype", "Precision of the encoder.")] = "float32"
-    cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.")] = None
+    dtype: Annotated[Dtype, option("--dtype", AUTO.format("the encoder"))] = "auto"
+    cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.", **PATH)] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
@@ -305,11 +345,12 @@ class ModelNames(EncoderNames):
     """Which models a command uses."""
 
     llm: Annotated[str, option("--llm", "smollm2, a folder, or a downloaded hub id.")] = "smollm2"
-    llm_dtype: Annotated[Dtype, option("--llm-dtype", "Precision of the LLM.")] = "bfloat16"
+    llm_dtype: Annotated[Dtype, option("--llm-dtype", AUTO.format("the LLM"))] = "auto"
     memory: Annotated[
         int | None,
-        option("--memory", "Most the LLM's keys and values take, like 4G; half of what is free.", **SIZE),
+        option("--memory", "Most the LLM's keys and values take, like 4G; 2G unless given.", **SIZE),
     ] = None
+    thinking: Annotated[bool, option("--thinking", "Let the LLM think aloud first, if its chat template can.")] = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""The text encoder of a job, loaded once per process, whichever job or step asks."""
+"""The text encoder of a job, loaded once per process, whichever job, step or thread asks."""
 
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import TextEncoder
+from embedder.precision import Dtype
 
 
 class NamesEncoder(Protocol):
@@ -18,9 +20,14 @@ class NamesEncoder(Protocol):
     def cache(self) -> Path | None: ...
 
 
+_one_at_a_time = Lock()
+"""A cache alone lets two threads load the same model."""
+
+
 def load_encoder(config: NamesEncoder) -> TextEncoder:
     """The encoder that a config names; the last one is kept."""
-    return _loaded(config.encoder, config.dtype, config.cache)
+    with _one_at_a_time:
+        return _loaded(config.encoder, config.dtype, config.cache)
 
 
 @lru_cache(maxsize=1)

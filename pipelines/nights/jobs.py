@@ -15,9 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
+from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost
-from pipelines.nights.published import DONE, NightInputs
+from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
 from pipelines.nights.runs import Progress, RunRecord
 from pipelines.nights.shards import Receipt, Shard, ShardFolder
 
@@ -25,6 +26,9 @@ RUNNER = "FnApiRunner"
 """Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
 
 POLL_SECONDS = 0.5
+
+STEP = " [while running "
+"""How Beam begins what it adds to the first argument of an error."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,11 @@ def run_shards(
     progress: Progress,
     record: RunRecord,
 ) -> None:
-    """Run `work` on the shards that have no receipt yet, and note in `record` what that cost."""
-    todo = [shard for shard in shards if folder.receipt(shard) is None]
+    """Run `work` on the shards that are not finished yet, and note in `record` what that cost."""
+    todo = folder.unfinished(shards)
     start = time.perf_counter()
     try:
-        with watched(shards, folder, label, progress), errors_of_workers():
+        with kept_interruption(), watched(shards, folder, label, progress), errors_of_workers():
             if todo:
                 with beam.Pipeline(options=PipelineOptions([f"--runner={RUNNER}"])) as pipeline:
                     _ = pipeline | "Shards" >> beam.Create(todo) | "Spread" >> beam.Reshuffle() | work
@@ -94,7 +98,8 @@ def errors_of_workers() -> Generator[None]:
     try:
         yield
     except PplugError as error:
-        raise type(error)(str(error).partition(" [while running ")[0]) from error
+        error.args = tuple(arg.partition(STEP)[0] if isinstance(arg, str) else arg for arg in error.args)
+        raise
 
 
 @contextmanager
@@ -133,7 +138,10 @@ def publish_shards(inputs: NightInputs, night: Night, shards: Sequence[Shard], r
         night.folder.remove()
         raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it again")
     for table in inputs.writes:
-        version = inputs.warehouse.publish(table, night.ds, record.run_id, night.folder.files(shards, table))
+        version = inputs.warehouse.publish(table, night.ds, record.run_id, night.folder.files(receipts, table))
         record.versions = {**record.versions, table: version}
-    inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(shards, "rejects"))
+    files = [(name, file.row_count) for receipt in receipts for name, file in receipt.files.items()]
+    rows = {table: sum(count for name, count in files if name == table) for table in inputs.writes}
+    inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, night.folder.files(receipts, "rejects"))
+    record.config = {**record.config, PUBLISHED_ROWS: rows}
     return receipts

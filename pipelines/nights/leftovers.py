@@ -45,14 +45,14 @@ def sweep(warehouse: Warehouse, job: str, ds: date, started_at: datetime) -> Non
 
 def _staged(warehouse: Warehouse, ended: set[str]) -> Iterator[Path]:
     """Folders of unfinished files; each is named after its run, some with `_` and more behind it."""
-    for folder in (warehouse.root.absolute() / "_staging").glob("*"):
+    for folder in (warehouse.root / "_staging").glob("*"):
         if ended & {folder.name, folder.name.rpartition("_")[0]}:  # a run's own name may hold a `_` as well
             yield folder
 
 
 def _spilled(warehouse: Warehouse) -> Iterator[Path]:
     """Folders of DuckDB's temporary files whose process, on this machine, is gone."""
-    for folder in warehouse.root.absolute().glob(f"{SPILL}*"):
+    for folder in warehouse.root.glob(f"{SPILL}*"):
         process, _, machine = folder.name.removeprefix(SPILL).rpartition("-")[0].partition("-")
         if machine == socket.gethostname() and not _lives(process):
             yield folder

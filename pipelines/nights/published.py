@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import canonical_sha256
-from pipelines.tables.parquet import night_of
+from pipelines.tables.parquet import night_of, stats
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse, run_of
 
@@ -23,6 +23,9 @@ DONE = "done"
 MISSING = "missing"
 INPUTS_CHANGED = "inputs changed"
 SETTINGS_CHANGED = "settings changed"
+
+PUBLISHED_ROWS = "published_rows"
+"""Key of the config of a run: how many rows of each table it published."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,26 @@ class NightInputs:
         return Work.of(self.files, self.settings)
 
     def published(self) -> PublishedRun | None:
-        """The run that published the night; None if none did, if it was killed in between, or if two wrote to it."""
-        files = [path for name in self.writes for path in self.warehouse.files(name) if night_of(path) == self.ds]
-        run_ids = {run_of(path) for path in files}
+        """The run that published the night.
+
+        None if none did, if it was killed in between, if two wrote to it, or if not all of its rows are there any more.
+        """
+        live = {
+            name: [path for path in self.warehouse.files(name) if night_of(path) == self.ds] for name in self.writes
+        }
+        run_ids = {run_of(path) for files in live.values() for path in files}
         if len(run_ids) > 1:
             return None
         with connect(self.warehouse, self.warehouse.versions(["runs"])) as db:
             params = {"job": self.job, "ds": self.ds, "run_id": next(iter(run_ids), "")}
             found = run_sql(db, "jobs/published_run", params).to_pylist()
-        return PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])}) if found else None
+        if not found:
+            return None
+        run = PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])})
+        known = run.config.get(PUBLISHED_ROWS, {self.writes[-1]: None})  # earlier versions did not count them
+        counts = {name: sum(stats(path)["numRecords"] for path in live[name]) for name in known}
+        is_whole = counts == known if PUBLISHED_ROWS in run.config else bool(run.rows_out) == bool(sum(counts.values()))
+        return run if is_whole else None
 
     def state(self) -> str:
         """DONE, or why the night must be run."""

@@ -8,6 +8,7 @@ A marker whose lock is free is that of a run that was killed; so is a lock that 
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
@@ -15,17 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from embedder.errors import PplugError
+from embedder.durable import put
 from pipelines.nights.meanwhile import repeated
+from pipelines.tables.file_lock import held
+from pipelines.tables.job_lock import Refused
 from pipelines.tables.parquet import named_causes
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
 Bury = Callable[[Row, datetime], None]
 """Called with a killed run as it began, and with its last sign of life."""
+
+BEGUN = {"run_id", "job", "ds", "started_at", "config"}
+"""What is known of a run when it begins."""
 
 LOCK_SECONDS = 2.0
 """How long a run waits for its lock: others hold it for a moment when they bury a killed run."""
@@ -34,13 +40,13 @@ LIFE_SECONDS = 5.0
 """Time between two signs of life."""
 
 
-class AlreadyRunning(PplugError):
+class AlreadyRunning(Refused):
     """Another process is at the same night."""
 
 
 def running_folder(warehouse: Warehouse) -> Path:
     """Where the markers lie."""
-    return warehouse.root.absolute() / "_running"
+    return warehouse.root / "_running"
 
 
 @contextlib.contextmanager
@@ -69,7 +75,7 @@ def marked_run(warehouse: Warehouse, name: str, row: Row, bury: Bury) -> Generat
                         _bury(other, bury)
             fresh = marker.with_suffix(".tmp")
             fresh.write_text(json.dumps(row, default=str), encoding="utf8")
-            fresh.replace(marker)
+            put(fresh, marker)
         stack.enter_context(repeated(partial(_sign_of_life, marker), LIFE_SECONDS))
         yield marker
 
@@ -78,7 +84,7 @@ def runs_under_way(warehouse: Warehouse) -> list[dict[str, Any]]:
     """The runs that have begun and are in no table yet; `status` says whether they were killed meanwhile."""
     found = list[dict[str, Any]]()
     for marker in sorted(running_folder(warehouse).glob("*.json")):
-        with _held(marker) as is_dead:
+        with held(marker.with_suffix(".lock"), is_made=False) as is_dead:  # a reader may be unable to write
             row = _read(marker)
         if row:
             found.append(dict(row) | {"status": "killed" if is_dead else "running"})
@@ -87,19 +93,14 @@ def runs_under_way(warehouse: Warehouse) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _held(marker: Path, seconds: float = 0.0) -> Generator[bool]:
-    """Hold the lock of a marker, if nobody else does."""
-    lock = FileLock(marker.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        with contextlib.suppress(OSError):  # filelock sees that its file is gone, so this parts no two waiters
-            Path(lock.lock_file).unlink()
-        lock.release()
+    """Hold the lock of a marker, if nobody else does; its file goes with it."""
+    lock = marker.with_suffix(".lock")
+    with held(lock, seconds) as is_ours:
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                lock.unlink(missing_ok=True)
 
 
 def _sign_of_life(marker: Path) -> None:
@@ -110,6 +111,8 @@ def _sign_of_life(marker: Path) -> None:
 
 def _bury(marker: Path, bury: Bury) -> None:
     row = _read(marker)
+    if not row and marker.exists():
+        logger.warning("%s is empty or damaged, as a power loss leaves it: a run that died is not recorded", marker)
     if row:
         bury(row, datetime.fromtimestamp(marker.stat().st_mtime, UTC))
     for path in (marker, marker.with_suffix(".tmp")):
@@ -117,10 +120,12 @@ def _bury(marker: Path, bury: Bury) -> None:
 
 
 def _read(marker: Path) -> Row:
+    """The run of a marker; nothing if that has just ended, or the power went while it began."""
     try:
-        return json.loads(marker.read_text(encoding="utf8"))
-    except FileNotFoundError:  # that run has just ended
+        row = json.loads(marker.read_text(encoding="utf8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    return row if isinstance(row, dict) and row.keys() >= BEGUN else {}
 
 
 def _already_running(marker: Path, row: Row) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from filelock import ReadWriteLock, Timeout
-
 from embedder.errors import PplugError
+from pipelines.tables.file_lock import held
 from pipelines.tables.parquet import named_causes
 
 LOCK_FILE: Final = "_jobs.lock"
@@ -20,21 +19,22 @@ PATIENCE: Final = 10.0
 """Seconds to wait for it."""
 
 
+class Refused(PplugError):
+    """Another run goes on that this one may not go on beside."""
+
+
 @contextlib.contextmanager
 def job_lock(root: Path, *, is_alone: bool) -> Generator[None]:
     """Hold the lock of the warehouse in `root`.
 
     Raises:
-        PplugError: if another process or thread keeps it and one of the two wants to be alone.
+        Refused: if another process or thread keeps it and one of the two wants to be alone.
     """
-    with named_causes(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = ReadWriteLock(root / LOCK_FILE, PATIENCE, is_singleton=False)  # one instance would not part two threads
-    with contextlib.closing(lock):
-        try:
-            held = lock.acquire_write() if is_alone else lock.acquire_read()
-        except Timeout:
+    with contextlib.ExitStack() as stack:
+        with named_causes(root / LOCK_FILE):
+            root.mkdir(parents=True, exist_ok=True)
+            is_ours = stack.enter_context(held(root / LOCK_FILE, PATIENCE, is_alone=is_alone))
+        if not is_ours:
             other = "a job" if is_alone else "`pplug forget` or `pplug expire`"
-            raise PplugError(f"{other} is running in {root}: run the command again when it is done") from None
-        with held:
-            yield
+            raise Refused(f"{other} is running in {root}: run the command again when it is done")
+        yield

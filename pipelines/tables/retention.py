@@ -8,6 +8,8 @@ from typing import Final
 
 from deltalake import DeltaTable
 
+from embedder.durable import sync
+from pipelines.tables.delta_log import sync_log
 from pipelines.tables.warehouse import Warehouse
 
 READER_SECONDS: Final = 2.0
@@ -29,7 +31,10 @@ def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = R
     for table in full.values():
         _vacuum(table, dry_run=False)
     for name in tables:
+        for night in warehouse.folder(name).glob("ds=*"):
+            sync(night)  # a power loss would bring back what was deleted
         _remove_empty_nights(warehouse.folder(name))
+        sync_log(warehouse.folder(name))
 
 
 def rewrite_log(warehouse: Warehouse, name: str) -> None:
@@ -38,7 +43,9 @@ def rewrite_log(warehouse: Warehouse, name: str) -> None:
         warehouse.create(name).alter.set_table_properties({LOG_RETENTION: retention})
         table = warehouse.create(name)  # as it is with that retention
         table.create_checkpoint()
+        sync_log(warehouse.folder(name))  # before what it stands for goes
         table.cleanup_metadata()
+    sync_log(warehouse.folder(name))
 
 
 def _vacuum(table: DeltaTable, *, dry_run: bool) -> list[str]:

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.schema import TABLES
+from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.warehouse import Warehouse
 
 SQL_ROOT = Path(__file__).parents[2] / "sql"
@@ -40,13 +40,23 @@ def selected(schema: pa.Schema) -> str:
     )
 
 
+def read_files(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
+    """The rows of files of one table, with `filename` and the night that Delta's log gives each file as `ds`.
+
+    Never by `hive_partitioning`: that takes every folder of the whole path, like /data/user_id=7, for a column. A
+    filter on `ds` still leaves out whole files: DuckDB computes what depends on `filename` alone before it reads.
+    """
+    if not files:
+        return db.from_arrow(TABLES[name].append(pa.field("filename", pa.string())).empty_table())
+    start = len(str(files[0].parent.parent)) + len("/ds=") + 1  # the log names each file ds=<night>/<run>.parquet
+    rows = db.read_parquet([quoted(file) for file in files], hive_partitioning=False, filename=True)
+    columns = ", ".join(file_schema(name).names)
+    return rows.project(f"{columns}, cast(substr(filename, {start}, 10) as date) as ds, filename")
+
+
 def create_view(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
     """Make one table readable under its own name."""
-    if files:
-        rows = db.read_parquet([quoted(file) for file in files], hive_partitioning=True)
-    else:
-        rows = db.from_arrow(TABLES[name].empty_table())
-    rows.project(selected(TABLES[name])).create_view(name)
+    read_files(db, name, files).project(selected(TABLES[name])).create_view(name)
 
 
 @contextlib.contextmanager
@@ -65,7 +75,7 @@ def connect(
     spill_name = f"{SPILL}{os.getpid()}-{socket.gethostname()}-{uuid.uuid4().hex}"
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": memory_limit,
-        "temp_directory": str(warehouse.root.absolute() / spill_name),
+        "temp_directory": str(warehouse.root / spill_name),
         "autoinstall_known_extensions": False,
     }
     with duckdb.connect(":memory:", config=settings) as db:

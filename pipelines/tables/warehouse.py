@@ -4,12 +4,10 @@
     live files to be replaced, and what replaces them ─▶ one commit
 
 No commit, no table: a reader sees a whole night or none of it. Two writers of the same night: the first commit stands,
-the other writer gets a `CommitConflict`.
+the other writer gets a `CommitConflict`. Files are on the disk before the commit, and the commit before it counts.
 """
 
 import contextlib
-import json
-import os
 import shutil
 import time
 import uuid
@@ -17,18 +15,22 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pd
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import RemoveAction
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from embedder.durable import make_folder
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.parquet import named_causes, stats, write_batches, write_shard
+from pipelines.tables.delta_log import lost_entry, require_commits, settle_log, sync_log
+from pipelines.tables.linked import Linked, link_all
+from pipelines.tables.location import resolved
+from pipelines.tables.parquet import named_causes, write_batches, write_shard
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
@@ -38,37 +40,6 @@ __all__ = ["CommitConflict", "Warehouse", "retried", "write_shard"]
 
 class CommitConflict(PplugError):
     """Another run committed to the same night of the same table first."""
-
-
-@dataclass(frozen=True)
-class _Linked:
-    """A finished file and its second name in the table's folder.
-
-    The first name stays, so that a run that dies before its last commit can publish the same files again.
-    """
-
-    source: Path
-    path: Path
-    ds: date
-    facts: dict[str, Any]
-
-    @classmethod
-    def of(cls, folder: Path, run_id: str, ds: date, source: Path) -> Self:
-        if not source.is_file():
-            raise PplugError(f"{source} vanished before it was published: run the command again")
-        return cls(source, folder / f"ds={ds}" / f"{run_id}-{uuid.uuid4().hex[:12]}.parquet", ds, stats(source))
-
-    def link(self) -> None:
-        self.path.parent.mkdir(exist_ok=True)
-        try:
-            os.link(self.source, self.path)
-        except OSError:  # a file system without links
-            shutil.copyfile(self.source, self.path)
-
-    def add_action(self) -> AddAction:
-        written_at = int(self.path.stat().st_mtime * 1000)
-        name, night = f"{self.path.parent.name}/{self.path.name}", self.ds.isoformat()
-        return AddAction(name, self.path.stat().st_size, {"ds": night}, written_at, True, json.dumps(self.facts))
 
 
 def run_of(path: Path) -> str:
@@ -107,32 +78,35 @@ class Warehouse:
     root: Path
 
     def __post_init__(self) -> None:
-        odd = [letter for letter in "%?#" if letter in str(self.root.absolute())]  # deltalake 1.6 reads it as a URL
-        if odd:
-            raise UsageError(f"warehouse path {self.root} has a {odd[0]}: choose another --warehouse")
+        object.__setattr__(self, "root", resolved(self.root))
 
     def folder(self, name: str) -> Path:
         """Where a table lies."""
         if name not in TABLES:
             raise UsageError(f"no table {name!r}: there are {', '.join(TABLES)}")
-        return self.root.absolute() / name
+        return self.root / name
 
     def table(self, name: str, version: int | None = None) -> DeltaTable | None:
         """The table, as of a version if given; None if it does not exist yet.
 
         Raises:
-            PplugError: if it was written by a newer pplug, or by something else.
+            PplugError: if it was written by another version of pplug, or by something else, or its log is damaged.
         """
         uri = self.folder(name).as_uri()
+        with named_causes(self.folder(name)):
+            require_commits(self.folder(name))
         if not DeltaTable.is_deltatable(uri):
             return None
-        table = DeltaTable(uri, version=version)
+        try:
+            table = DeltaTable(uri, version=version)
+        except DeltaError as error:
+            raise PplugError(lost_entry(self.folder(name))) from error
         found = table.metadata().configuration.get(VERSION_KEY)
         if found is None:
             raise PplugError(f"{self.folder(name)} was not made by pplug: choose another --warehouse")
-        if int(found) > SCHEMA_VERSION:
-            known = f"this pplug knows versions up to {SCHEMA_VERSION}"
-            raise PplugError(f"{self.folder(name)} has schema version {found}, {known}: `pip install -U pplug`")
+        if int(found) != SCHEMA_VERSION:
+            told = f"{self.folder(name)} has schema version {found}, this pplug reads {SCHEMA_VERSION}"
+            raise PplugError(f"{told}: run `pplug ingest histories FILE` and `pplug encode` with a new --warehouse")
         return table
 
     def create(self, name: str) -> DeltaTable:
@@ -141,15 +115,17 @@ class Warehouse:
         if found is not None:
             return found
         with named_causes(self.folder(name)):
-            self.folder(name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder(name))
             try:
-                return DeltaTable.create(
+                table = DeltaTable.create(
                     self.folder(name).as_uri(),
                     TABLES[name],
                     partition_by=["ds"],
                     configuration={VERSION_KEY: str(SCHEMA_VERSION)},
                     raise_if_key_not_exists=False,
                 )
+                sync_log(self.folder(name))
+                return table
             except DeltaError:
                 made = self.table(name)  # by another run, at the same time
                 if made is None:
@@ -236,7 +212,7 @@ class Warehouse:
 
         Its name is a run id, or one with `_` and more behind it: when the run was killed, the next one removes it.
         """
-        folder = self.root.absolute() / "_staging" / name
+        folder = self.root / "_staging" / name
         with named_causes(folder):
             folder.mkdir(parents=True)
             try:
@@ -269,12 +245,11 @@ class Warehouse:
 
         With the mode `overwrite` they replace the night that `lock` names.
         """
-        linked = [_Linked.of(self.folder(name), run_id, ds, source) for ds, source in added]
+        linked = [Linked.of(self.folder(name), run_id, ds, source) for ds, source in added]
         linked = [file for file in linked if file.facts["numRecords"]]
         rows = sum(file.facts["numRecords"] for file in linked)
         with named_causes(self.folder(name)):
-            for file in linked:
-                file.link()
+            link_all(linked)
             try:
                 table.create_write_transaction(
                     [*(remove_action(path) for path in removed), *(file.add_action() for file in linked)],
@@ -283,9 +258,11 @@ class Warehouse:
                     ["ds"],
                     partition_filters=[("ds", "=", str(lock).removeprefix("ds="))] if mode == "overwrite" else None,
                     commit_properties=properties(table, lock, run_id, row_count=str(rows)),
+                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
                 )
             except CommitFailedError as error:
                 for file in linked:  # any other failure leaves them: the commit may have been made
                     file.path.unlink(missing_ok=True)
                 told = f"{name} {lock}" if mode == "overwrite" else name
                 raise CommitConflict(f"{told} was written by another run meanwhile: run the command again") from error
+            settle_log(table, self.folder(name))

@@ -15,6 +15,7 @@ from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
+from pipelines.erasure.user_key import KEY_FILE
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.job_lock import LOCK_FILE
@@ -96,13 +97,13 @@ def warehouse(folder: Path) -> Warehouse:
 
 def encoder_of(folder: Path) -> EncodeConfig:
     """Small shards, so that a night has several, and so few vectors that those of many users are merged."""
-    return EncodeConfig(encoder=str(folder.parent / "bert"), max_vectors=4, shard_items=40)
+    return EncodeConfig(encoder=str(folder.parent / "bert"), dtype="float32", max_vectors=4, shard_items=40)
 
 
 def models_of(folder: Path) -> GenerateConfig:
     """The tiny models beside the folder."""
     models = {"llm": str(folder.parent / "llama"), "encoder": str(folder.parent / "bert")}
-    return GenerateConfig(**models, llm_dtype="float32", shard_tasks=6)
+    return GenerateConfig(**models, llm_dtype="float32", dtype="float32", shard_tasks=6)
 
 
 def first_night(folder: Path) -> None:
@@ -166,7 +167,7 @@ def stray_files(folder: Path) -> list[Path]:
     A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
     """
     tables, root = warehouse(folder), warehouse(folder).root.absolute()
-    needed = {root / LOCK_FILE}
+    needed = {root / LOCK_FILE, root / KEY_FILE}
     for name in TABLES:
         log = (root / name / "_delta_log").glob("*")
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
@@ -201,5 +202,6 @@ def plug_files(folder: Path) -> dict[str, Any]:
         f"{path.relative_to(plug)}": path.read_bytes() for path in plug.rglob("*") if path.is_file()
     }
     if report := found.pop("training.json", None):
-        found["training.json"] = {name: fact for name, fact in json.loads(report).items() if name != "seconds"}
+        told = json.loads(report) | {"seconds": 0, "key_check": ""}  # which differ between two runs or warehouses
+        found["training.json"] = told | {"user_hmac_sha256": len(told["user_hmac_sha256"])}
     return found

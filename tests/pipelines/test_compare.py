@@ -220,7 +220,7 @@ def test_what_an_arm_costs(night: Night) -> None:
     assert [arms[name]["parameters"] for name in ("none", "recency_1", "label_mode")] == [0, 0, 0]
     text_bytes = sum(len(one["text"] + one["output"]) for one in ITEMS) / 4  # four users have tasks
     assert arms["recency_1"]["user_bytes"] == round(text_bytes)
-    assert arms["dense_1"]["user_bytes"] == round(text_bytes + 4 * width * len(ITEMS) / 4)
+    assert arms["dense_1"]["user_bytes"] == round(text_bytes + (width + 4) * len(ITEMS) / 4)
     assert arms["label_mode"]["user_bytes"] == 3  # one label each of three users, 4 bytes
     assert arms["own"]["mean_prompt_tokens"] - arms["none"]["mean_prompt_tokens"] == loaded.plug.config.soft_count
     assert arms["default"]["user_bytes"] == arms["label_mode"]["mean_prompt_tokens"] == 0
@@ -280,7 +280,8 @@ def test_users_kept_out_of_training_are_a_slice(
     told = json.loads(report.read_text(encoding="utf8"))
     everybody = train_job(warehouse, tmp_path / "all", PlugChoice("note", NIGHT), *models)
     assert everybody.example_count == len(items)
-    lying = told | {"user_id_sha256": json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_id_sha256"]}
+    users = json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_hmac_sha256"]
+    lying = told | {"user_hmac_sha256": users}
     report.write_text(json.dumps(lying), encoding="utf8")
     with pytest.raises(PplugError, match="users that --unseen-users keeps out"):
         night.compare("none")

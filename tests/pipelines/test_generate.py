@@ -64,9 +64,13 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
         personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
     outputs = {row["task_id"]: row for row in outputs_of(night)}
     for queued in TASKS:
-        nobody = {"vectors": np.zeros((0, 32)), "counts": [], "recent": np.zeros(32), "items": []}
+        nobody = {"vectors": np.zeros((0, 32)), "vector_scales": [], "counts": [], "items": []}
         persona = personas.get(queued["user_id"], nobody)
-        history = History(*(np.array(persona[name], np.float32) for name in ("vectors", "counts", "recent")))
+        vectors, scales, counts = (
+            np.array(persona[name], np.float32) for name in ("vectors", "vector_scales", "counts")
+        )
+        newest = vectors[-10:] * scales[-10:, None]
+        history = History(vectors * scales[:, None], counts, newest.sum(0) / np.float32(max(1, len(newest))))
         query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
         with torch.no_grad():
             soft, weights = loaded(torch.from_numpy(query), *pad_histories([history], 32))
@@ -187,6 +191,7 @@ def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
     tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tilde,) = FrozenLLM.from_pretrained(generate_config.llm).format.token_ids("~")
     spoilt = changed_llm(tmp_path / "spoilt", lambda embeddings, _: embeddings[tilde].fill_(torch.nan))
@@ -204,7 +209,13 @@ def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
     ]
     warehouse = fill(ITEMS, [*TASKS, *broken])
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    record = generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    assert record.config["shortened_count"] == 1
+    told = [line for line in caplog.messages if "lost their middle" in line]
+    assert told == [
+        f"1 of {record.rows_in} prompts lost their middle to fit the 512 tokens that the LLM reads "
+        "(is_shortened in outputs)"
+    ]
     with connect(warehouse) as db:
         rejected = dict(db.sql("select coalesce(row_id, ''), reason from rejects").fetchall())
     outputs = {row["task_id"]: row for row in outputs_of(warehouse)}

@@ -6,12 +6,39 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import apache_beam as beam
+import pytest
 
+from embedder.errors import InputMissing, PplugError, UsageError
+from llm_jobs.prompts import PromptRefused
 from pipelines.nights.jobs import run_shards
-from pipelines.nights.runs import RunRecord
+from pipelines.nights.runs import RunRecord, no_progress
 from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards
 
 HAS_TOLD = threading.Event()
+
+
+class Raise(beam.DoFn):
+    """A shard in, an error out."""
+
+    def __init__(self, error: PplugError) -> None:
+        self._error = error
+
+    def process(self, shard: Shard) -> Iterator[int]:
+        del shard
+        raise self._error
+        yield
+
+
+@pytest.mark.parametrize(
+    "error", [PplugError("a"), UsageError("b"), InputMissing("c"), PromptRefused("prompt_too_long", "9 tokens of 8")]
+)
+def test_the_error_of_a_worker_comes_out_as_it_was_raised(tmp_path: Path, error: PplugError) -> None:
+    shards, folder = cut_shards([("ann", 3)], 3), ShardFolder(tmp_path)
+    record = RunRecord("r", "encode", date(2026, 11, 1), datetime(2026, 11, 1, tzinfo=UTC))
+    with pytest.raises(type(error)) as raised:
+        run_shards(shards, beam.ParDo(Raise(error)), folder, "items", no_progress, record)
+    assert (type(raised.value), str(raised.value)) == (type(error), str(error))
+    assert raised.value.args == error.args
 
 
 class WriteAndWait(beam.DoFn):

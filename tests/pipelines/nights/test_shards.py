@@ -1,4 +1,5 @@
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError
-from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards, remove_shards
+from pipelines.nights.shards import Receipt, Shard, ShardFolder, cut_shards, remove_shards, tokens_since
 from pipelines.tables.schema import file_schema
 from pipelines.tables.warehouse import Warehouse
 
@@ -43,19 +44,36 @@ def test_a_shard_is_done_once_its_receipt_is_there(tmp_path: Path) -> None:
     for shard in shards:
         receipt = Receipt(shard.index, shard.row_count, shard.row_count - 1, 1, 7, 0.5)
         folder.write(shard, {"rejects": rejects(shard.index)}, receipt)
-        assert folder.receipt(shard) == receipt
-    assert [receipt.rows_in for receipt in folder.finish(shards)] == [2, 3]
-    assert folder.files(shards, "rejects") == [folder.file(shards[1], "rejects")]  # a shard without rows has no file
+        found = folder.verified(shard)
+        assert found is not None
+        assert replace(found, files={}) == receipt
+    receipts = folder.finish(shards)
+    assert [receipt.rows_in for receipt in receipts] == [2, 3]
+    assert folder.files(receipts, "rejects") == [folder.file(shards[1], "rejects")]  # without rows there is no file
     folder.remove()
     assert folder.receipt(shards[0]) is None
 
 
-def test_a_receipt_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0" * 90,
+        "null",
+        "[]",
+        "{}",
+        '{"index": 0, "rows_in": 2, "rows_out": 1, "rows_rejected": 1, "tokens": 7, "seconds": 0.5}',  # names no files
+        '{"index": 0, "rows_in": 2, "rows_out": 1, "rows_rejected": 1, "tokens": 7, "seconds": 0.5, "files": {"a": 1}}',
+    ],
+)
+def test_a_receipt_that_cannot_be_checked_is_none(text: str, tmp_path: Path) -> None:
     folder, shard = folder_of(tmp_path), Shard(0, "u", "v", 2)
     folder.path.mkdir(parents=True)
-    earlier = '{"index": 0, "rows_in": 2, "rows_out": 1, "rows_rejected": 1, "tokens": 7, "seconds": 0.5}'
-    (folder.path / "00000.json").write_text(earlier, encoding="utf8")
-    assert folder.receipt(shard) == Receipt(0, 2, 1, 1, 7, 0.5, tied_count=0)
+    (folder.path / "00000.json").write_text(text, encoding="utf8")
+    assert folder.receipt(shard) is None
+    assert folder.unfinished([shard]) == [shard]
+    assert list(folder.path.iterdir()) == []
+    assert tokens_since(Warehouse(tmp_path), "encode", date(2026, 11, 1), datetime(1970, 1, 2, tzinfo=UTC)) == 0
 
 
 def test_only_the_shards_of_a_published_night_go(tmp_path: Path) -> None:
