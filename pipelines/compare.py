@@ -174,6 +174,7 @@ class Comparison:
         names = list[str]()
         for name, entry in RIVALS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
+            is_possible = is_possible and not (entry.needs_soft_prompt and self._plugs.points)
             has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
             if name in wanted and not has_plug:
                 raise UsageError(

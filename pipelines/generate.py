@@ -20,9 +20,9 @@ from apache_beam.metrics.metric import Metrics
 
 from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
-from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
+from llm_jobs.tasks import Answered
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_tables
 from pipelines.answers.queue import newest_personas, queued_tasks
@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 READS = ("tasks", "persona_vectors")
 """Tables that the answers are made from."""
+
+LABEL_TABLES = ("histories", "history_vectors")
+"""Tables that the labels behind the personas are looked up in; what changes there after the night of the personas makes
+no night of answers stale."""
 
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
@@ -172,11 +176,11 @@ def generate_inputs(
     versions: Mapping[str, int] | None = None,
 ) -> NightInputs:
     """What a night's answers depend on: its tasks, the newest personas, the models, the plugs and the kinds."""
-    versions = warehouse.versions(READS) if versions is None else versions
+    versions = warehouse.versions((*READS, *LABEL_TABLES)) if versions is None else versions
     there = {name: warehouse.files(name, version) for name, version in versions.items()}
     nights = sorted({night_of(path) for path in there.get("persona_vectors", ()) if night_of(path) <= ds})
     read = {"tasks": ds, "persona_vectors": nights[-1] if nights else None}
-    files = [path for name, paths in there.items() for path in paths if night_of(path) == read[name]]
+    files = [path for name, night in read.items() for path in there.get(name, ()) if night_of(path) == night]
     settings = answer_settings(models, kinds, plugs)
     return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
 
@@ -226,7 +230,7 @@ def generate_night(
         PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
     """
     with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
-        versions = warehouse.versions(READS)
+        versions = warehouse.versions((*READS, *LABEL_TABLES))
         shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
@@ -288,6 +292,8 @@ def task_tokens(
     models: Models, loaded: LoadedPlug, kind: Kind, task: Mapping[str, Any], lengths: Mapping[str, float]
 ) -> int:
     """Tokens of a task as its answer will count them: prompt, soft prompt, and the mean length of answers so far."""
+    if loaded.plug.config.labels:
+        return prompt_tokens(models, task["input"]) if loaded.plug.config.values_width else 0
     choices = [len(models.llm.answer_ids(choice)) for choice in task["choices"] or ()]
     unseen = sum(choices) / len(choices) if choices else kind.max_new_tokens
     soft = loaded.plug.config.soft_count
