@@ -266,7 +266,7 @@ def test_a_damaged_plug_is_one_line(name: str, kept: float, tmp_path_factory: py
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     plug = tiny_plug()
     with torch.no_grad():
-        plug.instruction[0, 0] = float("nan")
+        plug.head.instruction[0, 0] = float("nan")
     plug.save_pretrained(tmp_path)
     with pytest.raises(PplugError, match=r"instruction hold NaN"):
         PersonaPlug.from_pretrained(tmp_path)
