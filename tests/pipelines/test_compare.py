@@ -180,7 +180,8 @@ def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(n
     rows = night.compare()
     changed = night.warehouse.versions()
     assert {name for name in changed if changed[name] != versions.get(name)} == {"evaluations", "runs"}
-    assert set(by_arm(rows)) == set(RIVALS) - {"plug_nearest"}  # a plug that points has no prompt to put it in
+    # A plug that points has no prompt to put the nearest item in; the other two are trained for folds.
+    assert set(by_arm(rows)) == set(RIVALS) - {"plug_nearest", "shuffled", "met"}
     sizes = {row["slice"]: row["task_count"] for row in rows}
     assert sizes == {"all": 5, "history 0": 1, "history 1-3": 1, "history 4-15": 3}
     for row in rows:
@@ -283,6 +284,8 @@ def test_users_kept_out_of_training_are_a_slice(
 def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--rivals 'bm26'"):
         CompareConfig(rivals=("bm26",))
+    with pytest.raises(UsageError, match=r"--rivals shuffled .* --folds 5"):
+        night.compare("shuffled")
     with pytest.raises(UsageError, match="--lora-users"):
         CompareConfig(rivals=("lora",))
     with pytest.raises(UsageError, match="--kind"):
