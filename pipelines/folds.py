@@ -30,7 +30,7 @@ from llm_jobs.training.fit import prepare, seeded_plug, train_plug
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.compare import CompareConfig, require_own_engine
 from pipelines.evaluate import JOB, labels_of, referenced_tasks
-from pipelines.examples import Row, Target, examples_of
+from pipelines.examples import Row, examples_of
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
@@ -203,9 +203,8 @@ class FoldedComparison:
         progress: Progress,
     ) -> Iterator[tuple[int, dict[str, Rival]]]:
         """The arms of a fold, seed by seed; what is not trained by seed comes with the first."""
-        targets: list[Target] = [data.targets.found[at] for at in others]
         known = [examples[at] for at in others]
-        common = most_frequent([target.target for target in targets])
+        common = most_frequent([example.target for example in known])
         for seed in self._seeds:
             of_seed = [name for name in names if RIVALS[name].plug is not None or seed == self._seeds[0]]
             plugs = {MET: met[seed]} if met else {}
@@ -213,7 +212,7 @@ class FoldedComparison:
                 plugs[str(need)] = self._trained(data, known, str(need), seed, progress)
             regression = None
             if "label_regression" in of_seed:
-                regression = LabelRegression.fit(targets, data.items, self._kind, self._models.encoder)
+                regression = LabelRegression.of_examples(known)
             bench = Bench(self._kind, trainable(self._models.llm), plugs, regression, common)
             yield seed, {name: RIVALS[name].build(bench) for name in of_seed}
 

@@ -25,7 +25,11 @@ newest as (
     where
         history_vectors.ds <= $persona_ds
         and personas.is_merged
-    qualify row_number() over (partition by user_id, kind, item_id order by history_vectors.ds desc) = 1
+    qualify
+        row_number() over (
+            partition by history_vectors.user_id, history_vectors.kind, history_vectors.item_id
+            order by history_vectors.ds desc
+        ) = 1
 )
 
 select
