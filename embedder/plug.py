@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from embedder.durable import put, sync
 from embedder.errors import InputMissing, PplugError
 from embedder.fingerprints import require_finite
-from embedder.plug_config import FORMAT, PlugConfig, model_card
+from embedder.plug_config import FORMAT, PUBLISHED, PlugConfig, model_card
 from embedder.pointing import PointingHead
+from embedder.published import PublishedHead
 from embedder.reader import Reader, shares_of
 from embedder.soft_prompt import SoftPromptHead
 
@@ -45,7 +46,7 @@ class PersonaPlug(nn.Module):
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
 
-    head: PointingHead | SoftPromptHead
+    head: PointingHead | SoftPromptHead | PublishedHead
 
     def __init__(self, config: PlugConfig) -> None:
         super().__init__()
@@ -53,12 +54,17 @@ class PersonaPlug(nn.Module):
         if config.labels:
             self.head = PointingHead(config)
             return
+        if config.aggregation == PUBLISHED:
+            self.head = PublishedHead(config)
+            return
         self.reader = Reader(config) if config.seen else None
         self.head = SoftPromptHead(config, self.reader.width if self.reader else 0)
 
     def forward(
         self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        if isinstance(self.head, PublishedHead):
+            return self.head(task, vectors, counts)
         assert isinstance(self.head, SoftPromptHead), "a plug with labels gives no soft prompt"
         if self.reader is None:
             return self.head(None, len(task)), shares_of(counts)

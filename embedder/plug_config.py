@@ -13,10 +13,14 @@ PROJECTED: Mapping[str, tuple[str, ...]] = {
     "mean": ("mean",),
     "task": ("task",),
     "none": (),
+    "published": ("items", "task"),
 }
-"""What the projector sees, by the name of the aggregation. The last three are what the first is compared with: the
-plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only. What sees the
-task may see the LLM's values of the prompt too (`values_width`)."""
+"""What the projector sees, by the name of the aggregation. The others are what the first is compared with: the plain
+mean knows nothing of the task, `task` nothing of the user, `none` has instruction vectors only, and `published` is the
+plug of its authors (published.py). What sees the task may see the LLM's values of the prompt too (`values_width`)."""
+
+PUBLISHED = "published"
+"""The aggregation of the plug as its authors published it: one instruction and one persona vector before the input."""
 
 PLACEMENTS = ("before", "after")
 """Where the soft prompt stands from the task's input."""

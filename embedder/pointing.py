@@ -50,10 +50,6 @@ class ChoiceBatch(NamedTuple):
         sizes = torch.tensor([[one.labelled, one.nearest] for one in found], dtype=torch.float32)
         return cls(evidence, sizes, named)
 
-    def rows(self, rows: Tensor) -> Self:
-        """Some of the tasks."""
-        return type(self)(*(part[rows] for part in self))
-
 
 class PointingHead(nn.Module):
     """Shapes: B tasks, C choices, L labels of the training, K text bodies, X = D + V what a body sees, F features."""

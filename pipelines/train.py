@@ -18,7 +18,7 @@ import numpy as np
 
 from embedder.errors import InputMissing, UsageError
 from embedder.plug import PersonaPlug
-from embedder.plug_config import PROJECTED, PlugConfig
+from embedder.plug_config import PUBLISHED, PlugConfig
 from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
@@ -39,6 +39,9 @@ from pipelines.tables.warehouse import Warehouse
 logger = logging.getLogger(__name__)
 
 JOB = "train"
+
+SEEING_VALUES = ("attention", "task")
+"""Aggregations whose plugs see the LLM's values of the prompt, where the kind says so."""
 
 LABEL_SECONDS, LABEL_SECONDS_PER_EXAMPLE = 20.0, 0.03
 """A plug with labels, encoding included, on one core (docs/experiments.md, 2026-11-28)."""
@@ -302,6 +305,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
 def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
+    as_published: dict[str, Any] = {"placement": "before", "instruction_count": 1, "persona_count": 1}
     return PlugConfig(
         kinds=(kind.name,),
         encoder_sha256=models.encoder.sha256,
@@ -311,5 +315,6 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
         labels=labels if aggregation == "attention" else (),
-        values_width=llm.values_width if kind.sees_llm_values and "task" in PROJECTED.get(aggregation, ()) else 0,
+        values_width=llm.values_width if kind.sees_llm_values and aggregation in SEEING_VALUES else 0,
+        **(as_published if aggregation == PUBLISHED else {}),
     )

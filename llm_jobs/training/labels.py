@@ -81,6 +81,7 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
     rng = np.random.default_rng([training.config.seed, 1])
     copies = [evidence_batch(training, known, None), *(evidence_batch(training, known, rng) for _ in range(CUTS))]
     standardise(head, choice_features(copies[0], text, head.log_prior.expand_as(text)))
+    stacked = ChoiceBatch(*(torch.stack(parts) for parts in zip(*copies, strict=True)))
     targets, weights = targets_of(head, known), user_weights(known)
     with torch.random.fork_rng():
         torch.manual_seed(training.config.seed)
@@ -91,7 +92,7 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
         head.train()
         for step in range(STEPS):
             rows = torch.randint(len(known), (BATCH,))
-            features = drawn_features(head, copies, text, rows)
+            features = drawn_features(head, stacked, text, rows)
             losses = F.cross_entropy(head(features), targets[rows], reduction="none")
             loss = (losses * weights[rows]).sum() / weights[rows].sum()
             optimizer.zero_grad()
@@ -181,11 +182,17 @@ def standardise(head: PointingHead, features: Tensor) -> None:
     head.feature_deviation.copy_(features.std((0, 1)).clamp(min=1e-3))
 
 
-def drawn_features(head: PointingHead, copies: Sequence[ChoiceBatch], text: Tensor, rows: Tensor) -> Tensor:
-    """(B, C, F) of some examples, about half of them with a part of their history, some labels taken for unknown."""
-    drawn = torch.where(torch.rand(len(rows)) < WHOLE, 0, torch.randint(1, len(copies), (len(rows),)))
-    parts = zip(*(copy.rows(rows) for copy in copies), strict=True)
-    batch = ChoiceBatch(*(torch.stack(part)[drawn, torch.arange(len(rows))] for part in parts))
+def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: Tensor) -> Tensor:
+    """(B, C, F) of some examples, about half of them with a part of their history, some labels taken for unknown.
+
+    Args:
+        head: the scorer's.
+        copies: of all examples, with one more dimension before the others: the first copy has the whole histories.
+        text: (n, L) log-probabilities for anybody.
+        rows: (B,) which examples.
+    """
+    drawn = torch.where(torch.rand(len(rows)) < WHOLE, 0, torch.randint(1, len(copies.named), (len(rows),)))
+    batch = ChoiceBatch(*(part[drawn, rows] for part in copies))
     is_unknown = torch.rand(len(head.labels)) < (MASKED if torch.rand(()) < 0.5 else 0.0)
     unknown = torch.full((), UNKNOWN)
     seen_text = torch.where(is_unknown, unknown, text[rows])

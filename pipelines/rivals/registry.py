@@ -12,6 +12,7 @@ from typing import Final
 
 from embedder.histories import History
 from embedder.plug import PersonaPlug
+from embedder.plug_config import PUBLISHED
 from llm_jobs.answers import personal_requests, plain_requests
 from llm_jobs.closed import chosen_labels
 from llm_jobs.frozen_llm import FrozenLLM
@@ -238,6 +239,7 @@ RIVALS: Final[Mapping[str, Entry]] = {
         "a plug that sees the task and nothing of the user", plug_rival("task", no_history, kept=kept_nothing), "task"
     ),
     "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean", kept=kept_mean), "mean"),
+    "pplug_published": Entry("the plug as its authors published it", plug_rival(PUBLISHED), PUBLISHED),
     "plug_nearest": Entry(
         "the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG, needs_soft_prompt=True
     ),

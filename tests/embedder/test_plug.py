@@ -298,3 +298,19 @@ def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(PplugError):
         replace(CONFIG, **wrong)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 1000))
+def test_the_published_plug_is_what_its_equations_say(sizes: list[int], seed: int) -> None:
+    plug = tiny_plug("published")
+    histories = [history(size, seed + at) for at, size in enumerate(sizes)]
+    task = torch.from_numpy(history(len(sizes), seed + 99))
+    soft, weights = run(plug, histories, [np.ones(size, np.float32) for size in sizes], task)
+    assert soft.shape == (len(sizes), 2, CONFIG.llm_width)
+    torch.testing.assert_close(soft[:, 0].norm(dim=1), torch.full((len(sizes),), CONFIG.embedding_norm))
+    for row, size in enumerate(sizes):
+        items = torch.from_numpy(histories[row])
+        expected = torch.softmax(items @ task[row], 0) if size else torch.zeros(0)  # equation 3
+        torch.testing.assert_close(weights[row, :size], expected)
+        persona = sum((w * plug.head.project(item) for w, item in zip(expected, items, strict=True)), torch.zeros(12))
+        torch.testing.assert_close(soft[row, 1], persona * plug.head.scale, atol=1e-5, rtol=1e-4)  # equation 4

@@ -61,7 +61,7 @@ def test_every_task_is_answered_once_for_each_seed_by_what_never_met_its_user(
 
 
 def test_a_soft_prompt_can_be_compared_on_folds_as_well(folds_of: Callable[..., list[dict[str, Any]]]) -> None:
-    assert {row["arm"] for row in folds_of("instruction", "none")} == {"own", "instruction", "none"}
+    assert {row["arm"] for row in folds_of("pplug_published", "none")} == {"own", "pplug_published", "none"}
 
 
 def test_the_fold_of_a_user_depends_on_the_id_alone() -> None:
