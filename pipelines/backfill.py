@@ -5,7 +5,7 @@ first night ... last night ─▶ state of each ─▶ those not done, the oldes
 A night that is done is skipped, so a backfill that was stopped goes on where it was.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.encode import JOB as JOB_ENCODE
-from pipelines.encode import EncodeConfig, encode_inputs, encode_night, plan_encode
-from pipelines.generate import JOB as JOB_GENERATE
-from pipelines.generate import generate_inputs, generate_night, plan_generate
+from pipelines.answers.models import GenerateConfig
+from pipelines.encode import EncodeConfig, EncodeJob, encode_job
+from pipelines.generate import GenerateJob, generate_job
+from pipelines.nights.night import cut, run_night
 from pipelines.nights.plans import Plan
-from pipelines.nights.published import DONE, NightInputs
-from pipelines.nights.runs import Progress, RunRecord, no_progress
+from pipelines.nights.published import DONE
+from pipelines.nights.runners import Runner
+from pipelines.nights.runs import Progress, no_progress
 from pipelines.nights.steps import Step, run_step
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -30,18 +30,16 @@ from pipelines.tables.warehouse import Warehouse
 class Backfill:
     """A job and the nights of a range that have anything to work on."""
 
-    job: str
+    warehouse: Warehouse
+    job: EncodeJob | GenerateJob
     nights: Sequence[date]
     """The oldest first."""
-    inputs: Callable[[date], NightInputs]
-    """What a night is made from."""
-    plans: Callable[[Sequence[date]], Iterable[Plan]]
-    """What nights cost, each after those before it."""
-    run: Callable[[date], RunRecord]
+    progress: Progress = no_progress
+    runner: Runner | None = None
 
     def todo(self) -> list[date]:
         """The nights that must be run."""
-        return [ds for ds in self.nights if self.inputs(ds).state() != DONE]
+        return [ds for ds in self.nights if self.job.inputs(self.warehouse, ds).state() != DONE]
 
 
 def encode_backfill(
@@ -53,8 +51,9 @@ def encode_backfill(
     *,
     rebuild: bool = False,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
 ) -> Backfill:
-    """Every day of the range as of which there are histories.
+    """Choose every day of a range as of which there are histories.
 
     Raises:
         InputMissing: if there is none.
@@ -65,14 +64,8 @@ def encode_backfill(
     nights = [ds for ds in days(start, end) if first is not None and ds >= first]
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
-
-    def plans(chosen: Sequence[date]) -> Iterable[Plan]:
-        planned = set[int]()
-        return (plan_encode(warehouse, ds, config, kinds, rebuild=rebuild, planned=planned) for ds in chosen)
-
-    inputs = partial(encode_inputs, warehouse, config=config, kinds=kinds)
-    run = partial(encode_night, warehouse, config=config, kinds=kinds, rebuild=rebuild, progress=progress)
-    return Backfill(JOB_ENCODE, nights, inputs, plans, run)
+    job = encode_job(config, kinds, rebuild=rebuild, is_apart=runner is not None and runner.is_elsewhere)
+    return Backfill(warehouse, job, nights, progress, runner)
 
 
 def generate_backfill(
@@ -85,8 +78,9 @@ def generate_backfill(
     *,
     max_persona_age: int | None = None,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
 ) -> Backfill:
-    """Every day of the range that has tasks.
+    """Choose every day of a range that has tasks.
 
     Raises:
         InputMissing: if there is none.
@@ -99,12 +93,9 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
-    models = load_models(config)
-    inputs = partial(generate_inputs, warehouse, models=models, plugs=load_plugs(plugs, models), kinds=kinds)
-    what = {"plugs": plugs, "config": config, "kinds": kinds}
-    run = partial(generate_night, warehouse, **what, max_persona_age=max_persona_age, progress=progress)
-    plans = partial(map, partial(plan_generate, warehouse, **what))
-    return Backfill(JOB_GENERATE, nights, inputs, plans, run)
+    is_apart = runner is not None and runner.is_elsewhere
+    job = generate_job(plugs, config, kinds, max_persona_age=max_persona_age, is_apart=is_apart)
+    return Backfill(warehouse, job, nights, progress, runner)
 
 
 def days(start: date, end: date) -> list[date]:
@@ -125,9 +116,16 @@ def run_nights(backfill: Backfill, max_reject_rate: float) -> Iterator[Step]:
         How each of them ended, when it is over.
     """
     for ds in backfill.todo():
-        yield run_step(backfill.job, ds, partial(backfill.run, ds), max_reject_rate)
+        run = partial(run_night, backfill.job, backfill.warehouse, ds, backfill.progress, backfill.runner)
+        yield run_step(backfill.job.name, ds, run, max_reject_rate)
 
 
 def plan_nights(backfill: Backfill) -> list[Plan]:
-    """What `run_nights` would do; nothing is written."""
-    return list(backfill.plans(backfill.todo()))
+    """Say what `run_nights` would do; nothing is written."""
+    job, found, planned = backfill.job, list[Plan](), set[int]()
+    for ds in backfill.todo():
+        inputs = job.inputs(backfill.warehouse, ds)
+        shards = cut(job, inputs)
+        is_encoding = isinstance(job, EncodeJob)
+        found.append(job.estimate(inputs, shards, planned) if is_encoding else job.estimate(inputs, shards))
+    return found

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +12,8 @@ from embedder.plug import PersonaPlug
 from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.vllm_engine import VllmLLM
-from pipelines.nights.encoders import load_encoder
+from pipelines.nights.kept import kept
+from pipelines.personas.encoders import load_encoder
 
 Engine = Literal["transformers", "vllm"]
 
@@ -60,7 +60,7 @@ class LoadedPlug(NamedTuple):
     sha256: str
 
 
-@lru_cache(maxsize=1)
+@kept
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = load_encoder(config)

@@ -28,6 +28,10 @@ class State:
     is_debug: bool = False
     kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Tables [kinds.NAME] of pplug.toml."""
+    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
+    beam_options: tuple[str, ...] = ()
+    """Flags of Apache Beam: [beam] of pplug.toml."""
 
 
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:

@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
+from pipelines.command.console import Row, format_logs, loud_libraries, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
     from pipelines.ingest import IngestResult
+    from pipelines.nights.runners import Runner
     from pipelines.nights.runs import RunRecord
+    from pipelines.store.stored import Store
     from pipelines.tables.warehouse import Warehouse
 
 
@@ -58,6 +60,13 @@ def set_log_format(value: str | None) -> str | None:
     if value is not None:
         format_logs(as_json=value == "json")
     return value
+
+
+def find_warehouse(ctx: typer.Context, value: str) -> Any:
+    """Turn --warehouse into a store, with the credentials of [warehouse.options]."""
+    from pipelines.store.stored import open_store
+
+    return open_store(value, ctx.find_root().obj.warehouse_options)
 
 
 def show_version(value: bool) -> None:
@@ -182,7 +191,9 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", c
 class Common:
     """What every command that uses a warehouse takes."""
 
-    warehouse: Annotated[Path, option("--warehouse", "Folder of the tables.")] = Path("warehouse")
+    warehouse: Annotated[
+        str, option("--warehouse", "Folder of the tables, or s3://, gs://, az://, abfss://.", callback=find_warehouse)
+    ] = "warehouse"
     as_json: AsJson = False
     debug: Debug = False
     log_format: LogFormat = None
@@ -190,20 +201,23 @@ class Common:
     @property
     def tables(self) -> "Warehouse":
         """The warehouse, as the jobs take it."""
-        if not self.warehouse.is_dir():
-            raise InputMissing(f"no warehouse {self.warehouse}: run `pplug ingest histories FILE` or name --warehouse")
+        folder = self.store.folder
+        if folder is not None and not folder.is_dir():
+            raise InputMissing(f"no warehouse {self.store}: run `pplug ingest histories FILE` or name --warehouse")
         return self.new_tables
 
     @property
     def new_tables(self) -> "Warehouse":
-        """The warehouse to ingest into; it need not be there yet. One that an older pplug wrote is brought forward."""
-        from pipelines.tables.migration import migrate
+        """The warehouse to ingest into; it need not be there yet."""
         from pipelines.tables.warehouse import Warehouse
 
-        warehouse = Warehouse(self.warehouse)
-        for name in migrate(warehouse):
-            message(f"{name} was brought to the schema version of this pplug")
-        return warehouse
+        return Warehouse(self.store)
+
+    @property
+    def store(self) -> "Store":
+        """Where the warehouse is; what `find_warehouse` made of the option."""
+        found: Any = self.warehouse
+        return found
 
     def show(self, rows: Iterable[Row], *hidden: str) -> None:
         """Print rows, without the columns `hidden` unless for machines."""
@@ -258,6 +272,25 @@ class Answering(ModelNames):
     """How a command answers tasks."""
 
     num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
+
+
+@dataclass(frozen=True)
+class Computing(Counted):
+    """What every command takes that computes nights; what stands behind `--` goes to Apache Beam."""
+
+    workers: Annotated[int, option("--workers", "Processes of this machine that compute.", min=1)] = 1
+
+    def runner(self, ctx: typer.Context) -> "Runner":
+        """Who computes."""
+        from pipelines.nights.runners import Runner
+
+        if ctx.args and not ctx.args[0].startswith("--"):
+            raise UsageError(f"unexpected argument {ctx.args[0]!r}: see `{ctx.command_path} --help`")
+        return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.beam_options)
+
+
+BEAM: dict[str, Any] = {"context_settings": {"allow_extra_args": True}}
+"""Of a command that hands on what stands behind `--`."""
 
 
 def configs_of(models: Answering, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":

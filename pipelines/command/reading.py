@@ -42,7 +42,7 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
     from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
-        lock_down(db, [common.warehouse])
+        lock_down(db, [] if common.store.folder is None else [common.store.folder])
         common.show(rows_of(run_sql(db, statement)))
 
 

@@ -3,14 +3,19 @@
     warehouse = "/data/warehouse"     an option, for every command that has it
     [train]                           options of one command, spelled like its flags
     epochs = 4
+    [warehouse]                       instead of the one line: the place, and what its store wants to know
+    place = "s3://bucket/warehouse"
+    options = { AWS_REGION = "eu-central-1" }
+    [beam]                            options of Apache Beam, as behind `--`
+    runner = "FlinkRunner"
     [kinds.recipes]                   a kind of task; its fields are those of llm_jobs/kinds/*.toml
 
 An option in no command is an error, so that a misspelled one cannot go unnoticed.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +38,10 @@ class Settings:
     """For each command (and below a group for each of its commands) the values of parameters."""
     kinds: Mapping[str, Any]
     """The tables below [kinds], unchecked."""
+    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the store of the warehouse wants to know."""
+    beam_options: tuple[str, ...] = ()
+    """Flags of Apache Beam."""
 
 
 def read_settings(path: Path | None, options: OptionNames) -> Settings:
@@ -54,7 +63,37 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     kinds = content.pop("kinds", {})
     if not isinstance(kinds, dict):
         raise UsageError(f"{found}: kinds = {kinds!r} is no table: write [kinds.NAME]")
-    return Settings(_defaults(content, options, found), kinds)
+    beam = _beam_flags(content.pop("beam", {}), found)
+    store_options = _take_warehouse(content, found)
+    return Settings(_defaults(content, options, found), kinds, store_options, beam)
+
+
+def _take_warehouse(content: dict[str, Any], path: Path) -> Mapping[str, str]:
+    """Leave of a table [warehouse] its place, and return its options."""
+    table = content.get("warehouse")
+    if not isinstance(table, dict):
+        return {}
+    if unknown := table.keys() - {"place", "options"}:
+        raise UsageError(f"{path}: [warehouse] has no {min(unknown)!r}: it takes place and options")
+    place, options = table.get("place"), table.get("options", {})
+    if not isinstance(options, dict):
+        raise UsageError(f"{path}: options = {options!r} is no table: write [warehouse.options]")
+    del content["warehouse"]
+    content |= {} if place is None else {"warehouse": place}
+    return {str(name): str(value) for name, value in options.items()}
+
+
+def _beam_flags(table: object, path: Path) -> tuple[str, ...]:
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: beam = {table!r} is no table: write [beam] and its options below")
+    flags = list[str]()
+    for name, value in table.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}={one}" for one in _listed(value)]
+    return tuple(flags)
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [] if value is False else [value]
 
 
 def _defaults(content: Mapping[str, Any], options: OptionNames, path: Path) -> dict[str, Any]:

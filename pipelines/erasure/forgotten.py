@@ -6,11 +6,9 @@ The ids of users are easy to guess, and so a plain hash of one is as good as the
 import hmac
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from embedder.errors import PplugError
-from pipelines.tables.parquet import named_causes
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -48,24 +46,16 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
         hashes = run_sql(db, "jobs/forgotten_users")["user_hmac_sha256"].to_pylist()
     if not hashes:
         return Forgotten()
-    path = warehouse.root / KEY_FILE
-    if not path.is_file():
-        raise PplugError(f"{path} is gone, and with it who asked to be forgotten: restore it from a backup")
-    return Forgotten(path.read_bytes(), frozenset(hashes))
+    key = warehouse.store.get(KEY_FILE)
+    if key is None:
+        told = "is gone, and with it who asked to be forgotten: restore it from a backup"
+        raise PplugError(f"{warehouse}/{KEY_FILE} {told}")
+    return Forgotten(key, frozenset(hashes))
 
 
 def request_hash(warehouse: Warehouse, user_id: str) -> str:
     """The keyed hash of an id that shall be forgotten; makes the key for the first one."""
     known = read_forgotten(warehouse)
-    path = warehouse.root / KEY_FILE
-    if not known.hashes and not path.is_file():
-        _write_key(path)
-    return keyed_hash(known.key or path.read_bytes(), user_id)
-
-
-def _write_key(path: Path) -> None:
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with named_causes(path):
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(secrets.token_bytes(32))
-        fresh.replace(path)
+    if not known.hashes:
+        warehouse.store.put_new(KEY_FILE, secrets.token_bytes(32))
+    return keyed_hash(known.key or warehouse.store.get(KEY_FILE) or b"", user_id)

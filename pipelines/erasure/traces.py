@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from pipelines.erasure.forgotten import KEY_FILE
 from pipelines.erasure.person import Person, own_rows, read_rows, texts_of
-from pipelines.tables.job_lock import LOCK_FILE
 
 LOG_FOLDER: Final = "_delta_log"
 NEEDED: Final = ("user_id", "row_id", "detail", "error")
@@ -34,8 +33,8 @@ def find_traces(root: Path, person: Person) -> list[Path]:
 
 
 def data_files(root: Path) -> list[Path]:
-    """All files of a warehouse but its lock and its key, in a fixed order."""
-    own = (LOCK_FILE, KEY_FILE)
+    """All files of a warehouse but its leases and its key, in a fixed order."""
+    own = (KEY_FILE,)
     return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(own)]
 
 

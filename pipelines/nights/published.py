@@ -1,23 +1,20 @@
 """Whether a night is published already, and from which inputs and settings.
 
 live files of the tables read ─┐
-settings ──────────────────────┴─▶ Work ─▶ folder of shards, config of the run ─▶ the next run: is anything left to do?
+settings ──────────────────────┴─▶ Work ─▶ folder of manifests, config of the run ─▶ the next run: anything left to do?
 
 A file of a table is never changed and never named twice, so equal names are equal rows.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
-from pathlib import Path
 from typing import Any
 
-from llm_jobs.kinds import Kind
 from pipelines.nights.shards import canonical_sha256
-from pipelines.tables.parquet import night_of
 from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Warehouse, run_of
+from pipelines.tables.warehouse import Counts, DataFile, Warehouse
 
 DONE = "done"
 MISSING = "missing"
@@ -33,9 +30,10 @@ class Work:
     settings_sha256: str
 
     @classmethod
-    def of(cls, inputs: Iterable[Path], settings: Mapping[str, Any]) -> "Work":
-        """The work on some files of tables with some settings."""
-        return cls(canonical_sha256({"files": sorted(path.name for path in inputs)}), canonical_sha256(settings))
+    def of(cls, inputs: Iterable[DataFile], settings: Mapping[str, Any]) -> "Work":
+        """Fingerprint the work on some files of tables with some settings."""
+        names = sorted(file.name.rpartition("/")[2] for file in inputs)
+        return cls(canonical_sha256({"files": names}), canonical_sha256(settings))
 
     @property
     def sha256(self) -> str:
@@ -72,29 +70,39 @@ class NightInputs:
     ds: date
     writes: Sequence[str]
     """Tables of which the night is replaced."""
-    versions: Mapping[str, int]
-    """Delta versions of the tables that are read."""
-    files: Sequence[Path]
-    """Those of their files that the rows of the night depend on."""
+    reads: Mapping[str, Sequence[DataFile]]
+    """The files of each table that the workers read."""
+    files: Sequence[DataFile]
+    """Those that the rows of the night depend on."""
     settings: Mapping[str, Any]
     """Whatever else they depend on."""
-    kinds: Mapping[str, Kind]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the workers are told besides."""
 
     @property
     def work(self) -> Work:
         """Fingerprints of files and settings."""
         return Work.of(self.files, self.settings)
 
+    def counts(self) -> dict[str, Counts]:
+        """What each table that is written counts of the night now."""
+        return {name: self.warehouse.counts(name, self.ds) for name in self.writes}
+
     def published(self) -> PublishedRun | None:
-        """The run that published the night; None if none did, if it was killed in between, or if two wrote to it."""
-        files = [path for name in self.writes for path in self.warehouse.files(name) if night_of(path) == self.ds]
-        run_ids = {run_of(path) for path in files}
-        if len(run_ids) > 1:
-            return None
+        """Find the run that published the night.
+
+        None if none did, if it was killed in between, if others wrote to the night since, or if its rows were dropped.
+        """
         with connect(self.warehouse, self.warehouse.versions(["runs"])) as db:
-            params = {"job": self.job, "ds": self.ds, "run_id": next(iter(run_ids), "")}
-            found = run_sql(db, "jobs/published_run", params).to_pylist()
-        return PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])}) if found else None
+            found = run_sql(db, "jobs/published_run", {"job": self.job, "ds": self.ds}).to_pylist()
+        if not found:
+            return None
+        run = PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])})
+        night = f"ds={self.ds.isoformat()}"
+        if {name: counts[night] for name, counts in self.counts().items()} != run.config["published"]:
+            return None
+        is_there = any(file.ds == self.ds for file in self.warehouse.live(self.writes[-1]))
+        return run if is_there or not run.rows_out else None
 
     def state(self) -> str:
         """DONE, or why the night must be run."""

@@ -1,25 +1,31 @@
-"""Shards: a night's work cut into ranges of users, each finished on disk before the night is published.
+"""Shards: a night's work cut into ranges of users, each finished in the store before the night is published.
 
-    users and their row counts ─▶ shards ─▶ (a Beam job) ─▶ files of each shard, its receipt last ─▶ receipts
+    users and their row counts ─▶ shards ─▶ data files below <table>/ds=<night>/ ─▶ a manifest, put if absent
 
-A shard with a receipt is done: the next run of the same work skips it. The folder's name is a fingerprint of all that
-determines the work, so that nothing of another setting or another input is ever taken over. A night that is published
-needs none of its folders any more.
+A shard with a manifest is done: the next run of the same work takes it over. The folder of the manifests is named by a
+fingerprint of all that determines the work, so that nothing of another setting or another input is ever taken over.
+Two workers at the same shard write files of different names, and the manifest of the first one counts.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.store.stored import Store
+from pipelines.tables.schema import TABLES
+from pipelines.tables.warehouse import DataFile, Warehouse
+
+SHARDS: Final = "_shards"
+READERS: Final = 8
+"""Threads that read the footers of files."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,31 @@ class Shard:
     first_user: str
     last_user: str
     row_count: int
+    files: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict[str, tuple[DataFile, ...]])
+    """The files of each table that may hold something of these users."""
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Finished:
+    """A data file of a shard."""
+
+    name: str
+    size: int
+    rows: int
+    sha256: str
+
+    @property
+    def table(self) -> str:
+        """The table that it is for."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Manifest:
     """What a finished shard holds."""
 
     index: int
+    run_id: str
     rows_in: int
     rows_out: int
     rows_rejected: int
@@ -44,7 +68,93 @@ class Receipt:
     seconds: float
     """Time in which the model computed them."""
     tied_count: int = 0
-    """Answers that depend on a tie; receipts of earlier versions do not count them."""
+    """Answers that depend on a tie."""
+    files: tuple[Finished, ...] = ()
+
+    @classmethod
+    def parsed(cls, text: bytes) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            ValueError: if it is none; a disk that lost power may leave such a one.
+        """
+        try:
+            found = json.loads(text)
+            return cls(**found | {"files": tuple(Finished(**file) for file in found["files"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError("no manifest") from error
+
+
+@dataclass(frozen=True)
+class ShardLog:
+    """The manifests of one piece of work: `_shards/<job>/<ds>/<work>/` in the store."""
+
+    store: Store
+    job: str
+    ds: date
+    work: str
+
+    @property
+    def folder(self) -> str:
+        """Where they lie."""
+        return f"{SHARDS}/{self.job}/{self.ds.isoformat()}/{self.work}"
+
+    def name(self, index: int) -> str:
+        """The name of a shard's manifest."""
+        return f"{self.folder}/{index:05d}.json"
+
+    def manifest(self, index: int) -> Manifest | None:
+        """What a shard holds, or None while it is unfinished."""
+        found = self.store.get(self.name(index))
+        try:
+            return None if found is None else Manifest.parsed(found)
+        except ValueError:
+            return None
+
+    def finished(self) -> set[int]:
+        """Which shards have a manifest."""
+        names = (entry.name.rpartition("/")[2] for entry in self.store.list(self.folder))
+        return {int(name.removesuffix(".json")) for name in names if name[:5].isdigit() and name.endswith(".json")}
+
+    def manifests(self) -> dict[int, Manifest]:
+        """Every shard that is finished."""
+        found = {index: self.manifest(index) for index in sorted(self.finished())}
+        return {index: manifest for index, manifest in found.items() if manifest is not None}
+
+    def add(self, manifest: Manifest) -> bool:
+        """Finish a shard; False if another worker was first, whose files then count."""
+        return self.store.put_new(self.name(manifest.index), json.dumps(asdict(manifest)).encode())
+
+    def drop(self, indices: Iterable[int]) -> None:
+        """Have shards done anew."""
+        self.store.delete(self.name(index) for index in indices)
+
+    def unfit(self, run_id: str) -> list[int]:
+        """Find the shards whose files are not what their manifest says; those of `run_id` are only looked for."""
+        sizes = {entry.name: entry.size for table in self._tables() for entry in self.store.list(table)}
+        found = list[int]()
+        for index in sorted(self.finished()):
+            manifest = self.manifest(index)
+            if manifest is None or not all(
+                sizes.get(file.name) == file.size
+                and (manifest.run_id == run_id or _sha256(self.store.get(file.name)) == file.sha256)
+                for file in manifest.files
+            ):
+                found.append(index)
+        return found
+
+    def _tables(self) -> set[str]:
+        names = (file.name for manifest in self.manifests().values() for file in manifest.files)
+        return {name.rpartition("/")[0] for name in names}
+
+
+def _sha256(data: bytes | None) -> str:
+    return "" if data is None else hashlib.sha256(data).hexdigest()
+
+
+def canonical_sha256(settings: Mapping[str, Any]) -> str:
+    """Hash settings, whatever the order they are written in."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Shard]:
@@ -59,75 +169,72 @@ def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Sh
     return shards
 
 
-def canonical_sha256(settings: Mapping[str, Any]) -> str:
-    """sha256 of settings, whatever the order they are written in."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+def with_files(
+    shards: Sequence[Shard], warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]]
+) -> Iterator[Shard]:
+    """Give each shard the files that may hold something of its users, by the statistics in their footers."""
+    system = warehouse.store.filesystem()
+    ranges = dict[str, list[tuple[DataFile, tuple[str, str] | None]]]()
+    with ThreadPoolExecutor(READERS) as readers:
+        for table, there in files.items():
+            ranges[table] = list(zip(there, readers.map(lambda file: user_range(file, system), there), strict=True))
+    for shard in shards:
+        own = {table: tuple(file for file, users in there if _overlap(users, shard)) for table, there in ranges.items()}
+        yield replace(shard, files=own)
 
 
-@dataclass(frozen=True)
-class ShardFolder:
-    """Where the finished shards of one piece of work lie: `_shards/<job>/<ds>/<fingerprint>` in the warehouse."""
+def user_range(file: DataFile, system: Any) -> tuple[str, str] | None:
+    """The least and the greatest user id in a file; None if its footer does not say.
 
-    path: Path
-
-    @classmethod
-    def of(cls, warehouse: Warehouse, job: str, ds: date, fingerprint: str) -> "ShardFolder":
-        """The folder of the work on a night that `fingerprint` stands for."""
-        return cls(shards_of_night(warehouse, job, ds) / fingerprint)
-
-    def file(self, shard: Shard, table: str) -> Path:
-        """The Parquet file that holds a shard's rows of a table."""
-        return self.path / f"{shard.index:05d}.{table}.parquet"
-
-    def receipt(self, shard: Shard) -> Receipt | None:
-        """What the shard holds, or None while it is unfinished."""
-        path = self.path / f"{shard.index:05d}.json"
-        return Receipt(**json.loads(path.read_text(encoding="utf8"))) if path.is_file() else None
-
-    def write(self, shard: Shard, tables: Mapping[str, pa.Table], receipt: Receipt) -> None:
-        """Write a shard's tables, then its receipt; each file appears whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            if table.num_rows:
-                write_shard(self.file(shard, name), table)
-        path = self.path / f"{shard.index:05d}.json"
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(asdict(receipt)), encoding="utf8")
-        fresh.replace(path)
-
-    def finish(self, shards: Sequence[Shard]) -> list[Receipt]:
-        """The receipts of all shards.
-
-        Raises:
-            PplugError: if one is missing, which means that a worker was lost.
-        """
-        receipts = [self.receipt(shard) for shard in shards]
-        done = [receipt for receipt in receipts if receipt is not None]
-        if len(done) < len(shards):
-            raise PplugError(f"{len(shards) - len(done)} of {len(shards)} shards are unfinished: run the command again")
-        return done
-
-    def files(self, shards: Sequence[Shard], table: str) -> list[Path]:
-        """The files of a table, in the order of the shards; a shard without rows has none."""
-        return [path for shard in shards if (path := self.file(shard, table)).is_file()]
-
-    def remove(self) -> None:
-        """Forget the work, when it must be done anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    Raises:
+        PplugError: if it cannot be read.
+    """
+    try:
+        with system.open_input_file(file.name) as opened:
+            footer = pq.read_metadata(opened)
+    except (OSError, pa.ArrowInvalid) as error:
+        said = str(error).partition("\n")[0]
+        told = f"a file of the warehouse cannot be read ({file.name}: {said}): restore it and run again"
+        raise PplugError(told) from error
+    at = footer.schema.names.index("user_id")
+    stats = [footer.row_group(group).column(at).statistics for group in range(footer.num_row_groups)]
+    if not stats or not all(each is not None and each.has_min_max for each in stats):
+        return None
+    return min(each.min for each in stats), max(each.max for each in stats)
 
 
-def shards_of_night(warehouse: Warehouse, job: str, ds: date) -> Path:
-    """Where all work on a night lies, of whatever fingerprint."""
-    return warehouse.root / "_shards" / job / ds.isoformat()
+def _overlap(users: tuple[str, str] | None, shard: Shard) -> bool:
+    """Whether two ranges have a user in common; ids compare as their bytes in UTF-8 do."""
+    return users is None or (users[0] <= shard.last_user and shard.first_user <= users[1])
 
 
-def remove_shards(warehouse: Warehouse, job: str, ds: date) -> None:
-    """Forget all work on a night, once it is published."""
-    shutil.rmtree(shards_of_night(warehouse, job, ds), ignore_errors=True)
+def works_of_night(store: Store, job: str, ds: date) -> set[str]:
+    """The fingerprints of all work on a night that was begun and not cleared away."""
+    return {entry.name.split("/")[3] for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}")}
 
 
-def tokens_since(warehouse: Warehouse, job: str, ds: date, moment: datetime) -> int:
-    """Tokens of the shards of a night that were finished since a moment, by whatever run."""
-    receipts = shards_of_night(warehouse, job, ds).glob("*/*.json")
-    new = (path for path in receipts if path.stat().st_mtime >= moment.timestamp())
-    return sum(json.loads(path.read_text(encoding="utf8"))["tokens"] for path in new)
+def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
+    """Forget all work on a night, once it is published, with the data files that no commit took."""
+    store = warehouse.store
+    works = works_of_night(store, job, ds)
+    for table in TABLES if works else ():
+        live = {file.name for file in warehouse.live(table)}
+        there = (entry.name for entry in store.list(f"{table}/ds={ds.isoformat()}"))
+        store.delete(name for name in there if name not in live and _work_of(name) in works)
+    store.delete(entry.name for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}"))
+
+
+def data_name(table: str, ds: date, work: str, index: int, attempt: str) -> str:
+    """The name of a data file of a shard."""
+    return f"{table}/ds={ds.isoformat()}/{work}-{index:05d}-{attempt}.parquet"
+
+
+def _work_of(name: str) -> str:
+    return name.rpartition("/")[2].rsplit("-", 2)[0]
+
+
+def tokens_of_run(store: Store, job: str, ds: date, run_id: str) -> int:
+    """Count the tokens of the shards of a night that a run finished."""
+    logs = (ShardLog(store, job, ds, work) for work in works_of_night(store, job, ds))
+    manifests = (manifest for log in logs for manifest in log.manifests().values())
+    return sum(manifest.tokens for manifest in manifests if manifest.run_id == run_id)

@@ -28,8 +28,9 @@ def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = R
         time.sleep(reader_seconds)
     for table in full.values():
         _vacuum(table, dry_run=False)
-    for name in tables:
-        _remove_empty_nights(warehouse.folder(name))
+    if warehouse.store.folder is not None:
+        for name in tables:
+            _remove_empty_nights(warehouse.folder(name))
 
 
 def rewrite_log(warehouse: Warehouse, name: str) -> None:

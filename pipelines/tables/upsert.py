@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
-import pyarrow as pa
 
-from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
-from pipelines.tables.schema import KEYS, TABLES, file_schema
-from pipelines.tables.views import quoted
-from pipelines.tables.warehouse import Warehouse
+from pipelines.tables.parquet import ROW_GROUP_ROWS, write_batches
+from pipelines.tables.schema import KEYS, file_schema
+from pipelines.tables.views import named_rows, quoted
+from pipelines.tables.warehouse import DataFile, Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
 
@@ -52,36 +51,39 @@ def upsert(
     if not dry_run:
         warehouse.create(name)
     version = warehouse.version(name)
-    files = [] if version is None else warehouse.files(name, version)
+    files = {file.name: file for file in ([] if version is None else warehouse.live(name, version))}
     with scratch(settled.parent) as db:
         db.read_parquet(quoted(settled)).create_view("settled")
-        _find_changes(db, name, ds, files)
+        _find_changes(db, warehouse, name, ds, list(files.values()))
         counts = db.sql("select count(*) filter (not deleted), count(*) filter (deleted) from changes").fetchall()
         changed, deleted = counts[0]
         if version is not None and changed + deleted and not dry_run:
-            touched = [Path(row[0]) for row in db.sql("select distinct old_file from changes").fetchall() if row[0]]
+            old = db.sql("select distinct old_file from changes where old_file is not null").fetchall()
+            touched = [files[row[0]] for row in old]
             new = list(_new_files(db, name, settled.parent))
-            kept = [(night_of(file), path) for file in touched for path in _kept_rows(db, name, file, settled.parent)]
+            kept = [
+                (file.ds, path)
+                for number, file in enumerate(touched)
+                for path in _kept_rows(db, warehouse, name, file, settled.parent / f"{name}.kept-{number}")
+            ]
             warehouse.swap(name, run_id, touched, [*((ds, path) for path in new), *kept], version)
     return changed, deleted
 
 
-def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, files: list[Path]) -> None:
+def _find_changes(
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, ds: date, files: list[DataFile]
+) -> None:
     """Make `changes`: the settled rows that differ from the table, with the file their old row is in."""
-    names = {quoted(file): str(file) for file in files}
-    if files:
-        db.read_parquet(list(names), hive_partitioning=True, filename=True).create_view("there")
-    else:
-        db.from_arrow(TABLES[name].append(pa.field("filename", pa.string())).empty_table()).create_view("there")
+    named_rows(db, warehouse, name, files).create_view("there")
     own = [key for key in KEYS[name] if key != "ds"]
     same = " and ".join(f"there.{key} = {'$ds::date' if key == 'ds' else f'settled.{key}'}" for key in KEYS[name])
     rest = [column for column in file_schema(name).names if column not in own]
     other = " or ".join(f"there.{column} is distinct from settled.{column}" for column in rest)
     query = f"""
         create temp table changes as
-        select settled.*, there.filename as old_file
+        select settled.*, there.file as old_file
         from settled left join there on {same}
-        where case when settled.deleted then there.filename is not null else there.filename is null or {other} end"""
+        where case when settled.deleted then there.file is not null else there.file is null or {other} end"""
     db.execute(query, {"ds": ds} if "ds" in KEYS[name] else {})
 
 
@@ -91,9 +93,11 @@ def _new_files(db: duckdb.DuckDBPyConnection, name: str, folder: Path) -> Iterat
     return write_batches(folder / f"{name}.new", file_schema(name), rows.to_arrow_reader(ROW_GROUP_ROWS))
 
 
-def _kept_rows(db: duckdb.DuckDBPyConnection, name: str, file: Path, folder: Path) -> Iterator[Path]:
+def _kept_rows(
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, file: DataFile, stem: Path
+) -> Iterator[Path]:
     columns = ", ".join(f"there.{column}" for column in file_schema(name).names)
     keys = ", ".join(key for key in KEYS[name] if key != "ds")
-    db.read_parquet(quoted(file)).create_view("there", replace=True)
+    named_rows(db, warehouse, name, [file]).create_view("there", replace=True)
     rows = db.sql(f"select {columns} from there anti join changes using ({keys}) order by user_id")
-    return write_batches(folder / f"{name}.{file.stem}", file_schema(name), rows.to_arrow_reader(ROW_GROUP_ROWS))
+    return write_batches(stem, file_schema(name), rows.to_arrow_reader(ROW_GROUP_ROWS))
