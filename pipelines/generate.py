@@ -9,10 +9,8 @@ read is in `outputs` or in `rejects`, exactly once.
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from pipelines.nights.job import Made, Night
 from pipelines.nights.kept import kept
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.processes import elsewhere
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
@@ -230,8 +229,7 @@ def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apa
 
 @kept
 def _facts_apart(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(_facts, config, folders).result()
+    return elsewhere(_facts, config, folders)
 
 
 def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:

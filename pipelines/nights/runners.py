@@ -8,14 +8,11 @@ Read, compute and write are fused, so neither text nor vectors cross a shuffle.
 
 import argparse
 import contextlib
-import multiprocessing
-import os
 import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
@@ -25,6 +22,7 @@ from apache_beam.runners.runner import PipelineState
 from embedder.errors import PplugError, UsageError
 from pipelines.nights import working
 from pipelines.nights.job import Night
+from pipelines.nights.processes import GOES_ON, WorkerLost, run_processes
 from pipelines.nights.shards import Manifest, Shard
 
 FN_API: Final = "FnApiRunner"
@@ -33,12 +31,6 @@ FN_API: Final = "FnApiRunner"
 POLL_SECONDS: Final = 0.5
 WORKER_SECONDS: Final = 120.0
 """A runner none of whose workers gives a sign of life for so long has none."""
-
-GOES_ON: Final = "run the command again; it goes on where it was"
-
-
-class WorkerLost(PplugError):
-    """A worker ended, or never began."""
 
 
 @dataclass(frozen=True)
@@ -182,73 +174,6 @@ def _unknown(flags: Sequence[str]) -> list[str]:
         with contextlib.suppress(argparse.ArgumentError):  # two kinds have it
             getattr(kind, "_add_argparse_args", lambda _: None)(parser)
     return parser.parse_known_args([*flags])[1]
-
-
-def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
-    """Deal the shards out to so many processes of this machine, each with its share of cores and memory.
-
-    Raises:
-        WorkerLost: if one ends before its shards are finished; the others are ended too.
-    """
-    count = max(1, min(count, len(shards)))
-    shared = replace(night, job=night.job.for_workers(count))
-    spawn = multiprocessing.get_context("spawn")
-    workers = [
-        spawn.Process(target=_work, args=(shared, shards[at::count]), name=f"worker {at + 1} of {count}", daemon=True)
-        for at in range(count)
-    ]
-    try:
-        with _environment(OMP_NUM_THREADS=str(max(1, core_count() // count))):
-            for worker in workers:
-                worker.start()
-        left = list(workers)
-        while left:
-            wait([worker.sentinel for worker in left])
-            for worker in [worker for worker in left if worker.exitcode is not None]:
-                left.remove(worker)
-                if worker.exitcode:
-                    raise WorkerLost(_how_it_ended(worker.name, worker.exitcode))
-    finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-        for worker in workers:
-            worker.join()
-
-
-def core_count() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _work(night: Night, shards: Sequence[Shard]) -> None:
-    """The whole life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver, which gets it too, ends the workers
-    try:
-        with working.noted_errors(night):
-            for shard in shards:
-                working.finish(night, shard)
-    except Exception:
-        raise SystemExit(1) from None
-
-
-def _how_it_ended(name: str, exit_code: int) -> str:
-    if exit_code == -signal.SIGKILL:
-        return f"{name} was killed, as the system does when memory runs out: {GOES_ON}, perhaps with fewer --workers"
-    how = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
-    return f"{name} ended {how}: {GOES_ON}"
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Generator[None]:
-    """Set variables for processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager

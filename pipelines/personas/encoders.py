@@ -1,14 +1,13 @@
 """The text encoder of a job, loaded once per process, whichever job or step asks."""
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import PplugError
 from pipelines.nights.kept import kept
+from pipelines.nights.processes import elsewhere
 
 
 class NamesEncoder(Protocol):
@@ -66,8 +65,7 @@ def _loaded(name: str, dtype: Dtype, cache: Path | None) -> TextEncoder:
 
 @kept
 def _facts_apart(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(_facts, name, dtype, cache).result()
+    return elsewhere(_facts, name, dtype, cache)
 
 
 def _facts(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:

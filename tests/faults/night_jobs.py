@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pipelines.tables.job_lock import LOCK_FILE
 
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
@@ -17,7 +18,6 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
-from pipelines.tables.job_lock import LOCK_FILE
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import SPILL, connect

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 
 from pipelines.answers.queue import histories_of, newest_personas
-from pipelines.tables.migration import migrate
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -39,7 +38,6 @@ def test_a_night_without_recent_means_is_told_of(
     row |= {"first_posted_at": MOMENT, "last_posted_at": MOMENT, "encoder_sha256": "e", "run_id": "r", "recent": recent}
     table = pa.Table.from_pylist([row], schema=file_schema("persona_vectors"))
     warehouse.append("persona_vectors", NIGHT, "r", table)
-    migrate(warehouse)
     with connect(warehouse) as db:
         assert newest_personas(db, NIGHT, "e") == NIGHT
     assert ("`pplug encode --ds 2026-11-01` makes it anew" in caplog.text) == (recent is None)
