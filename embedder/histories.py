@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedder.personas import FloatArray
+from embedder.compact import FloatArray
 
 RECENT_ITEMS = 10
 """Newest items behind `recent`: what a user does changes (docs/experiments.md, 2026-11-26)."""
@@ -28,9 +28,14 @@ class History(NamedTuple):
     """(D,) mean of the newest items' vectors; 0 without a history."""
 
     @classmethod
+    def of(cls, vectors: FloatArray, counts: FloatArray) -> Self:
+        """A history of vectors (n, D) that are in order, oldest first, and the items (n,) behind each."""
+        return cls(vectors, counts, recent_mean(vectors, counts))
+
+    @classmethod
     def of_items(cls, vectors: FloatArray) -> Self:
         """A history of single items, whose vectors (n, D) are in order, oldest first."""
-        return cls(vectors, np.ones(len(vectors), np.float32), recent_mean(vectors))
+        return cls.of(vectors, np.ones(len(vectors), np.float32))
 
     @classmethod
     def empty(cls, width: int) -> Self:
@@ -38,10 +43,17 @@ class History(NamedTuple):
         return cls.of_items(np.zeros((0, width), np.float32))
 
 
-def recent_mean(vectors: FloatArray) -> FloatArray:
-    """(D,) mean of the last RECENT_ITEMS of vectors (n, D), which are in order, oldest first; 0 without any."""
-    newest = vectors[-RECENT_ITEMS:]
-    return newest.sum(axis=0) / np.float32(max(1, len(newest)))
+def recent_mean(vectors: FloatArray, counts: FloatArray) -> FloatArray:
+    """(D,) mean of the newest RECENT_ITEMS items, or of as many as there are; 0 without any.
+
+    Args:
+        vectors: (n, D) in order, oldest first.
+        counts: (n,) items behind each; where the last that is needed stands for more, it counts for what is needed.
+    """
+    last, sizes = vectors[-RECENT_ITEMS:], counts[-RECENT_ITEMS:]
+    newer = np.cumsum(sizes[::-1])[::-1] - sizes  # items behind later vectors
+    shares = np.clip(RECENT_ITEMS - newer, 0, sizes).astype(np.float32)
+    return shares @ last / np.float32(max(1, shares.sum()))
 
 
 def pad_histories(histories: Sequence[History], width: int) -> tuple[Tensor, Tensor, Tensor]:

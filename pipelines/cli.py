@@ -123,7 +123,7 @@ def ingest_tasks(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, c
 def encode(
     ctx: typer.Context,
     ds: opt.Night,
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     *,
@@ -184,7 +184,7 @@ def nightly(
     ctx: typer.Context,
     ds: opt.Night,
     plug: opt.Plugs,
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
@@ -220,7 +220,7 @@ def backfill(
     start: opt.Start,
     end: opt.End,
     plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    max_vectors: opt.MaxVectors = 64,
+    max_vectors: opt.MaxVectors = 128,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,

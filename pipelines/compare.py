@@ -28,7 +28,7 @@ from pipelines.nights.plans import Plan
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, answer_timed
 from pipelines.rivals.cases import CaseReader
-from pipelines.rivals.kept import FLOAT_BYTES
+from pipelines.rivals.kept import NUMBER_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.lora import LoraConfig, adapt, most_active
 from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
@@ -220,7 +220,7 @@ class Comparison:
             own = [target for target in targets if target.user_id == user]
             adapted = adapt(base, folder, own, compare.lora)
             cases = reader.cases_of(user, user)
-            alone = Rival(user_bytes=lambda _, kept=FLOAT_BYTES * adapted.parameters: kept, requests=plain)
+            alone = Rival(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=plain)
             answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
             arm.parameters = adapted.parameters
             arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import PplugError
-from embedder.histories import RECENT_ITEMS
 from llm_jobs.kinds import Kind
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
@@ -51,7 +50,7 @@ class EncodeConfig:
     """Alias, folder or hub id of the text encoder."""
     dtype: Dtype = "float32"
     """float32 or bfloat16, the precision the encoder computes in."""
-    max_vectors: int = 64
+    max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
@@ -102,7 +101,6 @@ class EncodeJob:
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
             "max_vectors": self.config.max_vectors,
-            "recent_items": RECENT_ITEMS,
             "kinds": {name: self.kinds[name].sha256 if name in self.kinds else None for name in found},
         }
         reads = live | {"histories": items}

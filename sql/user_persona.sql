@@ -37,7 +37,7 @@ select
     unnested.item_count,
     unnested.item_count / unnested.persona_item_count as item_share,
     unnested.persona_item_count,
-    list_cosine_similarity(unnested.item_vector, unnested.persona) as similarity,
+    list_cosine_similarity(unnested.item_vector::float[], unnested.persona) as similarity,
     unnested.item.kind,
     unnested.item.item_id,
     histories.posted_at,

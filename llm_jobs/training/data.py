@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedder.compact import FloatArray
 from embedder.errors import PplugError
 from embedder.hashing import hash_share
 from embedder.histories import History, pad_histories
-from embedder.personas import FloatArray
 from llm_jobs.prompts import PromptParts
 
 

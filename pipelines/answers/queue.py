@@ -1,6 +1,5 @@
 """The queue of a night: its tasks, each joined with its user's persona."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -10,16 +9,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from embedder.histories import History
-from embedder.personas import FloatArray
 from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
-from pipelines.personas.persona_table import matrix
+from pipelines.personas.persona_table import compact_vectors
 from pipelines.tables.views import run_sql
-
-logger = logging.getLogger(__name__)
 
 EVERYONE = ("", "\U0010ffff")
 """Every user id lies between these two."""
@@ -56,9 +53,6 @@ def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this plug wants "
             f"{encoder_sha256[:8]}: run `pplug encode --ds {persona_ds}` with that encoder"
         )
-    if found[0]["without_recent_count"]:
-        told = "was made by an earlier pplug, without the newest items apart; the mean of all items takes their place"
-        logger.warning("persona_vectors ds=%s %s: `pplug encode --ds %s` makes it anew", persona_ds, told, persona_ds)
     return persona_ds
 
 
@@ -95,19 +89,15 @@ def queued_tasks(
 
 
 def histories_of(rows: pa.Table, width: int) -> list[History]:
-    """What a plug sees of the user of each row, which has `vectors`, `counts` and `recent` of a persona or nulls.
-
-    A persona of a night before there was `recent` gets the mean of all its items in its place.
-    """
-    vectors, counts, recent = (rows.column(name) for name in ("vectors", "counts", "recent"))
+    """What a plug sees of the user of each row; the columns of `persona_vectors` are null where there is no persona."""
+    vectors, scales, counts = (rows.column(name) for name in ("vectors", "vector_scales", "counts"))
     found: list[History] = []
     for at in range(rows.num_rows):
         if not vectors[at].is_valid:
             found.append(History.empty(width))
             continue
-        own, sizes = matrix(vectors[at].values, width), counts[at].values.to_numpy().astype(np.float32)
-        newest = recent[at].values.to_numpy() if recent[at].is_valid else sizes @ own / sizes.sum()
-        found.append(History(own, sizes, newest))
+        own = compact_vectors(vectors[at].values, scales[at].values, width)
+        found.append(History.of(own.floats(), counts[at].values.to_numpy().astype(np.float32)))
     return found
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
 from embedder.hashing import text_sha256
-from embedder.personas import FloatArray
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
-from pipelines.personas.persona_table import history_vector_table, matrix, persona_table, table_of
+from pipelines.personas.persona_table import compact_vectors, history_vector_table, persona_table, table_of
 from pipelines.tables.views import run_sql
 
 JOB = "encode"
@@ -55,8 +55,8 @@ class Encoded(NamedTuple):
     """A shard's items with their vectors; refused items are in `refused` only."""
 
     rows: pa.Table
-    vectors: FloatArray
-    """(n, d), a row for each of `rows`."""
+    vectors: CompactVectors
+    """One for each of `rows`."""
     is_new: NDArray[np.bool_]
     refused: pa.Table
     tokens: int
@@ -85,12 +85,11 @@ def encode_items(pending: Pending, encoder: TextEncoder) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     is_todo = pending.is_todo
     fresh, tokens = encoder.encode_counted(pending.todo_texts)
-    vectors = fresh
-    if not is_todo.all():
-        vectors = np.empty((len(is_todo), encoder.width), np.float32)
-        vectors[is_todo] = fresh
-        vectors[~is_todo] = matrix(pending.rows["vector"].filter(pa.array(~is_todo)), encoder.width)
-    rows = pending.rows.drop_columns(["vector", "item_sha256"])
+    held = pending.rows.filter(pa.array(~is_todo))
+    stored = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
+    order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
+    vectors = CompactVectors.concatenate([CompactVectors.of(fresh), stored])[order]
+    rows = pending.rows.drop_columns(["vector", "vector_scale", "item_sha256"])
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
     return Encoded(rows, vectors, pending.is_new, pending.refused, tokens)
 
@@ -122,8 +121,7 @@ def shard_tables(encoded: Encoded, run_id: str, max_vectors: int, encoder_sha256
     """Make a shard's rows of each table."""
     constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
     rows, vectors, is_new = encoded.rows, encoded.vectors, encoded.is_new
-    if not is_new.all():  # else a large user's vectors would be copied
-        rows, vectors = rows.filter(pa.array(is_new)), vectors[is_new]
+    rows, vectors = rows.filter(pa.array(is_new)), vectors[np.flatnonzero(is_new)]
     return {
         "persona_vectors": persona_table(encoded.rows, encoded.vectors, max_vectors, constants),
         "history_vectors": history_vector_table(rows, vectors, constants),

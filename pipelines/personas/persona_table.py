@@ -1,61 +1,55 @@
 """Rows of `persona_vectors` and `history_vectors` from the encoded items of some users, without Beam."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedder.histories import RECENT_ITEMS, recent_mean
-from embedder.personas import FloatArray, summarise
+from embedder.compact import Codes, CompactVectors, FloatArray
+from embedder.personas import Summary
 from pipelines.tables.schema import file_schema
 
 
-def persona_table(items: pa.Table, vectors: FloatArray, max_vectors: int, constants: Mapping[str, str]) -> pa.Table:
-    """One row per user.
+def persona_table(items: pa.Table, vectors: CompactVectors, max_vectors: int, constants: Mapping[str, str]) -> pa.Table:
+    """Summarise the items of each user; one row per user.
 
     Args:
-        items: user_id, kind, item_id, posted_at of n items in key order.
-        vectors: (n, d) unit vectors.
+        items: user_id, kind, item_id, posted_at of n items, by user and the oldest first.
+        vectors: n unit vectors.
         max_vectors: most vectors that stand for one user.
         constants: columns that are the same in all rows (encoder_sha256, run_id).
     """
     columns = {name: items.column(name).to_pylist() for name in ("user_id", "kind", "item_id", "posted_at")}
     users = [slice(start, stop) for start, stop in runs_of_equals(columns["user_id"])]
-    personas = [summarise(vectors[user], max_vectors) for user in users]
+    nothing = Summary.empty(vectors.width)
+    personas = [nothing.absorb(vectors[user], max_vectors) for user in users]
     sizes = [len(persona.counts) for persona in personas]
-    times = [columns["posted_at"][user] for user in users]
-    recents = [recent_mean(vectors[newest(columns["posted_at"], user)]) for user in users]
     typical = [user.start + at for user, persona in zip(users, personas, strict=True) for at in persona.typical]
+    merged = CompactVectors.concatenate([nothing.vectors, *(persona.vectors for persona in personas)])
+    means = np.array([persona.mean for persona in personas], np.float32).reshape(len(users), vectors.width)
     return table_of(
         "persona_vectors",
         {
             "user_id": [columns["user_id"][user.start] for user in users],
-            "persona": vector_column(np.stack([persona.mean for persona in personas]) if users else vectors[:0]),
-            "vectors": grouped(vector_column(np.concatenate([vectors[:0], *(p.vectors for p in personas)])), sizes),
+            "persona": lists_of(means),
+            "vectors": grouped(lists_of(merged.codes), sizes),
+            "vector_scales": grouped(pa.array(merged.scales), sizes),
             "counts": [persona.counts.tolist() for persona in personas],
             "items": grouped(named_items(columns, typical), sizes),
-            "recent": vector_column(np.stack(recents) if users else vectors[:0]),
             "item_count": [user.stop - user.start for user in users],
-            "first_posted_at": [min(posted) for posted in times],
-            "last_posted_at": [max(posted) for posted in times],
+            "first_posted_at": [columns["posted_at"][user.start] for user in users],
+            "last_posted_at": [columns["posted_at"][user.stop - 1] for user in users],
         },
         constants,
     )
 
 
-def newest(times: Sequence[datetime], user: slice) -> list[int]:
-    """Places of a user's newest items, oldest first; of equally old ones in key order."""
-    return sorted(range(user.start, user.stop), key=lambda at: times[at])[-RECENT_ITEMS:]
-
-
-def history_vector_table(items: pa.Table, vectors: FloatArray, constants: Mapping[str, str]) -> pa.Table:
+def history_vector_table(items: pa.Table, vectors: CompactVectors, constants: Mapping[str, str]) -> pa.Table:
     """One row per item of `items`, which has the key columns, posted_at and item_sha256."""
     names = ("user_id", "kind", "item_id", "posted_at", "item_sha256")
-    return table_of(
-        "history_vectors", {name: items.column(name) for name in names} | {"vector": vector_column(vectors)}, constants
-    )
+    own = {"vector": lists_of(vectors.codes), "vector_scale": pa.array(vectors.scales)}
+    return table_of("history_vectors", {name: items.column(name) for name in names} | own, constants)
 
 
 def named_items(columns: Mapping[str, Sequence[str]], chosen: Sequence[int]) -> pa.Array:
@@ -74,11 +68,11 @@ def runs_of_equals(values: Sequence[str]) -> Iterator[tuple[int, int]]:
             start = at
 
 
-def vector_column(vectors: FloatArray) -> pa.Array:
-    """(n, d) floats as n lists."""
-    count, width = vectors.shape
+def lists_of(rows: FloatArray | Codes) -> pa.Array:
+    """(n, d) numbers as n lists."""
+    count, width = rows.shape
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32()))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).reshape(-1)))
 
 
 def grouped(values: pa.Array, sizes: Sequence[int]) -> pa.Array:
@@ -87,10 +81,14 @@ def grouped(values: pa.Array, sizes: Sequence[int]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values)
 
 
-def matrix(column: pa.ChunkedArray | pa.Array, width: int) -> FloatArray:
-    """(n, width) floats of a column of lists without nulls."""
-    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+def compact_vectors(
+    codes: pa.ChunkedArray | pa.Array, scales: pa.ChunkedArray | pa.Array, width: int
+) -> CompactVectors:
+    """The vectors of two columns without nulls: lists of codes, and scales."""
+    flat = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    return CompactVectors(
+        flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, width), scales.to_numpy(zero_copy_only=False)
+    )
 
 
 def table_of(name: str, columns: Mapping[str, Any], constants: Mapping[str, str]) -> pa.Table:

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple, cast
 import duckdb
 import numpy as np
 
+from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.histories import History
-from embedder.personas import FloatArray
 from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
 from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
-from pipelines.personas.persona_table import matrix
+from pipelines.personas.persona_table import compact_vectors
 from pipelines.tables.views import run_sql
 
 DRAWS = 5
@@ -130,9 +130,9 @@ class CaseReader:
     def _items(self, first_user: str, last_user: str) -> dict[str, list[Item]]:
         params = {"kind": self._kind.name, "persona_ds": self.persona_ds, "encoder_sha256": self._encoder.sha256}
         rows = run_sql(self._db, "jobs/persona_items", params | {"first_user": first_user, "last_user": last_user})
-        vectors = matrix(rows["vector"], self._encoder.width)
+        vectors = compact_vectors(rows["vector"], rows["vector_scale"], self._encoder.width).floats()
         items = defaultdict[str, list[Item]](list)
-        for row, vector in zip(rows.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
+        for row, vector in zip(rows.drop_columns(["vector", "vector_scale"]).to_pylist(), vectors, strict=True):
             items[row["user_id"]].append(Item(row["item_id"], row["posted_at"], row["text"], row["output"], vector))
         return items
 

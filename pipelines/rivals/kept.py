@@ -1,11 +1,12 @@
-"""What each rival has to keep of a user, in bytes: floats of 4 bytes, texts as UTF-8, ids and times left out."""
+"""What each rival has to keep of a user, in bytes: vectors in 8 bits, texts as UTF-8, ids and times left out."""
 
 from collections.abc import Callable
 from typing import Final
 
 from pipelines.rivals.cases import Case
 
-FLOAT_BYTES: Final = 4
+NUMBER_BYTES: Final = 4
+"""Of a scale, of a count and of the number that stands for a label."""
 
 Kept = Callable[[Case], int]
 """Bytes that are kept of a case's user."""
@@ -18,13 +19,14 @@ def kept_nothing(case: Case) -> int:
 
 
 def kept_persona(case: Case) -> int:
-    """The vectors of the persona, their counts, and the mean of the newest items."""
-    return FLOAT_BYTES * sum(part.size for part in case.task.history) if len(case.task.history.vectors) else 0
+    """The vectors of the persona, with their scales and counts."""
+    vectors = case.task.history.vectors
+    return vectors.size + 2 * NUMBER_BYTES * len(vectors)
 
 
 def kept_mean(case: Case) -> int:
     """The mean of the vectors."""
-    return FLOAT_BYTES * case.personal.task.size if len(case.task.history.vectors) else 0
+    return case.personal.task.size + NUMBER_BYTES if len(case.task.history.vectors) else 0
 
 
 def kept_texts(case: Case) -> int:
@@ -33,13 +35,13 @@ def kept_texts(case: Case) -> int:
 
 
 def kept_vectors(case: Case) -> int:
-    """A vector for each item."""
-    return FLOAT_BYTES * sum(item.vector.size for item in case.items)
+    """A vector and its scale for each item."""
+    return sum(item.vector.size + NUMBER_BYTES for item in case.items)
 
 
 def kept_labelled_vectors(case: Case) -> int:
     """A vector and a label's number for each item."""
-    return kept_vectors(case) + FLOAT_BYTES * len(case.items)
+    return kept_vectors(case) + NUMBER_BYTES * len(case.items)
 
 
 def kept_items(case: Case) -> int:
@@ -49,4 +51,4 @@ def kept_items(case: Case) -> int:
 
 def kept_labels(case: Case) -> int:
     """A number for each label that the user ever gave."""
-    return FLOAT_BYTES * len({item.output for item in case.labelled})
+    return NUMBER_BYTES * len({item.output for item in case.labelled})

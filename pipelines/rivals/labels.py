@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
-from embedder.personas import FloatArray
 from llm_jobs.kinds import Kind
 from pipelines.examples import Row, Target, examples_of
 from pipelines.rivals.cases import Case

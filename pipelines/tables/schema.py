@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Raised by one when a table of an older version can no longer be read as it is."""
 
 
@@ -28,6 +28,7 @@ _INT = pa.int32()
 _BIGINT = pa.int64()
 _FLOAT = pa.float32()
 _VECTOR = _list_of(_FLOAT)
+_COMPACT = _list_of(pa.int8())
 
 _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "answers_per_second": (_FLOAT, "answers of the arm alone, on the tasks of its first chunk"),
@@ -71,7 +72,6 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "prompt_tokens": (_INT, "tokens of the prompt, soft prompt included"),
     "queued_at": (_TIME, "time the task was queued"),
     "reason": (_TEXT, "why the row was refused, in snake_case"),
-    "recent": (_VECTOR, "mean of the vectors of the newest 10 items; null in personas from before there was one"),
     "reference": (_TEXT, "the answer the user gave himself"),
     "row_id": (_TEXT, "the refused row: `file name:line`, LaMP question id, or task id"),
     "rows_in": (_BIGINT, "rows read"),
@@ -93,17 +93,22 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "user_bytes": (_BIGINT, "bytes kept of a user, mean over the users with tasks"),
     "user_id": (_TEXT, "the user"),
     "value": (_FLOAT, "value of the metric"),
-    "vector": (_VECTOR, "unit vector of one item"),
-    "vectors": (_list_of(_VECTOR), "unit vectors of the user, at most max_vectors"),
+    "vector": (_COMPACT, "unit vector of one item, divided by `vector_scale`"),
+    "vector_scale": (_FLOAT, "what one step of `vector` is worth; cosines need it not"),
+    "vector_scales": (_list_of(_FLOAT), "what one step of each of `vectors` is worth"),
+    "vectors": (
+        _list_of(_COMPACT),
+        "items of the user, oldest first, or means of similar ones, at most max_vectors, each divided by its scale",
+    ),
     "versions": (_TEXT, "JSON: versions of pplug, python and the libraries"),
 }
 
 _TABLES: Final[Mapping[str, str]] = {
     "histories": "user_id item_id kind posted_at text output? ds",
-    "history_vectors": "user_id kind item_id posted_at vector encoder_sha256 item_sha256 ds",
+    "history_vectors": "user_id kind item_id posted_at vector encoder_sha256 item_sha256 vector_scale ds",
     "persona_vectors": (
         "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id"
-        " recent? ds"
+        " vector_scales ds"
     ),
     "tasks": "task_id user_id kind queued_at input choices? reference? ds",
     "outputs": (

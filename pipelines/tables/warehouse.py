@@ -143,13 +143,9 @@ class Warehouse:
         found = table.metadata().configuration.get(VERSION_KEY)
         if found is None:
             raise PplugError(f"{self}/{name} was not made by pplug: choose another --warehouse")
-        if int(found) > SCHEMA_VERSION:
-            known = f"this pplug knows version {SCHEMA_VERSION}"
-            raise PplugError(f"{self}/{name} has schema version {found}, {known}: `pip install -U pplug`")
-        if int(found) < SCHEMA_VERSION:
-            known = f"this pplug writes version {SCHEMA_VERSION}"
-            advice = "ingest your files into a new one: `pplug ingest histories FILE --warehouse NEW`"
-            raise PplugError(f"{self}/{name} has schema version {found}, {known}: {advice}")
+        if int(found) != SCHEMA_VERSION:
+            told = f"{self}/{name} has schema version {found}, this pplug reads {SCHEMA_VERSION}"
+            raise PplugError(f"{told}: run `pplug ingest histories FILE` and `pplug encode` with a new --warehouse")
         return table
 
     def create(self, name: str) -> DeltaTable:

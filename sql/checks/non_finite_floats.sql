@@ -17,24 +17,16 @@ with floats as (
         'persona_vectors' as table_name,
         ds,
         user_id as row_id,
-        'vectors' as column_name,
-        list_dot_product(flatten(vectors), flatten(vectors)) as probe
-    from persona_vectors
-    union all
-    select
-        'persona_vectors' as table_name,
-        ds,
-        user_id as row_id,
-        'recent' as column_name,
-        coalesce(list_dot_product(recent, recent), 0) as probe
+        'vector_scales' as column_name,
+        list_sum(vector_scales) as probe
     from persona_vectors
     union all
     select
         'history_vectors' as table_name,
         ds,
         concat_ws('/', user_id, kind, item_id) as row_id,
-        'vector' as column_name,
-        list_dot_product(vector, vector) as probe
+        'vector_scale' as column_name,
+        vector_scale as probe
     from history_vectors
     union all
     select

@@ -6,8 +6,8 @@
 with limits as (
     select
         run_id,
-        -- 64 is the default of the contract
-        coalesce(json_extract_string(config, '$..max_vectors')[1]::int, 64) as max_vectors
+        -- 128 is the default
+        coalesce(json_extract_string(config, '$..max_vectors')[1]::int, 128) as max_vectors
     from runs
     where job = 'encode'
 ),
@@ -20,7 +20,7 @@ lengths as (
         coalesce(len(personas.vectors), 0) as vector_count,
         coalesce(len(personas.counts), 0) as count_count,
         coalesce(len(personas.items), 0) as typical_item_count,
-        coalesce(limits.max_vectors, 64) as max_vectors
+        coalesce(limits.max_vectors, 128) as max_vectors
     from persona_vectors as personas
     left join limits using (run_id)
     where $ds is null or personas.ds = $ds

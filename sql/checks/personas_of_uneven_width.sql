@@ -2,13 +2,12 @@
 -- Grain:  one row per ds, user_id
 -- Reads:  persona_vectors
 -- Params: $ds (DATE, default null: every night)
--- Holds:  persona, recent (or null) and every one of vectors have the width that most personas of the night have
+-- Holds:  persona and every one of vectors have the width that most personas of the night have
 with widths as (
     select
         ds,
         user_id,
         len(persona) as persona_width,
-        len(recent) as recent_width,
         mode(len(persona)) over (partition by ds) as night_width,
         list_distinct([len(vector) for vector in vectors]) as vector_widths
     from persona_vectors
@@ -19,13 +18,11 @@ select
     ds,
     user_id,
     persona_width,
-    recent_width,
     night_width,
     vector_widths
 from widths
 where
     persona_width is distinct from night_width
-    or recent_width != night_width
     or vector_widths is distinct from [night_width]
 order by
     ds,

@@ -2,14 +2,15 @@
 -- Grain:  one row per user_id, kind, item_id
 -- Reads:  histories, history_vectors
 -- Params: $ds (DATE), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
--- Holds:  vector, item_sha256 and vector_ds are null together: nothing was encoded with this encoder yet; that of the
---         newest night up to $ds goes before those of later nights
+-- Holds:  oldest first within each user; vector, vector_scale, item_sha256 and vector_ds are null together: nothing was
+--         encoded with this encoder yet; that of the newest night up to $ds goes before those of later nights
 with newest as (
     select
         user_id,
         kind,
         item_id,
         vector,
+        vector_scale,
         item_sha256,
         ds as vector_ds
     from history_vectors
@@ -27,6 +28,7 @@ select
     histories.text,
     histories.output,
     newest.vector,
+    newest.vector_scale,
     newest.item_sha256,
     newest.vector_ds
 from histories
@@ -37,5 +39,6 @@ where
     and histories.user_id between $first_user and $last_user
 order by
     histories.user_id,
+    histories.posted_at,
     histories.kind,
     histories.item_id

@@ -2,11 +2,10 @@
 -- Grain:  at most one row
 -- Reads:  persona_vectors
 -- Params: $ds (DATE)
--- Holds:  persona_ds <= $ds; no row when no such night was encoded; without_recent_count is 0 but in older nights
+-- Holds:  persona_ds <= $ds; no row when no such night was encoded
 select
     ds as persona_ds,
-    any_value(encoder_sha256) as encoder_sha256,
-    count_if(recent is null) as without_recent_count
+    any_value(encoder_sha256) as encoder_sha256
 from persona_vectors
 where ds <= $ds
 group by ds

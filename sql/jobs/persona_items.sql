@@ -7,7 +7,8 @@ with newest as (
     select
         user_id,
         item_id,
-        vector
+        vector,
+        vector_scale
     from history_vectors
     where
         ds <= $persona_ds
@@ -23,7 +24,8 @@ select
     histories.posted_at,
     histories.text,
     histories.output,
-    newest.vector
+    newest.vector,
+    newest.vector_scale
 from histories
 inner join newest using (user_id, item_id)
 where

@@ -2,12 +2,12 @@
 -- Grain:  one row per user_id
 -- Reads:  persona_vectors
 -- Params: $persona_ds (DATE), $users (TEXT[])
--- Holds:  users without a history have no row; recent may be null in older personas
+-- Holds:  users without a history have no row
 select
     user_id,
     vectors,
-    counts,
-    recent
+    vector_scales,
+    counts
 from persona_vectors
 where
     ds = $persona_ds

@@ -2,13 +2,13 @@
 -- Grain:  one row per task_id
 -- Reads:  tasks, persona_vectors
 -- Params: $ds (DATE), $persona_ds (DATE), $first_user (TEXT), $last_user (TEXT)
--- Holds:  vectors, counts and items are null together: the user has no history; recent also of older personas
+-- Holds:  vectors, vector_scales, counts and items are null together: the user has no history
 with personas as (
     select
         user_id,
         vectors,
         counts,
-        recent,
+        vector_scales,
         items
     from persona_vectors
     where
@@ -25,7 +25,7 @@ select
     tasks.reference,
     personas.vectors,
     personas.counts,
-    personas.recent,
+    personas.vector_scales,
     personas.items
 from tasks
 left join personas using (user_id)

@@ -4,89 +4,117 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from embedder import personas
-from embedder.personas import summarise
+from embedder.compact import CompactVectors, FloatArray
+from embedder.histories import RECENT_ITEMS
+from embedder.personas import Summary, merge, summarise
 
 
-def unit_vectors(count: int, seed: int, width: int = 8) -> NDArray[np.float32]:
+def unit_vectors(count: int, seed: int, width: int = 8) -> FloatArray:
     vectors = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-counts = st.integers(1, 60)
+counts = st.integers(1, 90)
 seeds = st.integers(0, 2**32 - 1)
-limits = st.integers(1, 20)
+limits = st.integers(1, 40)
+
+
+def assert_equal(ours: Summary, theirs: Summary) -> None:
+    np.testing.assert_array_equal(ours.vectors.codes, theirs.vectors.codes)
+    np.testing.assert_array_equal(ours.vectors.scales, theirs.vectors.scales)
+    np.testing.assert_array_equal(ours.counts, theirs.counts)
+    np.testing.assert_array_equal(ours.typical, theirs.typical)
+    np.testing.assert_array_equal(ours.mean, theirs.mean)
 
 
 @given(counts, seeds, limits)
 def test_no_item_is_lost(count: int, seed: int, most: int) -> None:
     persona = summarise(unit_vectors(count, seed), most)
-    assert persona.counts.sum() == count
+    assert persona.item_count == count
     assert (persona.counts > 0).all()
     assert len(persona.vectors) == len(persona.counts) == len(persona.typical) <= most
     assert len(set(persona.typical)) == len(persona.typical)
+    assert set(persona.typical) <= set(range(count))
+
+
+@given(counts, seeds, limits, st.lists(st.integers(1, 30), max_size=10))
+def test_items_that_come_later_make_the_same_persona_as_all_at_once(
+    count: int, seed: int, most: int, parts: list[int]
+) -> None:
+    items, persona, start = CompactVectors.of(unit_vectors(count, seed)), Summary.empty(8), 0
+    for size in [*parts, count]:
+        persona, start = persona.absorb(items[start : start + size], most), start + size
+    assert_equal(persona, Summary.empty(8).absorb(items, most))
 
 
 @given(counts, seeds, limits)
-def test_the_mean_of_the_vectors_is_the_mean_of_the_items(count: int, seed: int, most: int) -> None:
-    vectors = unit_vectors(count, seed)
-    persona = summarise(vectors, most)
-    np.testing.assert_allclose(persona.counts @ persona.vectors, vectors.sum(axis=0), atol=1e-4)
+def test_the_mean_is_that_of_the_items_and_nearly_that_of_the_vectors(count: int, seed: int, most: int) -> None:
+    items = CompactVectors.of(unit_vectors(count, seed))
+    persona = Summary.empty(8).absorb(items, most)
+    np.testing.assert_allclose(persona.total, items.floats().sum(axis=0), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(persona.mean), 1, atol=1e-5)
+    rounding = 0.02 * count  # a group may be rounded each time that it is merged
+    np.testing.assert_allclose(persona.counts @ persona.vectors.floats(), persona.total, atol=rounding)
 
 
 @given(st.integers(1, 20), seeds)
 def test_every_item_stands_alone_while_they_fit(count: int, seed: int) -> None:
-    vectors = unit_vectors(count, seed)
-    persona = summarise(vectors, 20)
-    np.testing.assert_array_equal(persona.vectors, vectors)
+    items = CompactVectors.of(unit_vectors(count, seed))
+    persona = Summary.empty(8).absorb(items, 20)
+    np.testing.assert_array_equal(persona.vectors.codes, items.codes)
     np.testing.assert_array_equal(persona.typical, np.arange(count))
+
+
+@given(st.integers(41, 400), seeds, st.integers(4 * RECENT_ITEMS, 100))
+def test_the_newest_items_are_never_merged(count: int, seed: int, most: int) -> None:
+    items = CompactVectors.of(unit_vectors(count, seed))
+    persona = Summary.empty(8).absorb(items, most)
+    newest = min(count, RECENT_ITEMS)
+    assert persona.counts[-newest:].tolist() == [1] * newest
+    np.testing.assert_array_equal(persona.vectors.codes[-newest:], items.codes[-newest:])
+    assert persona.typical[-newest:].tolist() == list(range(count - newest, count))
 
 
 def test_similar_items_share_a_vector_and_the_nearest_item_names_it() -> None:
     centres = np.eye(4, dtype=np.float32)
-    noise = unit_vectors(40, 1, 4) * 0.1
-    vectors = np.repeat(centres, 10, axis=0) + noise
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    persona = summarise(vectors, 4)
-    assert sorted(persona.counts) == [10, 10, 10, 10]
-    for vector, typical in zip(persona.vectors, persona.typical, strict=True):
-        members = np.flatnonzero(vectors @ vector > 0.5)
-        assert typical == members[np.argmax(vectors[members] @ vector)]
+    vectors = np.repeat(centres, 10, axis=0) + unit_vectors(40, 1, 4) * 0.1
+    items = CompactVectors.of(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    means, sizes, typical = merge(items, np.ones(40, np.int64), 4)
+    assert sizes.tolist() == [10, 10, 10, 10]
+    found = items.floats()
+    for mean, nearest in zip(means.floats(), typical, strict=True):
+        distances = np.square(found - mean).sum(axis=1)
+        np.testing.assert_allclose(mean, found[distances < 0.5].mean(axis=0), atol=0.005)
+        assert distances[nearest] == pytest.approx(distances.min())
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=30), seeds, st.integers(1, 8))
+def test_a_vector_of_many_items_weighs_as_much_as_they_would_one_by_one(sizes: list[int], seed: int, most: int) -> None:
+    items = CompactVectors.of(unit_vectors(len(sizes), seed))
+    means, merged, _ = merge(items, np.array(sizes), most)
+    assert merged.sum() == sum(sizes)
+    np.testing.assert_allclose(merged @ means.floats(), sizes @ items.floats(), atol=0.01 * sum(sizes))
 
 
 def test_vectors_that_cancel_out_still_give_a_finite_mean() -> None:
     persona = summarise(np.array([[1, 0], [-1, 0]], np.float32), 64)
-    assert np.isfinite(persona.mean).all()
+    np.testing.assert_allclose(persona.mean, [1, 0], atol=1e-6)
 
 
 @given(seeds)
 def test_merged_vectors_keep_more_of_the_items_than_one_mean_does(seed: int) -> None:
     vectors = unit_vectors(200, seed)
-    merged = summarise(vectors, 16)
-    nearest = np.max(vectors @ merged.vectors.T - 0.5 * (merged.vectors**2).sum(1), axis=1)
+    merged = summarise(vectors, 16).vectors.floats()
+    nearest = np.max(vectors @ merged.T - 0.5 * (merged**2).sum(1), axis=1)
     one_mean = vectors.mean(axis=0)
     assert nearest.mean() > (vectors @ one_mean - 0.5 * one_mean @ one_mean).mean()
 
 
-@given(seeds, st.integers(1, 250))
-def test_how_many_items_are_held_at_a_time_changes_nothing(seed: int, at_a_time: int) -> None:
-    vectors = unit_vectors(200, seed)
-    wanted = summarise(vectors, 16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(personas, "ROWS_AT_A_TIME", at_a_time)
-        found = summarise(vectors, 16)
-    np.testing.assert_array_equal(found.counts, wanted.counts)
-    np.testing.assert_array_equal(found.typical, wanted.typical)
-    np.testing.assert_allclose(found.vectors, wanted.vectors, atol=1e-6)
-
-
 def test_a_large_user_needs_little_more_than_his_vectors() -> None:
-    vectors = unit_vectors(40_000, 3, 64)
+    items = CompactVectors.of(unit_vectors(40_000, 3, 64))
     tracemalloc.start()
-    summarise(vectors, 64)
+    Summary.empty(64).absorb(items, 64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < vectors.nbytes
+    assert peak < items.codes.nbytes

@@ -18,7 +18,7 @@ def leaves(value: Any) -> Iterator[str | Vector]:
             yield from leaves(name)
             yield from leaves(inner)
     elif isinstance(value, list | tuple):
-        if value and all(isinstance(number, float) for number in value):
+        if value and all(isinstance(number, int | float) for number in value):
             yield tuple(value)
         for inner in value:
             yield from leaves(inner)

@@ -220,7 +220,7 @@ def test_what_an_arm_costs(night: Night) -> None:
     assert [arms[name]["parameters"] for name in ("none", "recency_1", "label_mode")] == [0, 0, 0]
     text_bytes = sum(len(one["text"] + one["output"]) for one in ITEMS) / 4  # four users have tasks
     assert arms["recency_1"]["user_bytes"] == round(text_bytes)
-    assert arms["dense_1"]["user_bytes"] == round(text_bytes + 4 * width * len(ITEMS) / 4)
+    assert arms["dense_1"]["user_bytes"] == round(text_bytes + (width + 4) * len(ITEMS) / 4)
     assert arms["label_mode"]["user_bytes"] == 3  # one label each of three users, 4 bytes
     assert arms["own"]["mean_prompt_tokens"] - arms["none"]["mean_prompt_tokens"] == loaded.plug.config.soft_count
     assert arms["default"]["user_bytes"] == arms["label_mode"]["mean_prompt_tokens"] == 0

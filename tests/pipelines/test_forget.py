@@ -87,7 +87,7 @@ def traces_of(warehouse: Warehouse, who: str) -> tuple[set[str], set[Vector]]:
         table = pa.parquet.ParquetFile(path).read()
         if "user_id" in table.column_names:
             for row in table.to_pylist():
-                wanted = [row.get(name) for name in ("text", "input", "vector", "persona", "vectors", "recent")]
+                wanted = [row.get(name) for name in ("text", "input", "vector", "persona", "vectors")]
                 (mine if row["user_id"] == who else theirs).update(leaves(wanted))
     alone = mine - theirs
     texts, vectors = {leaf for leaf in alone if isinstance(leaf, str)}, {v for v in alone if not isinstance(v, str)}

@@ -64,9 +64,13 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
         personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
     outputs = {row["task_id"]: row for row in outputs_of(night)}
     for queued in TASKS:
-        nobody = {"vectors": np.zeros((0, 32)), "counts": [], "recent": np.zeros(32), "items": []}
+        nobody = {"vectors": np.zeros((0, 32)), "vector_scales": [], "counts": [], "items": []}
         persona = personas.get(queued["user_id"], nobody)
-        history = History(*(np.array(persona[name], np.float32) for name in ("vectors", "counts", "recent")))
+        vectors, scales, counts = (
+            np.array(persona[name], np.float32) for name in ("vectors", "vector_scales", "counts")
+        )
+        newest = vectors[-10:] * scales[-10:, None]
+        history = History(vectors * scales[:, None], counts, newest.sum(0) / np.float32(max(1, len(newest))))
         query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
         with torch.no_grad():
             soft, weights = loaded(torch.from_numpy(query), *pad_histories([history], 32))

@@ -20,7 +20,8 @@ def vectors(*users: str) -> pa.Table:
             "kind": "k",
             "item_id": "i",
             "posted_at": 0,
-            "vector": [0.6, 0.8],
+            "vector": [95, 127],
+            "vector_scale": 0.0063,
             "encoder_sha256": "e",
             "item_sha256": "s",
         }
@@ -50,15 +51,15 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_rows_of_a_shard_are_ordered_by_user_and_vectors_are_split_by_byte(tmp_path: Path) -> None:
+def test_rows_of_a_shard_are_ordered_by_user_and_8_bit_vectors_are_packed_by_a_dictionary(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.parquet", vectors("c", "a", "b"))
     assert pq.read_table(tmp_path / "a.parquet").column("user_id").to_pylist() == ["a", "b", "c"]
     chunk = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
-    encodings = {chunk.column(index).path_in_schema: chunk.column(index).encodings for index in range(7)}
-    assert "BYTE_STREAM_SPLIT" in encodings["vector.list.element"]
+    encodings = {chunk.column(index).path_in_schema: chunk.column(index).encodings for index in range(8)}
+    assert "RLE_DICTIONARY" in encodings["vector.list.element"]
 
 
-def test_every_column_of_vectors_is_known() -> None:
+def test_every_column_of_float_vectors_is_known() -> None:
     columns = {field.name for schema in TABLES.values() for field in schema if is_vector(field.type)}
     assert columns == set(VECTOR_LEAVES)
 

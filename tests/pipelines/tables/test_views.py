@@ -14,8 +14,10 @@ from pipelines.tables.warehouse import Warehouse, write_shard
 NIGHT = date(2026, 11, 20)
 TYPES = {
     "posted_at": "TIMESTAMP",
-    "vector": "FLOAT[]",
-    "vectors": "FLOAT[][]",
+    "vector": "TINYINT[]",
+    "vectors": "TINYINT[][]",
+    "vector_scales": "FLOAT[]",
+    "persona": "FLOAT[]",
     "counts": "INTEGER[]",
     "items": "STRUCT(kind VARCHAR, item_id VARCHAR)[]",
     "top_items": "STRUCT(kind VARCHAR, item_id VARCHAR, weight FLOAT)[]",
