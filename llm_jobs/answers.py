@@ -32,6 +32,11 @@ class AnsweringLLM(Protocol):
     values_width: int
     """V, the length of the pooled values of a prompt; 0 where soft prompts cannot depend on them."""
 
+    @property
+    def kv_memory(self) -> int | None:
+        """Bytes for keys and values; None where answers do not depend on them, or the engine decides."""
+        ...
+
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts: ...

@@ -24,7 +24,7 @@ from llm_jobs.engine.kv_cache import Prefix, values_width
 from llm_jobs.engine.llama import LlamaTrunk, is_supported
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.trunk import TransformersTrunk, require_same_logits
-from llm_jobs.memory import half_of_free_memory
+from llm_jobs.memory import kv_bytes
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, SoftPrompt
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 
@@ -69,10 +69,14 @@ class FrozenLLM:
         if self.is_encoder_decoder:
             self._engine = Seq2SeqLM(model, end_ids, num_beams)
             self.values_width = 0
+            self.kv_memory = None
         else:
             trunk = LlamaTrunk(model) if is_supported(model) else TransformersTrunk(model)
             require_same_logits(trunk, model, self.format.header + self.format.token_ids(PROBE_TEXT))
-            self._engine = CausalLM(trunk, end_ids, memory or half_of_free_memory(str(model.device)), num_beams)
+            most = kv_bytes(memory, str(model.device))
+            self._engine = CausalLM(trunk, end_ids, most, num_beams)
+            self.kv_memory = None if model.dtype == torch.float32 else most
+            """Bytes for keys and values where answers depend on them, so not in float32."""
             self.values_width = values_width(trunk.empty_prefix())
             """V, the length of `Prefix.pooled_values`; 0 for a sequence-to-sequence LLM, which has no prefixes."""
         self.kernel = f"{self._engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
@@ -95,7 +99,7 @@ class FrozenLLM:
             dtype: precision; bfloat16 becomes float32 on a processor without bfloat16 instructions (see `kernel`).
             cache: folder for exported models.
             device: "cpu" or "cuda".
-            memory: bytes that keys and values may take while a causal LLM answers; half of what is free unless given.
+            memory: bytes that keys and values may take while a causal LLM answers; 2 GiB unless given.
             num_beams: beams that free answers are decoded with, as by `transformers` (engine/beams.py); 1 is greedy.
 
         Raises:

@@ -27,11 +27,11 @@ class Metric(StrEnum):
     """How answers of a kind are measured."""
 
     ACCURACY = "accuracy"
-    """Accuracy, and F1 over the fixed labels."""
+    """Accuracy, and F1 over the fixed labels or those that occur."""
     RATING = "rating"
     """MAE and RMSE of a number."""
     ROUGE = "rouge"
-    """ROUGE-1 and ROUGE-L."""
+    """ROUGE-1 and ROUGE-L, official and for any script."""
 
 
 def _template(*names: str, needs: str = "") -> AfterValidator:

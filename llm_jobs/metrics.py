@@ -6,24 +6,28 @@
 Every metric is a formula of sums over users: a resample is one row of a matrix product, and no answer is scored twice.
 The answers of one user are not independent, so users are resampled, never answers.
 
+A metric's name says what it is of. `f1` is the mean over the labels that every task can be answered with;
+`f1-occurring`, where tasks differ in their choices or have none, over the labels that are some task's reference.
+`rouge-1` and `rouge-L` are the official ones, left out where they mean nothing; `rouge-1-unicode` and
+`rouge-L-unicode` count the words of any script (rouge.py).
+
 Conventions: https://github.com/LaMP-Benchmark/LaMP, eval/evaluation.py.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Metric
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
+from llm_jobs.labels import spelled_as
+from llm_jobs.rouge import is_official, rouge
 
 RESAMPLES = 1_000
 SEED = 0
@@ -32,6 +36,7 @@ LARGEST_RATING = 1e100  # beyond it a number is no rating, and its square would 
 DRAWS_AT_ONCE = 4_000_000  # users drawn before they are added up, 8 bytes each: bounds the memory of the bootstrap
 
 Floats = npt.NDArray[np.float64]
+Sums = Callable[[Sequence["Scored"]], list[float]]  # the answers of one user -> (K,)
 Formula = Callable[[Floats], dict[str, Floats]]  # totals (R, K) -> name of a metric -> values (R,)
 
 
@@ -41,6 +46,13 @@ class Scored(NamedTuple):
     user_id: str
     prediction: str
     reference: str
+    choices: tuple[str, ...] = ()
+    """What this task could be answered with; empty for free text."""
+
+    @classmethod
+    def of(cls, user_id: str, prediction: str | None, reference: str, choices: Sequence[str] | None) -> Self:
+        """An answer, "" for a task that has none, and the reference in the spelling of the choice that it names."""
+        return cls(user_id, prediction or "", spelled_as(reference, choices), tuple(choices or ()))
 
 
 class MetricValue(NamedTuple):
@@ -52,26 +64,34 @@ class MetricValue(NamedTuple):
     high: float
 
 
+class _Measure(NamedTuple):
+    """How answers become metrics."""
+
+    sums: Sums
+    formula: Formula
+
+
 def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence[str] | None) -> list[MetricValue]:
-    """Score one arm: [accuracy, f1], [mae, rmse] or [rouge-1, rouge-L]; [] for no answers.
+    """Score one arm: accuracy and F1, MAE and RMSE, or ROUGE-1 and ROUGE-L; [] for no answers.
 
     The order of the answers is irrelevant. An arm that answered each task several times (five random personas) is one
     longer sequence, and its metrics are those of all answers together.
 
     Args:
-        metric: Which pair of metrics the kind uses.
+        metric: Which metrics the kind uses.
         answers: One per task.
-        labels: For accuracy the classes F1 is averaged over; one that no task has counts as 0. For a rating the scale,
-            whose lowest or highest label, the worse one, stands in for an answer that is no number. Without labels the
-            references are the classes or the scale. ROUGE uses none.
+        labels: What all tasks can be answered with (`llm_jobs.labels.fixed_labels`): the classes that F1 is averaged
+            over, where one that no task has counts as 0, or the scale of a rating. None: the references are the
+            classes; and the scale, for a task that has no choices of its own. ROUGE uses none. An answer that is no
+            number counts as the lowest or the highest rating of its scale, the worse of the two.
 
     Raises:
         PplugError: A label or reference of a rating is no number.
     """
     if not answers:
         return []
-    sums = _sums_per_user(metric, answers, _labels_or_references(labels, answers))
-    return _values_with_intervals(_FORMULAS[metric], sums)
+    measure = _MEASURES[metric](answers, labels)
+    return _values_with_intervals(measure.formula, _sums_per_user(measure.sums, answers))
 
 
 def paired_difference(
@@ -87,9 +107,9 @@ def paired_difference(
     _check_same_tasks(first, second)
     if not first:
         return []
-    known = _labels_or_references(labels, first)
-    ours, theirs = (_sums_per_user(metric, arm, known) for arm in (first, second))
-    formula, width = _FORMULAS[metric], ours.shape[1]
+    measure = _MEASURES[metric](first, labels)  # the references are those of the second arm, too
+    ours, theirs = (_sums_per_user(measure.sums, arm) for arm in (first, second))
+    formula, width = measure.formula, ours.shape[1]
 
     def difference(totals: Floats) -> dict[str, Floats]:
         subtracted = formula(totals[:, width:])
@@ -104,21 +124,16 @@ def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None
         key = (user_id, reference)
         if counts[key] * max(1, len(second)) != others[key] * max(1, len(first)):
             raise PplugError(
-                f"the two arms do not answer the same tasks: user {user_id!r} with reference {reference!r} has "
+                f"the two arms do not answer the same tasks: user {user_id!r} has, of one reference, "
                 f"{counts[key]} of {len(first)} answers in one and {others[key]} of {len(second)} in the other: "
                 "answer both again with `pplug evaluate --controls`"
             )
 
 
-def _labels_or_references(labels: Sequence[str] | None, answers: Sequence[Scored]) -> tuple[str, ...]:
-    texts = labels or sorted({answer.reference for answer in answers})
-    return tuple(dict.fromkeys(text.strip() for text in texts))
-
-
-def _sums_per_user(metric: Metric, answers: Sequence[Scored], labels: tuple[str, ...]) -> Floats:
+def _sums_per_user(sums: Sums, answers: Sequence[Scored]) -> Floats:
     """(U, K), users in the order of their ids; sorting the answers makes float sums the same in any order."""
     by_user = groupby(sorted(answers), key=lambda answer: answer.user_id)
-    return np.array([_SUMS[metric](list(group), labels) for _, group in by_user], dtype=np.float64)
+    return np.array([sums(list(group)) for _, group in by_user], dtype=np.float64)
 
 
 def _values_with_intervals(formula: Formula, sums: Floats) -> list[MetricValue]:
@@ -147,43 +162,68 @@ def _resampled_totals(sums: Floats) -> Iterator[Floats]:
         yield times.astype(np.float64) @ sums
 
 
-def _accuracy_sums(answers: Sequence[Scored], labels: tuple[str, ...]) -> list[float]:
+def _references(answers: Sequence[Scored]) -> tuple[str, ...]:
+    return tuple(sorted({answer.reference.strip() for answer in answers}))
+
+
+def _accuracy(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+    """Accuracy of all answers, and macro-F1 over the labels, or over the references."""
+    classes = tuple(dict.fromkeys(label.strip() for label in labels)) if labels else _references(answers)
+    return _Measure(partial(_label_sums, classes), partial(_accuracy_and_f1, "f1" if labels else "f1-occurring"))
+
+
+def _label_sums(labels: Sequence[str], answers: Sequence[Scored]) -> list[float]:
     """[answers, right answers, and per label: right, predicted, referenced]; exact match after strip."""
     pairs = [(answer.prediction.strip(), answer.reference.strip()) for answer in answers]
     predicted = Counter(prediction for prediction, _ in pairs)
     referenced = Counter(reference for _, reference in pairs)
     right = Counter(prediction for prediction, reference in pairs if prediction == reference)
     per_label = [[counts[label] for label in labels] for counts in (right, predicted, referenced)]
-    return [len(pairs), sum(per_label[0]), *per_label[0], *per_label[1], *per_label[2]]
+    return [len(pairs), right.total(), *per_label[0], *per_label[1], *per_label[2]]
 
 
-def _accuracy_and_f1(totals: Floats) -> dict[str, Floats]:
+def _accuracy_and_f1(name: str, totals: Floats) -> dict[str, Floats]:
     """Macro-F1 over all labels; one that is neither predicted nor referenced counts as 0."""
     right, predicted, referenced = np.split(totals[:, 2:], 3, axis=1)  # (R, labels) each
     occurrences = predicted + referenced
     f1 = np.divide(2 * right, occurrences, out=np.zeros_like(right), where=occurrences > 0)
-    return {"accuracy": totals[:, 1] / totals[:, 0], "f1": f1.mean(1)}
+    return {"accuracy": totals[:, 1] / totals[:, 0], name: f1.mean(1)}
 
 
-def _rating_sums(answers: Sequence[Scored], labels: tuple[str, ...]) -> list[float]:
-    """[answers, absolute errors, squared errors]."""
-    scale = [_known_rating(label, "label") for label in labels]
-    errors = [_rating_error(answer, min(scale), max(scale)) for answer in answers]
-    return [len(errors), math.fsum(abs(error) for error in errors), math.fsum(error * error for error in errors)]
+def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+    """MAE and RMSE; the scale is that of the labels, of the task's own choices, or of the references."""
+    shared = labels or _references(answers)
+
+    def sums(mine: Sequence[Scored]) -> list[float]:
+        errors = [_rating_error(answer, labels or answer.choices or shared) for answer in mine]
+        return [len(errors), math.fsum(abs(error) for error in errors), math.fsum(error * error for error in errors)]
+
+    return _Measure(sums, _mae_and_rmse)
 
 
-def _rating_error(answer: Scored, lowest: float, highest: float) -> float:
+def _range(labels: Sequence[str]) -> tuple[float, float]:
+    """The lowest and the highest rating of a scale.
+
+    Raises:
+        PplugError: A label is no number.
+    """
+    ratings = [rating for label in labels if (rating := _rating(label)) is not None]
+    if len(ratings) < len(labels):
+        count = len(labels) - len(ratings)
+        raise PplugError(f"{count} labels of a rating are no numbers: correct them and run `pplug ingest tasks` again")
+    return min(ratings), max(ratings)
+
+
+def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
     """Prediction minus reference; what is no number becomes the worst label, at equal distance the highest."""
-    reference = _known_rating(answer.reference, "reference")
+    if (reference := _rating(answer.reference)) is None:  # a text of the user's, so it is not shown
+        raise PplugError(
+            f"a reference of user {answer.user_id!r} is no number: correct it and run `pplug ingest tasks` again"
+        )
+    lowest, highest = _range(scale)
     worst = lowest if abs(lowest - reference) > abs(highest - reference) else highest
     prediction = _rating(answer.prediction)
     return (worst if prediction is None else prediction) - reference
-
-
-def _known_rating(text: str, what: str) -> float:
-    if (rating := _rating(text)) is None:
-        raise PplugError(f"the {what} {text!r} of a rating is no number: correct it and run `pplug ingest tasks` again")
-    return rating
 
 
 def _rating(text: str) -> float | None:
@@ -199,30 +239,32 @@ def _mae_and_rmse(totals: Floats) -> dict[str, Floats]:
     return {"mae": totals[:, 1] / totals[:, 0], "rmse": np.sqrt(totals[:, 2] / totals[:, 0])}
 
 
-def _rouge_sums(answers: Sequence[Scored], labels: tuple[str, ...]) -> list[float]:
-    """[answers, ROUGE-1 F-measures, ROUGE-L F-measures]; the tokens are runs of [a-z0-9] in the lower-cased text."""
-    scores = [_rouge_scorer().score(answer.reference, answer.prediction) for answer in answers]
-    return [len(scores), *(math.fsum(score[name].fmeasure for score in scores) for name in ("rouge1", "rougeL"))]
+def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+    """ROUGE-1 and ROUGE-L: the official ones where they mean something, and those of any script."""
+    del labels
+    tokenizers = ["", "-unicode"] if is_official([answer.reference for answer in answers]) else ["-unicode"]
+    names = [f"{name}{which}" for which in tokenizers for name in ("rouge-1", "rouge-L")]
+
+    def sums(mine: Sequence[Scored]) -> list[float]:
+        """[answers, and the sum of each F-measure]."""
+        scores = [
+            [
+                score
+                for which in tokenizers
+                for score in rouge(answer.reference, answer.prediction, is_official=not which)
+            ]
+            for answer in mine
+        ]
+        return [len(mine), *map(math.fsum, zip(*scores, strict=True))]
+
+    def means(totals: Floats) -> dict[str, Floats]:
+        return {name: totals[:, at] / totals[:, 0] for at, name in enumerate(names, 1)}
+
+    return _Measure(sums, means)
 
 
-@cache
-def _rouge_scorer() -> "RougeScorer":
-    from rouge_score.rouge_scorer import RougeScorer  # takes seconds: it loads nltk
-
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
-
-
-def _rouge(totals: Floats) -> dict[str, Floats]:
-    return {"rouge-1": totals[:, 1] / totals[:, 0], "rouge-L": totals[:, 2] / totals[:, 0]}
-
-
-_SUMS: dict[Metric, Callable[[Sequence[Scored], tuple[str, ...]], list[float]]] = {
-    Metric.ACCURACY: _accuracy_sums,
-    Metric.RATING: _rating_sums,
-    Metric.ROUGE: _rouge_sums,
-}
-_FORMULAS: dict[Metric, Formula] = {
-    Metric.ACCURACY: _accuracy_and_f1,
-    Metric.RATING: _mae_and_rmse,
-    Metric.ROUGE: _rouge,
+_MEASURES: dict[Metric, Callable[[Sequence[Scored], Sequence[str] | None], _Measure]] = {
+    Metric.ACCURACY: _accuracy,
+    Metric.RATING: _ratings,
+    Metric.ROUGE: _overlap,
 }

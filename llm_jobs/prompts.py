@@ -108,8 +108,11 @@ class PromptRefused(PplugError):
     """A request that cannot be put to the LLM."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)  # what it is made from, so that Beam and pickle can make it again
         self.refusal = Refusal(reason, detail)
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class VllmLLM:
         self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
         """Which code and precision runs; tells the engines apart in `settings_sha256`."""
         self.num_beams = 1
+        self.kv_memory = None
+        """vLLM decides what it computes together, and with which memory."""
         self.values_width = 0
         """vLLM does not tell what is inside the LLM."""
         self._require_same_embedding()

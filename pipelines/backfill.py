@@ -64,7 +64,7 @@ def encode_backfill(
     nights = [ds for ds in days(start, end) if first is not None and ds >= first]
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
-    job = encode_job(config, kinds, rebuild=rebuild, is_apart=runner is not None and runner.is_elsewhere)
+    job = encode_job(config, kinds, rebuild=rebuild, runner=runner)
     return Backfill(warehouse, job, nights, progress, runner)
 
 
@@ -93,8 +93,7 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
-    is_apart = runner is not None and runner.is_elsewhere
-    job = generate_job(plugs, config, kinds, max_persona_age=max_persona_age, is_apart=is_apart)
+    job = generate_job(plugs, config, kinds, max_persona_age=max_persona_age, runner=runner)
     return Backfill(warehouse, job, nights, progress, runner)
 
 

@@ -21,7 +21,7 @@ from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
-from pipelines.evaluate import JOB, label_lists, referenced_tasks
+from pipelines.evaluate import JOB, labels_of, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
@@ -161,7 +161,7 @@ class Comparison:
             members = self._members(reader.item_counts)
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
-        labels = label_lists(self._scored, self._kinds)[self._kind.name]
+        labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, members, labels)
 
     def _rivals(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:

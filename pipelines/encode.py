@@ -160,10 +160,6 @@ class EncodeJob:
         speed = speed_of(inputs.warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
         return Plan(JOB, inputs.ds, users, items, texts, tokens, speed.seconds(items, tokens), inputs.state())
 
-    def for_workers(self, count: int) -> "EncodeJob":
-        """Stay as it is: a shard bounds the memory."""
-        return self
-
 
 def encode_job(
     config: EncodeConfig,
@@ -171,9 +167,10 @@ def encode_job(
     *,
     force: bool = False,
     rebuild: bool = False,
-    is_apart: bool = False,
+    runner: Runner | None = None,
 ) -> EncodeJob:
     """Make the job, with a model that workers in other folders find."""
+    is_apart = runner is not None and runner.is_elsewhere
     return EncodeJob(replace(config, encoder=absolute_model(config.encoder)), kinds, force, rebuild, is_apart)
 
 
@@ -225,8 +222,7 @@ def encode_night(
         InputMissing: if there are no histories as of that night, or there is no such encoder.
         PplugError: if the encoder is another one and `rebuild` is not set.
     """
-    runner = runner or Runner()
-    job = encode_job(config, kinds, force=force, rebuild=rebuild, is_apart=runner.is_elsewhere)
+    job = encode_job(config, kinds, force=force, rebuild=rebuild, runner=runner)
     return run_night(job, warehouse, ds, progress, runner)
 
 

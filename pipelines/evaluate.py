@@ -8,6 +8,8 @@
 The control arms are answered here and written nowhere but as numbers in `evaluations`.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -16,8 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedder.errors import InputMissing
+from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
+from llm_jobs.labels import fixed_labels
 from llm_jobs.metrics import Scored, evaluate_answers
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.generate import plan_generate
@@ -30,6 +33,8 @@ from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 JOB = "evaluate"
 
@@ -63,15 +68,16 @@ def evaluate_night(
 
     Raises:
         InputMissing: if no task of the night has a reference, or none was answered.
+        UsageError: if none of their kinds is known; tasks of a single one that is not are left out with a warning.
     """
     config = config or GenerateConfig()
     with recorded_run(warehouse, JOB, ds, asdict(config) | {"plugs": [str(folder) for folder in plugs]}) as record:
-        scored = scored_tasks(warehouse, ds)
+        scored = of_known_kinds(scored_tasks(warehouse, ds), kinds)
         arms = own_answers(scored)
         if plugs:
             for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, scored, progress).items():
                 arms[kind] |= controls
-        labels = label_lists(scored, kinds)
+        labels = labels_of(scored, kinds)
         rows = [
             row | {"kind": kind, "run_id": record.run_id}
             for kind, by_arm in arms.items()
@@ -108,11 +114,25 @@ def referenced_tasks(warehouse: Warehouse, ds: date) -> list[dict[str, Any]]:
     return rows
 
 
+def of_known_kinds(rows: Sequence[dict[str, Any]], kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+    """The tasks whose kind is known; a warning tells of the others.
+
+    Raises:
+        UsageError: if there are only others.
+    """
+    for name, count in Counter(row["kind"] for row in rows if row["kind"] not in kinds).items():
+        told = f"{count} tasks are of kind {name!r}, which is not known: add [kinds.{name}] to pplug.toml to score them"
+        if not any(row["kind"] in kinds for row in rows):
+            raise UsageError(told)
+        logger.warning(told)
+    return [row for row in rows if row["kind"] in kinds]
+
+
 def own_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Arms]:
     """What was written to `outputs`, by kind; a task without an answer counts as wrong."""
     arms: dict[str, Arms] = {}
     for row in rows:
-        scored = Scored(row["user_id"], row["output"] or "", row["reference"])
+        scored = Scored.of(row["user_id"], row["output"], row["reference"], row["choices"])
         arms.setdefault(row["kind"], {"own": []})["own"].append(scored)
     return arms
 
@@ -145,10 +165,11 @@ def controls_of(
     return found
 
 
-def label_lists(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, Sequence[str] | None]:
-    """The fixed label list of each closed kind: the choices its tasks carry, else those of the kind."""
-    carried = {row["kind"]: row["choices"] for row in rows if row["choices"]}
-    return {row["kind"]: carried.get(row["kind"], kinds[row["kind"]].choices) for row in rows}
+def labels_of(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> dict[str, tuple[str, ...] | None]:
+    """For each kind the labels that all of its tasks can be answered with; None where these differ."""
+    names = dict.fromkeys(row["kind"] for row in rows)
+    carried = {name: [row["choices"] for row in rows if row["kind"] == name] for name in names}
+    return {name: fixed_labels(carried[name], kinds[name].choices) for name in names}
 
 
 def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -165,7 +186,7 @@ def plan_evaluate(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], *, plugs: Sequence[Path] = (), config: GenerateConfig
 ) -> Plan:
     """What `evaluate_night` would answer in its control arms; nothing is written."""
-    scored = scored_tasks(warehouse, ds)
+    scored = of_known_kinds(scored_tasks(warehouse, ds), kinds)
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)

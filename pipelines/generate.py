@@ -21,7 +21,6 @@ from embedder.errors import InputMissing, PplugError
 from embedder.models import fingerprint
 from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
-from llm_jobs.memory import half_of_free_memory
 from llm_jobs.prompts import Placement, PromptRefused, Request
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
@@ -61,16 +60,19 @@ class AnsweringFacts:
     llm_sha256: str
     llm_kernel: str
     num_beams: int
+    kv_memory: int | None
     plugs: Mapping[str, str]
     """Fingerprint of the plug of each kind."""
 
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         """Everything besides the tasks and the personas that an answer depends on.
 
-        Greedy decoding is not named, so that nights from before there were beams are still done.
+        Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory
+        where it changes no answer.
         """
-        beams = {} if self.num_beams == 1 else {"num_beams": self.num_beams}
-        return beams | {
+        named = {"num_beams": self.num_beams, "kv_memory": self.kv_memory}
+        left_out = {"num_beams": 1, "kv_memory": None}
+        return {name: value for name, value in named.items() if value != left_out[name]} | {
             "encoder_sha256": self.encoder_sha256,
             "llm_sha256": self.llm_sha256,
             "llm_kernel": self.llm_kernel,
@@ -201,11 +203,6 @@ class GenerateJob:
         counts = (len(users), len(covered), len(texts), sum(sizes))
         return Plan(JOB, inputs.ds, *counts, seconds, inputs.state())
 
-    def for_workers(self, count: int) -> "GenerateJob":
-        """Take a share of the memory for keys and values."""
-        memory = (self.config.memory or half_of_free_memory("cpu")) // count
-        return replace(self, config=replace(self.config, memory=memory))
-
 
 def generate_job(
     plugs: Sequence[Path],
@@ -214,12 +211,14 @@ def generate_job(
     *,
     force: bool = False,
     max_persona_age: int | None = None,
-    is_apart: bool = False,
+    runner: Runner | None = None,
 ) -> GenerateJob:
-    """Make the job, with models and plugs that workers in other folders find."""
-    named = replace(config, encoder=absolute_model(config.encoder), llm=absolute_model(config.llm))
+    """Make the job, with models and plugs that workers in other folders find, and their share of the memory."""
+    runner = runner or Runner()
+    memory = config.memory and config.memory // runner.workers
+    named = replace(config, encoder=absolute_model(config.encoder), llm=absolute_model(config.llm), memory=memory)
     folders = tuple(folder.expanduser().resolve() for folder in plugs)
-    return GenerateJob(named, folders, kinds, force, max_persona_age, is_apart)
+    return GenerateJob(named, folders, kinds, force, max_persona_age, runner.is_elsewhere)
 
 
 def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apart: bool) -> AnsweringFacts:
@@ -236,7 +235,7 @@ def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
     models = load_models(config)
     plugs = {kind: loaded.sha256 for kind, loaded in load_plugs(folders, models).items()}
     encoder, llm = models.encoder, models.llm
-    return AnsweringFacts(encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, plugs)
+    return AnsweringFacts(encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, llm.kv_memory, plugs)
 
 
 @kept
@@ -292,9 +291,8 @@ def generate_night(
         InputMissing: if the night has no tasks, or no night up to it has personas.
         PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
     """
-    runner = runner or Runner()
-    options = {"force": force, "max_persona_age": max_persona_age, "is_apart": runner.is_elsewhere}
-    return run_night(generate_job(plugs, config, kinds, **options), warehouse, ds, progress, runner)
+    job = generate_job(plugs, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
+    return run_night(job, warehouse, ds, progress, runner)
 
 
 def plan_generate(

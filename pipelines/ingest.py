@@ -23,6 +23,7 @@ from pipelines.erasure.forgotten import read_forgotten
 from pipelines.intake.lamp import read_lamp
 from pipelines.intake.lamp_files import read_golds
 from pipelines.intake.records import records, require_files
+from pipelines.intake.references import ReferenceCounts
 from pipelines.intake.rows import Refusal, Row, parse_history, parse_task, shown
 from pipelines.intake.waiting import Intake
 from pipelines.nights.runs import recorded_run
@@ -142,7 +143,11 @@ def ingest_tasks(
 
     Arguments and errors are those of `ingest_histories`.
     """
-    return _ingest_files(warehouse, "ingest_tasks", files, ds, partial(parse_task, kinds=kinds), dry_run)
+    counts = ReferenceCounts()
+    parse = counts.counting(partial(parse_task, kinds=kinds))
+    result = _ingest_files(warehouse, "ingest_tasks", files, ds, parse, dry_run)
+    counts.warn()
+    return result
 
 
 def ingest_lamp(
@@ -174,17 +179,19 @@ def ingest_lamp(
         UsageError: if the kind cannot be found out.
     """
     require_files([questions] if outputs is None else [questions, outputs])
-    golds = read_golds(outputs)
+    golds, counts = read_golds(outputs), ReferenceCounts()
 
     def fill(intake: Intake) -> None:
-        for name, row_id, row in read_lamp(questions, golds, ds, kinds, kind, undated):
+        for name, row_id, row in read_lamp(questions, golds, ds, kinds, kind, undated, counts):
             intake.take(name, row_id, row)
 
     def ingest(run_id: str) -> IngestResult:
         tables = ("histories", "tasks")
         return ingest_source(warehouse, "ingest_lamp", questions, ds, run_id, tables, fill, dry_run=dry_run)
 
-    return _recorded(warehouse, "ingest_lamp", ds, [questions], ingest, dry_run=dry_run)
+    result = _recorded(warehouse, "ingest_lamp", ds, [questions], ingest, dry_run=dry_run)
+    counts.warn()
+    return result
 
 
 def _ingest_files(

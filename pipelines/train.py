@@ -17,14 +17,14 @@ import numpy as np
 
 from embedder.errors import InputMissing, UsageError
 from embedder.plug_config import PROJECTED, PlugConfig
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig
 from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
-from pipelines.examples import Row, Targets, examples_of, held_texts, history_targets, label_set, task_targets
+from pipelines.examples import ChoiceLists, Row, Target, Targets, examples_of, held_texts, history_targets, task_targets
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import is_unseen
@@ -45,14 +45,19 @@ class TrainingData:
     """All items of all users up to the last day, sorted by user and time."""
     targets: Targets
     choices: Sequence[str] | None
-    """What prompts of a closed kind list."""
+    """Every label that a task of a closed kind can be answered with."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What a plug has a score for: the choices, where most targets are one of them; none otherwise."""
         choices = tuple(self.choices or ()) if self.kind.prompt is not None else ()
-        known = sum(target.target in choices for target in self.targets.found)
-        return choices if 2 * known > len(self.targets.found) else ()
+        return choices if 2 * self.known_count > len(self.targets.found) and len(choices) > 1 else ()
+
+    @property
+    def known_count(self) -> int:
+        """Targets that are one of the choices."""
+        known = set(self.choices or ())
+        return sum(target.target in known for target in self.targets.found)
 
     @property
     def user_count(self) -> int:
@@ -68,6 +73,8 @@ class TrainResult:
     kind: str
     example_count: int
     skipped_leak_count: int
+    skipped_long_count: int
+    """Examples that the LLM cannot take."""
     losses: Sequence[EpochLoss]
 
 
@@ -105,26 +112,51 @@ def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, 
             f"no tasks of kind {chosen.name} for {min(missing)}: run `pplug ingest tasks FILE --ds {min(missing)}`"
         )
     held = held_texts(tasks, chosen, named)
-    choices = label_set(tasks, items, chosen)
-    from_histories = history_targets(items, chosen, choices, held)
+    lists = ChoiceLists(tasks, chosen)
+    from_histories = history_targets(items, chosen, lists, held)
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
     if choice.unseen_users:
-        found = [target for target in found if not is_unseen(target.user_id)]
-    return TrainingData(chosen, items, Targets(found, from_histories.skipped_leak_count), choices)
+        found = seen_targets(found)
+    choices = lists.labels
+    if lists.differ and len(choices or ()) > len(found):
+        choices = ()  # each task brings candidates of its own: these are no classes
+    return TrainingData(chosen, items, replace(from_histories, found=found), choices)
+
+
+def seen_targets(found: Sequence[Target]) -> list[Target]:
+    """The targets of the users that `--unseen-users` leaves in.
+
+    Raises:
+        UsageError: if it leaves none in.
+    """
+    seen = [target for target in found if not is_unseen(target.user_id)]
+    if found and not seen:
+        count = len({target.user_id for target in found})
+        raise UsageError(f"--unseen-users keeps all {count} users out of the training: leave it out")
+    return seen
 
 
 def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind]) -> str:
-    """The kind to train for: the one given, or the only one in the histories that has targets."""
+    """The kind to train for: the one given, or the only known one in the histories that has targets.
+
+    Raises:
+        InputMissing: if no item is a target.
+        UsageError: if a kind is not known, or several could be meant.
+    """
     if kind is not None:
         if kind not in kinds:
             raise UsageError(f"kind {kind!r} is not known: use one of {', '.join(sorted(kinds))}")
         return kind
-    counts = Counter(item["kind"] for item in items if item["output"] and kinds[item["kind"]].prompt is not None)
+    named = Counter(item["kind"] for item in items if item["output"])
+    counts = [name for name in named if name in kinds and kinds[name].prompt is not None]
+    gone = sorted(named.keys() - kinds.keys())
+    if gone and not counts:
+        raise UsageError(f"kind {gone[0]!r} of the histories is not known: add [kinds.{gone[0]}] to pplug.toml")
     if not counts:
         raise InputMissing("no item has an output to train on: run `pplug ingest histories FILE` first")
     if len(counts) > 1:
         raise UsageError(f"the histories hold several kinds ({', '.join(sorted(counts))}): choose one with --kind")
-    return next(iter(counts))
+    return counts[0]
 
 
 def train_job(
@@ -152,6 +184,7 @@ def train_job(
     with recorded_run(warehouse, JOB, choice.until, settings) as record:
         start = time.perf_counter()
         data = training_data(warehouse, choice, kinds)
+        tell_of_labels(data)
         models = load_models(config)
         llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
@@ -161,9 +194,28 @@ def train_job(
         if data.labels:
             warn_of_failure(losses, guessing_loss(prepared, data.labels))
         add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
-        record.rows_in = record.rows_out = len(examples)
+        record.rows_in = record.rows_out = len(prepared)
+        record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
-    return TrainResult(record, data.kind.name, len(examples), data.targets.skipped_leak_count, losses)
+    skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
+    return TrainResult(record, data.kind.name, len(prepared), *skipped, losses)
+
+
+def tell_of_labels(data: TrainingData) -> None:
+    """Warn, with counts and no text of anybody, of outputs that are not spelled like a choice, or are none."""
+    count, choices, outside = len(data.targets.found), data.choices or (), 0
+    if data.kind.metric is Metric.ROUGE:
+        return  # free texts, a few tasks with choices among them
+    if data.targets.respelled_count:
+        told = "%d outputs name a choice in another spelling (case, space or a number's zeros) and count as that choice"
+        logger.warning(told, data.targets.respelled_count)
+    if len(choices) == 1:
+        told = "tasks of kind %s have one choice only, so there is nothing to learn: give them others in `choices`"
+        logger.warning(told, data.kind.name)
+    elif choices and (outside := count - data.known_count):
+        lost = "" if data.labels else ", so the plug learns no labels"
+        told = "%d of %d outputs are none of the %d choices of kind %s%s: correct them, or the choices"
+        logger.warning(told, outside, count, len(choices), data.kind.name, lost)
 
 
 def warn_of_failure(losses: Sequence[EpochLoss], guessing: float) -> None:
@@ -189,7 +241,8 @@ def plan_train(
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [
-        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
+        Example(target.user_id, target.prompt, target.target, nothing[0], nothing, target.key)
+        for target in data.targets.found
     ]
     plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
@@ -202,8 +255,8 @@ def plan_train(
 
     speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
     texts = {target.query for target in data.targets.found}
-    seconds = speed.seconds(len(examples), tokens)
-    return Plan(JOB, choice.until, data.user_count, len(examples), len(texts), tokens, seconds)
+    seconds = speed.seconds(len(prepared), tokens)
+    return Plan(JOB, choice.until, data.user_count, len(prepared), len(texts), tokens, seconds)
 
 
 def add_to_report(folder: Path, **facts: bool | float) -> None:

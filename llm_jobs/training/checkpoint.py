@@ -7,7 +7,7 @@ Random numbers need no saving: each epoch draws its own from the seed and its nu
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def unflatten(moments: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return states
 
 
-def run_fingerprint(plug: PersonaPlug, settings: dict[str, Any], examples: Sequence[tuple[bytes, ...]]) -> str:
+def run_fingerprint(plug: PersonaPlug, settings: dict[str, Any], examples: Iterable[tuple[bytes, ...]]) -> str:
     """A sha256 over the start weights, the settings and the examples of a run."""
     digest = hashlib.sha256(json.dumps([settings, asdict(plug.config)], sort_keys=True).encode())
     for name, value in sorted(plug.state_dict().items()):

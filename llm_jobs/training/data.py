@@ -59,6 +59,8 @@ class Example:
     """(D,) encoded task input."""
     history: FloatArray
     """(n, D) vectors of the user's items strictly before this one, oldest first; n may be 0."""
+    key: str = ""
+    """Names it in messages; holds no text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +80,11 @@ class Prepared:
 
 
 def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Prepared], list[Prepared]]:
-    """Examples to fit, and examples of the users held out."""
+    """Examples to fit, and examples of the users held out; of users who all would be, all examples to fit."""
     parts: tuple[list[Prepared], list[Prepared]] = ([], [])
     for item in prepared:
         parts[hash_share(item.example.user_id) < held_out].append(item)
-    return parts
+    return parts if parts[0] else (list(prepared), [])
 
 
 def drop_history(history: FloatArray, config: TrainConfig, rng: np.random.Generator) -> FloatArray:

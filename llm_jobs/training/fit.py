@@ -11,11 +11,15 @@ each epoch the state is saved, and a killed run goes on from there to the same w
 the least loss on held-out users are saved as the plug, once all epochs are done.
 """
 
+import hashlib
 import json
+import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +28,22 @@ from torch import Tensor
 
 from embedder.errors import PplugError
 from embedder.hashing import text_sha256
+from embedder.personas import FloatArray
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prompts import Placement
+from llm_jobs.prompts import Placement, PromptRefused
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
 from llm_jobs.training.data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
 from llm_jobs.training.descent import Descent
 from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
-from llm_jobs.training.warm_up import out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.warm_up import kind_names, out_of_fold_scores, start_from_words, warm_up
+
+logger = logging.getLogger(__name__)
+
+NAMED_AT_MOST = 5
+"""Skipped examples that a warning names."""
 
 ROWS = 8
 """Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""
@@ -59,7 +69,7 @@ def train_plug(
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")
     run = TrainingRun(plug, llm, config, train, progress)
-    identity = run_fingerprint(plug, asdict(config), [fingerprint_parts(item) for item in prepared])
+    identity = run_fingerprint(plug, asdict(config), fingerprint_parts(prepared))
     checkpoint = Checkpoint(folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
     if plug.has_committee and not any(item.example.target in plug.config.labels for item in train):
@@ -91,12 +101,34 @@ def is_stuck(losses: Sequence[EpochLoss], patience: int) -> bool:
 
 
 def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
-    """Tokenise prompts and targets; prompts too long for the LLM are shortened in the middle of their input."""
-    prepared: list[Prepared] = []
+    """Tokenise prompts and targets; prompts too long for the LLM are shortened in the middle of their input.
+
+    Examples that the LLM cannot take, as their target alone fills its context, are left out and named in a warning.
+    """
+    prepared, refused = list[Prepared](), list[tuple[str, PromptRefused]]()
     for example in examples:
         answer = llm.answer_ids(example.target)
-        prepared.append(Prepared(example, llm.parts(example.prompt, placement, reserve=len(answer) + 16), answer))
+        try:
+            parts = llm.parts(example.prompt, placement, reserve=len(answer) + 16)
+        except PromptRefused as error:
+            refused.append((example.key, error))
+        else:
+            prepared.append(Prepared(example, parts, answer))
+    tell_of_skipped(refused, len(examples))
     return prepared
+
+
+def tell_of_skipped(refused: Sequence[tuple[str, PromptRefused]], count: int) -> None:
+    """Warn of examples that are left out: how many, which, and why."""
+    for reason, same in groupby(sorted(refused, key=reason_of), key=reason_of):
+        keys = [key for key, _ in same]
+        told = "; ".join(keys[:NAMED_AT_MOST]) + (" ..." if len(keys) > NAMED_AT_MOST else "")
+        logger.warning("%d of %d examples are skipped (%s): %s", len(keys), count, reason, told)
+
+
+def reason_of(refused: tuple[str, PromptRefused]) -> str:
+    """Why an example is left out."""
+    return refused[1].refusal.reason
 
 
 def guessing_loss(prepared: Sequence[Prepared], labels: Sequence[str]) -> float:
@@ -110,11 +142,30 @@ def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> 
     return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
-def fingerprint_parts(item: Prepared) -> tuple[bytes, ...]:
-    """What of an example changes the result of training."""
-    example = item.example
-    texts = (example.user_id, example.prompt, example.target)
-    return (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), example.history.tobytes())
+def fingerprint_parts(prepared: Sequence[Prepared]) -> Iterator[tuple[bytes, ...]]:
+    """What of each example changes the result of training; histories as their hashes."""
+    for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
+        example = item.example
+        texts = (example.user_id, example.prompt, example.target)
+        yield (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), history)
+
+
+def history_hashes(histories: Sequence[FloatArray]) -> list[bytes]:
+    """The sha256 of each history's bytes.
+
+    The examples of a user see the beginnings of one array, longer and longer ones: each byte of it is read once.
+    """
+    alike = defaultdict[tuple[int, ...], list[int]](list)  # by where a history begins and how it lies in memory
+    for at, history in enumerate(histories):
+        alike[history.ctypes.data, *history.strides, *history.shape[1:]].append(at)
+    found = [b""] * len(histories)
+    for places in alike.values():
+        digest, read = hashlib.sha256(), 0
+        for at in sorted(places, key=lambda at: len(histories[at])):
+            digest.update(histories[at][read:].tobytes())
+            read = len(histories[at])
+            found[at] = digest.digest()
+    return found
 
 
 def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss], train: Sequence[Prepared]) -> None:
@@ -144,7 +195,7 @@ class TrainingRun:
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
         steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps))
+        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps, kind_names(plug)))
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 
@@ -182,7 +233,9 @@ class TrainingRun:
         """Mean loss with the full history and without dropout."""
         self.plug.eval()
         losses = [self.losses(batch, None) for batch in batches(prepared, self.config.batch_size, None)]
-        return torch.cat(losses).mean().item()
+        mean = torch.cat(losses).mean().item()
+        self.state.descent.require_finite("loss on held-out users", mean)
+        return mean
 
     def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
         """(B,) negative mean log-probability of each target's tokens, in the order of the batch.

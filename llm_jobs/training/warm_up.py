@@ -39,7 +39,7 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
     known = [item for item in prepared if item.example.target in number]
     folds = [[item for item in known if fold_of(plug, item) != fold] for fold in range(len(plug.bodies))]
     descents = [
-        Descent(list(body.parameters()), config, math.ceil(len(others) / config.batch_size) * EPOCHS)
+        Descent(list(body.parameters()), config, math.ceil(len(others) / config.batch_size) * EPOCHS, kind_names(plug))
         for body, others in zip(plug.bodies, folds, strict=True)
     ]
     steps = sum(descent.steps for descent in descents)
@@ -56,6 +56,11 @@ def warm_up(plug: PersonaPlug, prepared: Sequence[Prepared], config: TrainConfig
                 total, count = total + loss.item() * len(batch), count + len(batch)
                 done = sum(descent.step for descent in descents)
                 progress(f"steps without the LLM, loss {total / count:.3f}", done, steps)
+
+
+def kind_names(plug: PersonaPlug) -> str:
+    """The kinds of a plug, as messages name them."""
+    return ", ".join(plug.config.kinds)
 
 
 def fold_of(plug: PersonaPlug, item: Prepared) -> int:

@@ -35,7 +35,7 @@ class GenerateConfig:
     cache: Path | None = None
     """Where exported models are kept; the user's cache folder unless given."""
     memory: int | None = None
-    """Bytes that the LLM's keys and values may take; half of what is free unless given."""
+    """Bytes that the LLM's keys and values may take; unless given 2 GiB, or what vLLM finds free."""
     engine: Engine = "transformers"
     """What runs the LLM: our own code on top of transformers, or vLLM."""
     num_beams: int = 1

@@ -263,7 +263,7 @@ class ModelNames(EncoderNames):
     llm_dtype: Annotated[Dtype, option("--llm-dtype", "Precision of the LLM.")] = "bfloat16"
     memory: Annotated[
         int | None,
-        option("--memory", "Most the LLM's keys and values take, like 4G; half of what is free.", **SIZE),
+        option("--memory", "Most the LLM's keys and values take, like 4G; 2G unless given.", **SIZE),
     ] = None
 
 

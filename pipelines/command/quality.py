@@ -78,7 +78,8 @@ def train(
     with progress_bars() as progress:
         result = train_job(*what, progress=progress)
     common.show([asdict(loss) for loss in result.losses])
-    message(f"{result.example_count} examples; {result.skipped_leak_count} items skipped: theirs is a task's text")
+    left_out = f"{result.skipped_leak_count} items skipped: theirs is a task's text"
+    message(f"{result.example_count} examples; {left_out}; {result.skipped_long_count} skipped: too long for the LLM")
 
 
 @app.command()

@@ -10,6 +10,7 @@ Each row stands alone: a question that is refused leaves its items in, and the o
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from typing import Any, Final
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from pipelines.intake.lamp_files import Golds, elements, text_of
+from pipelines.intake.references import ReferenceCounts
 from pipelines.intake.rows import Refusal, Row, parse_history, parse_task, shown
 
 PEEKED: Final = 20
@@ -51,7 +53,13 @@ def _fits(kind: Kind, fields: set[str]) -> bool:
 
 
 def read_lamp(
-    questions: Path, golds: Golds, ds: date, kinds: Mapping[str, Kind], kind: str | None, undated: date | None
+    questions: Path,
+    golds: Golds,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    kind: str | None,
+    undated: date | None,
+    counts: ReferenceCounts,
 ) -> Iterator[Taken]:
     """The rows of a questions file and its answers.
 
@@ -62,6 +70,7 @@ def read_lamp(
         kinds: the kinds there are.
         kind: name of the questions' kind, found out unless given.
         undated: day of profile items without a date (LaMP's user-based files have none); they are refused unless given.
+        counts: told of the references.
 
     Raises:
         UsageError: if the kind cannot be found out, or there is no such kind.
@@ -84,7 +93,7 @@ def read_lamp(
         if isinstance(name, str):
             seen.add(name)
             row_id = shown(name)
-        yield "tasks", row_id, _task(question, name, golds, ds, found)
+        yield "tasks", row_id, _task(question, name, golds, ds, found, counts)
         yield from _items(question, name, row_id, found, undated)
     yield from _golds_without_question(golds, seen)
 
@@ -97,10 +106,12 @@ def _golds_without_question(golds: Golds, seen: Container[str]) -> Iterator[Take
         yield "tasks", row_id, refusal
 
 
-def _task(question: Mapping[str, Any], name: object, golds: Golds, ds: date, kind: Kind) -> Row | Refusal:
+def _task(
+    question: Mapping[str, Any], name: object, golds: Golds, ds: date, kind: Kind, counts: ReferenceCounts
+) -> Row | Refusal:
     text = question.get("input")
     choices = kind.choices_in(text) if isinstance(text, str) else None
-    row = parse_task(
+    row = counts.counting(partial(parse_task, kinds=(kind.name,)))(
         {
             "task_id": name,
             "user_id": name,
@@ -109,8 +120,7 @@ def _task(question: Mapping[str, Any], name: object, golds: Golds, ds: date, kin
             "input": text,
             "choices": None if choices is None else list(choices),
             "reference": golds.outputs.get(name) if isinstance(name, str) else None,
-        },
-        (kind.name,),
+        }
     )
     if not isinstance(row, Refusal) and kind.query(row["input"]) is None:
         return Refusal("malformed_input", shown(row["input"]), row["user_id"])

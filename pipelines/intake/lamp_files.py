@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import PplugError
+from llm_jobs.labels import label_text
 from pipelines.intake.rows import Refusal, shown
 
 CHUNK_CHARACTERS: Final = 2**20
@@ -109,7 +110,7 @@ def read_golds(path: Path | None) -> Golds:
 def _gold(entry: object) -> tuple[str, str] | Refusal:
     if not isinstance(entry, Mapping):
         return Refusal("not_an_object", shown(entry))
-    question, output = text_of(entry.get("id")), text_of(entry.get("output"))
+    question, output = text_of(entry.get("id")), label_text(entry.get("output"))
     if not isinstance(question, str):
         return Refusal("missing_id" if question is None else "wrong_type_id", shown(entry))
     if not isinstance(output, str):

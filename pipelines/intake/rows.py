@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from llm_jobs.labels import label_text, spelled_as
 
 DETAIL_CHARACTERS: Final = 200
 _NAMED_USER: Final = re.compile(r"""["']user_id["']\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+)""")
@@ -104,8 +106,12 @@ def _different(choices: list[str] | None) -> list[str] | None:
 
 Filled = Annotated[str, AfterValidator(_writable), AfterValidator(_filled)]
 """Text that is more than white space; kept as it is."""
-OrNone = Annotated[Annotated[str, AfterValidator(_writable)] | None, AfterValidator(_or_none)]
-"""Text or null; white space alone says no more than null."""
+Label = Annotated[Filled, BeforeValidator(label_text)]
+"""A text or a number."""
+OrNone = Annotated[
+    Annotated[str, AfterValidator(_writable)] | None, BeforeValidator(label_text), AfterValidator(_or_none)
+]
+"""Text, number or null; white space alone says no more than null."""
 Time = Annotated[datetime, BeforeValidator(parse_time)]
 
 
@@ -142,8 +148,14 @@ class TaskRow(TaskKey):
     kind: Filled
     queued_at: Time
     input: Filled
-    choices: Annotated[list[Filled] | None, AfterValidator(_different)] = None
+    choices: Annotated[list[Label] | None, AfterValidator(_different)] = None
     reference: OrNone = None
+
+    @model_validator(mode="after")
+    def _spell_reference(self) -> Self:
+        """The reference takes the spelling of the choice that it names."""
+        self.reference = self.reference and spelled_as(self.reference, self.choices)
+        return self
 
 
 class _Deletion(_Model):

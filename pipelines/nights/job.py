@@ -109,7 +109,3 @@ class NightJob(Protocol):
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
         """Say what a night would cost, for `--dry-run`."""
         ...
-
-    def for_workers(self, count: int) -> "NightJob":
-        """Take a share of the machine, for one of so many workers on it."""
-        ...

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any, Final, TypeVar
 
@@ -50,10 +49,10 @@ def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
         WorkerLost: if one ends before its shards are finished; the others are ended too.
     """
     count = max(1, min(count, len(shards)))
-    shared, threads = replace(night, job=night.job.for_workers(count)), max(1, core_count() // count)
+    threads = max(1, core_count() // count)
     workers = [
         _context().Process(
-            target=_work, args=(shared, shards[at::count], threads), name=f"worker {at + 1} of {count}", daemon=True
+            target=_work, args=(night, shards[at::count], threads), name=f"worker {at + 1} of {count}", daemon=True
         )
         for at in range(count)
     ]

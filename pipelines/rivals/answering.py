@@ -42,7 +42,8 @@ class Arm:
     def add(self, case: Case, text: str, user_bytes: int) -> None:
         """Keep an answer."""
         task = case.task
-        self.scored.setdefault(task.task_id, []).append(Scored(task.user_id, text, task.reference or ""))
+        scored = Scored.of(task.user_id, text, task.reference or "", task.choices)
+        self.scored.setdefault(task.task_id, []).append(scored)
         self.user_bytes[task.user_id] = user_bytes
 
     @property

@@ -21,6 +21,7 @@ from embedder.encoder import TextEncoder
 from embedder.histories import History
 from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
+from llm_jobs.labels import label_of
 from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
 from pipelines.personas.persona_table import compact_vectors
@@ -60,9 +61,12 @@ class Case:
 
     @property
     def labelled(self) -> list[Item]:
-        """Items with an output that the task could have too."""
-        choices = self.task.choices
-        return [item for item in self.items if item.output is not None and (not choices or item.output in choices)]
+        """Items with an output that the task could have too, in the spelling of the task's choice."""
+        written = [item for item in self.items if item.output is not None]
+        if not (choices := self.task.choices):
+            return written
+        named = [(item, label_of(item.output or "", choices)) for item in written]
+        return [item._replace(output=label) for item, label in named if label is not None]
 
 
 class CaseReader:

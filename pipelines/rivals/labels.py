@@ -17,6 +17,7 @@ from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
+from llm_jobs.labels import label_of, spelled_as
 from pipelines.examples import Row, Target, examples_of
 from pipelines.rivals.cases import Case
 from pipelines.rivals.extra import required
@@ -33,13 +34,23 @@ def most_frequent(labels: Sequence[str]) -> str:
 
 def mode_answers(cases: Sequence[Case], fallback: str) -> list[str]:
     """Each user's most frequent label; `fallback` for one without any."""
-    return [most_frequent([item.output or "" for item in case.labelled]) or fallback for case in cases]
+    own = [most_frequent([item.output or "" for item in case.labelled]) for case in cases]
+    return [label or allowed(fallback, case) for label, case in zip(own, cases, strict=True)]
 
 
 def vote_answers(cases: Sequence[Case], fallback: str) -> list[str]:
     """The label with most weight, weights being softmax(20 * cosine of item and task); of equal ones the oldest."""
     votes = [label_votes(case.personal.task, past_of(case)) for case in cases]
-    return [max(shares, key=lambda label: shares[label], default=fallback) for shares in votes]
+    return [
+        max(shares, key=lambda label: shares[label], default=allowed(fallback, case))
+        for shares, case in zip(votes, cases, strict=True)
+    ]
+
+
+def allowed(fallback: str, case: Case) -> str:
+    """Everybody's label in the spelling of the task's choices; the first of these if it is none."""
+    choices = case.task.choices
+    return (label_of(fallback, choices) or choices[0]) if choices else fallback
 
 
 class Past(NamedTuple):
@@ -117,7 +128,7 @@ class LabelRegression:
         of_kind = [item for item in items if item["kind"] == kind.name]
         outputs = defaultdict[str, list[str]](list)
         for item in of_kind:
-            outputs[item["user_id"]].append(item["output"] or "")
+            outputs[item["user_id"]].append(spelled_as(item["output"] or "", labels))
         examples = examples_of(targets, of_kind, {kind.name: kind}, encoder)
         rows = [
             features(example.task, Past(outputs[example.user_id][: len(example.history)], example.history), labels)
@@ -137,9 +148,11 @@ class LabelRegression:
 
 
 def best_allowed(names: Sequence[str], probabilities: FloatArray, choices: Sequence[str]) -> str:
-    """The most probable of the names that are choices; the first choice if none is."""
-    allowed = [at for at, name in enumerate(names) if not choices or name in choices]
-    return names[max(allowed, key=lambda at: float(probabilities[at]))] if allowed else choices[0]
+    """The most probable of the names that are choices, spelled as there; the first choice if none is."""
+    if not choices:
+        return names[int(np.argmax(probabilities))]
+    known = {at: label for at, name in enumerate(names) if (label := label_of(name, choices)) is not None}
+    return known[max(known, key=lambda at: float(probabilities[at]))] if known else choices[0]
 
 
 def features(task: FloatArray, past: Past, labels: Sequence[str]) -> FloatArray:

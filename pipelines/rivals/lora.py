@@ -8,6 +8,7 @@ architecture: q and v.
 """
 
 import copy
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor
 
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prompts import Placement
+from llm_jobs.prompts import Placement, PromptRefused
 from pipelines.examples import Target
 from pipelines.rivals.extra import required
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ def adapt(base: FrozenLLM, folder: Any, targets: Sequence[Target], config: LoraC
     """
     peft = required("peft")
     start = time.perf_counter()
-    newest = sorted(targets, key=lambda target: (target.moment, target.prompt))[-config.newest :]
+    short = [target for target in targets if tokens_of(target, base) is not None]
+    if len(short) < len(targets):
+        logger.warning(
+            "%d of %d items are too long for the LLM: no adapter sees them", len(targets) - len(short), len(targets)
+        )
+    newest = sorted(short, key=lambda target: (target.moment, target.prompt))[-config.newest :]
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(config.seed)
         settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha)
@@ -86,13 +94,20 @@ def adapt(base: FrozenLLM, folder: Any, targets: Sequence[Target], config: LoraC
     return Adapted(merged, sum(weight.numel() for weight in trained), time.perf_counter() - start)
 
 
+def tokens_of(target: Target, llm: FrozenLLM) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The token ids of prompt and answer, worded as when it is answered; None if the LLM's context has no room."""
+    answer = llm.answer_ids(target.target)
+    try:
+        parts = llm.parts(target.prompt, Placement.AFTER, len(answer))
+    except PromptRefused:
+        return None
+    return parts.before + parts.after, answer
+
+
 def batch_loss(model: Any, llm: FrozenLLM, targets: Sequence[Target]) -> Tensor:
-    """Mean loss of the answers' tokens, each prompt worded as when it is answered."""
-    answers = [llm.answer_ids(target.target) for target in targets]
-    parts = [
-        llm.parts(target.prompt, Placement.AFTER, len(answer)) for target, answer in zip(targets, answers, strict=True)
-    ]
-    prompts = [part.before + part.after for part in parts]
+    """Mean loss of the answers' tokens, of targets that the LLM has room for."""
+    known = [tokens for target in targets if (tokens := tokens_of(target, llm)) is not None]
+    prompts, answers = [prompt for prompt, _ in known], [answer for _, answer in known]
     if llm.is_encoder_decoder:
         rows, labels = prompts, [list(answer) for answer in answers]
     else:

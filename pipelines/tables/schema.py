@@ -60,7 +60,10 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "llm_sha256": (_TEXT, "fingerprint of the language model: weights and settings"),
     "low": (_FLOAT, "lower end of the 95% interval over users"),
     "mean_prompt_tokens": (_FLOAT, "mean tokens of the arm's prompts, soft prompt included; 0 without an LLM"),
-    "metric": (_TEXT, "accuracy, f1, mae, rmse, rouge-1 or rouge-L"),
+    "metric": (
+        _TEXT,
+        "accuracy, f1 (over fixed labels) or f1-occurring, mae, rmse, rouge-1, rouge-L (official) or with -unicode",
+    ),
     "output": (_TEXT, "what the user produced for an item; the answer to a task"),
     "output_tokens": (_INT, "tokens of the answer"),
     "parameters": (_BIGINT, "trained numbers behind one answer"),

@@ -65,8 +65,7 @@ def check_words(words: list[str]) -> None:
     """The command is there, and takes these options."""
     group = typer.main.get_command(app)
     name = words[0]
-    if name not in group.commands:  # pyright: ignore[reportAttributeAccessIssue]
-        pytest.skip(f"pplug {name} is not there yet")
+    assert name in group.commands, f"docs/scheduling.md shows pplug {name}, which is not there"  # pyright: ignore[reportAttributeAccessIssue]
     command = group.commands[name]  # pyright: ignore[reportAttributeAccessIssue]
     command.make_context(name, words[1:], resilient_parsing=False, obj=None)
 
@@ -85,6 +84,11 @@ def test_the_shell_hands_pplug_the_night_that_ended(source: str, tmp_path: Path)
 @pytest.mark.parametrize("line", re.findall(r"^    pplug (.+?)(?:\s+#.*)?$", PAGE, re.M))
 def test_every_command_shown_is_taken(line: str) -> None:
     check_words(shlex.split(line))
+
+
+def test_a_command_that_is_not_there_fails() -> None:
+    with pytest.raises(AssertionError, match="shows pplug retired, which is not there"):
+        check_words(["retired", "--ds", "2026-11-01"])
 
 
 def units(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from llm_jobs.engine.decoding import TIE, best_tokens
 from llm_jobs.engine.kv_cache import Prefix, padded, values_width
 from llm_jobs.engine.linear import PackedProjection, Projection, projection_class
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.memory import half_of_free_memory, parse_bytes
+from llm_jobs.memory import KV_BYTES, half_of_free_memory, kv_bytes, parse_bytes
 from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, PromptParts, Request
 
 drawn_tasks = st.lists(
@@ -209,3 +209,10 @@ def test_free_memory_is_what_the_tightest_limit_leaves(tmp_path: Path) -> None:
     assert half_of_free_memory("cpu", meminfo, tmp_path) == 4000 << 10
     (tmp_path / "memory.max").write_text("5120\n")
     assert half_of_free_memory("cpu", meminfo, tmp_path) == 2048
+
+
+def test_keys_and_values_take_a_fixed_amount_unless_told_otherwise(tiny_llm_folder: Path) -> None:
+    assert (kv_bytes(None, "cpu"), kv_bytes(5, "cpu")) == (KV_BYTES, 5)
+    for dtype in ("float32", "bfloat16"):
+        llm = FrozenLLM.from_pretrained(str(tiny_llm_folder), dtype)
+        assert llm.kv_memory == (None if "float32" in llm.kernel else KV_BYTES)

@@ -26,7 +26,7 @@ from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
 from llm_jobs.training.descent import learning_rate_share
-from llm_jobs.training.fit import TrainingRun, is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.training.fit import TrainingRun, history_hashes, is_stuck, prepare, seeded_plug, train_plug
 from llm_jobs.training.prefix_cache import Progress
 from llm_jobs.training.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
 
@@ -362,6 +362,34 @@ def test_losses_are_those_of_one_example_at_a_time_in_the_order_of_the_batch(
 def llama_parts(llama: Path) -> Callable[[int], list]:
     prepared = prepare(examples(70), FrozenLLM.from_pretrained(str(llama)), Placement.AFTER)
     return lambda count: prepared[:count]
+
+
+def test_users_who_would_all_be_held_out_are_trained_on(llama: Path, tmp_path: Path) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    alone = [replace(one, user_id="ann") for one in examples(8)]
+    assert [len(part) for part in split_users(prepare(alone, llm, Placement.AFTER), 1.0)] == [8, 0]
+    losses = fit(new_plug(llm), llm, alone, replace(CONFIG, held_out=1.0, epochs=1), tmp_path / "plug", quiet)
+    assert losses[0].held_out == losses[0].train
+
+
+@pytest.mark.parametrize(("labels", "step"), [((), "step 2 of 12"), (LABELS, "step 2 of")])
+def test_a_loss_that_is_no_number_ends_the_training_at_once(
+    llama: Path, tmp_path: Path, labels: tuple[str, ...], step: str
+) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    wild = replace(CONFIG, learning_rate=1e30, epochs=2)
+    with pytest.raises(PplugError, match=f"plug of kind note is .* at {step}.*--llm-dtype float32"):
+        fit(new_plug(llm, labels=labels), llm, examples(), wild, tmp_path / "plug", quiet)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8))
+def test_histories_are_told_apart_by_their_bytes_however_they_share_them(spans: list[tuple[int, int]]) -> None:
+    vectors = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    shared = [vectors[start : start + count] for start, count in spans]
+    wanted = [hashlib.sha256(history.tobytes()).digest() for history in shared]
+    assert history_hashes(shared) == wanted
+    assert history_hashes([history.copy() for history in shared]) == wanted
+    assert history_hashes([vectors[::2], vectors, vectors[:1]])[0] == hashlib.sha256(vectors[::2].tobytes()).digest()
 
 
 def test_users_are_held_out_whole(llama_parts: Callable[[int], list]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import duckdb
 import pyarrow as pa
 
-from embedder.errors import InputMissing
+from embedder.errors import InputMissing, PplugError
 from pipelines.nights.job import Made, Night
 from pipelines.nights.plans import Plan
 from pipelines.nights.published import NightInputs
@@ -47,6 +47,7 @@ class LettersJob:
     """Count letters."""
 
     fails_at: str = ""
+    error: PplugError = InputMissing("no such model: get one")
     wait: bool = False
     name: str = "letters"
     unit: str = "letters"
@@ -103,9 +104,6 @@ class LettersJob:
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
         raise NotImplementedError
 
-    def for_workers(self, count: int) -> "LettersJob":
-        return self
-
     def _fail(self, where: str) -> None:
         if where == self.fails_at:
-            raise InputMissing("no such model: get one")
+            raise self.error

@@ -3,18 +3,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_night import ITEMS, NIGHT, TASKS
+from small_night import ITEMS, NIGHT, TASKS, item, task
 
-from embedder.errors import InputMissing
+from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
+from pipelines.compare import CompareConfig, compare_night
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
+from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, plan_train, train_job
+from pipelines.train import PlugChoice, plan_train, tell_of_labels, train_job, training_data
 
 Fill = Callable[..., Warehouse]
 
@@ -92,3 +94,124 @@ def test_a_night_that_is_named_but_missing_says_what_to_run(
 ) -> None:
     with pytest.raises(InputMissing, match="no tasks of kind note for 2026-11-02"):
         train_job(fill(ITEMS), tmp_path, PlugChoice(None, NIGHT, (NIGHT,)), generate_config, TrainConfig(), kinds)
+
+
+def test_tasks_with_choices_of_their_own_are_scored_by_their_own(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    tasks = [
+        {**task(f"t{at}", ("ann", "bob")[at % 2], f"apples {at}", f"Label {at}"), "choices": [f"label {at}"]}
+        for at in range(12)
+    ]
+    warehouse, plug = fill(ITEMS, tasks), tmp_path / "plug"
+    train = TrainConfig(epochs=1, batch_size=8, held_out=0.0)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    found = values(evaluate_night(warehouse, NIGHT, kinds))
+    assert {key: row["value"] for key, row in found.items()} == {
+        ("own", "accuracy"): 1.0,
+        ("own", "f1-occurring"): 1.0,
+    }
+    rivals = CompareConfig(rivals=("none", "label_mode"))
+    compared = compare_night(warehouse, NIGHT, kinds, [plug], generate_config, rivals).to_pylist()
+    assert {row["arm"] for row in compared} == {"own", "none", "label_mode"}
+    assert {row["metric"]: row["value"] for row in compared} == {"accuracy": 1.0, "f1-occurring": 1.0}
+
+
+def test_a_kind_that_vanished_is_one_line_and_the_others_are_scored(
+    fill: Fill, kinds: dict[str, Kind], caplog: pytest.LogCaptureFixture, answered: tuple[Warehouse, Path]
+) -> None:
+    warehouse, _ = answered
+    left = {name: kind for name, kind in kinds.items() if name != "note"}
+    with pytest.raises(UsageError, match=r"5 tasks are of kind 'note'.*add \[kinds.note\] to pplug.toml"):
+        evaluate_night(warehouse, NIGHT, left)
+    with connect(warehouse) as db:
+        outputs = db.sql("from outputs").to_arrow_table().drop_columns(["ds"])
+    headline = {**task("t9", "ann", "a fair", "A fair", kind="LaMP_4"), "choices": None}
+    mixed = fill(ITEMS, [*TASKS, headline], name="mixed")
+    rows = [row | {"kind": "LaMP_4", "task_id": "t9"} for row in outputs.to_pylist()[:1]]
+    mixed.append("outputs", NIGHT, "r", outputs.from_pylist(rows, schema=outputs.schema))
+    found = evaluate_night(mixed, NIGHT, left)
+    assert set(found["kind"].to_pylist()) == {"LaMP_4"}
+    assert "5 tasks are of kind 'note', which is not known: add [kinds.note] to pplug.toml" in caplog.text
+
+
+def test_items_of_a_kind_that_vanished_are_passed_over_or_named(fill: Fill, kinds: dict[str, Kind]) -> None:
+    left = {name: kind for name, kind in kinds.items() if name != "note"}
+    choice = PlugChoice(None, NIGHT)
+    with pytest.raises(UsageError, match=r"kind 'note' of the histories is not known: add \[kinds.note\]"):
+        training_data(fill(ITEMS), choice, left)
+    headline = {**item("ann", 99, "a fair", "A fair"), "kind": "LaMP_4"}
+    assert training_data(fill([*ITEMS, headline], name="mixed"), choice, left).kind.name == "LaMP_4"
+
+
+def test_labels_in_another_spelling_are_learned_and_counted(
+    fill: Fill, kinds: dict[str, Kind], caplog: pytest.LogCaptureFixture
+) -> None:
+    spelled = [
+        {**one, "output": f"{one['output'].upper() if at % 2 else one['output']} "} for at, one in enumerate(ITEMS)
+    ]
+    data = training_data(fill([*spelled, item("ann", 99, "salt", "salty")]), PlugChoice("note", NIGHT), kinds)
+    assert data.labels == ("red", "blue", "green")
+    assert [target.target for target in data.targets.found[:3]] == ["red", "red", "red"]
+    tell_of_labels(data)
+    assert f"{len(ITEMS)} outputs name a choice in another spelling" in caplog.text
+    assert f"1 of {len(ITEMS) + 1} outputs are none of the 3 choices of kind note: correct them" in caplog.text
+    assert "salty" not in caplog.text
+
+
+@pytest.mark.parametrize("spell", [str, int, float, lambda at: f"{at}.0"])
+def test_ratings_are_labels_however_they_are_written(
+    fill: Fill, kinds: dict[str, Kind], spell: Callable[[int], object]
+) -> None:
+    ratings = [{**item("ann", at, f"film {at}", None), "output": spell(1 + at % 5)} for at in range(10)]
+    rated = [{**one, "kind": "LaMP_3"} for one in ratings]
+    scale = ["1", "2", "3", "4", "5"]
+    queue = [{**task("t", "ann", "x", kind="LaMP_3"), "choices": scale, "reference": spell(5)}]
+    warehouse = fill(rated, queue)
+    data = training_data(warehouse, PlugChoice(None, NIGHT), kinds)
+    assert list(data.labels) == scale
+    assert {target.target for target in data.targets.found} == set(scale)
+    with connect(warehouse) as db:
+        assert db.sql("select reference from tasks").fetchall() == [("5",)]
+
+
+def test_a_single_choice_is_said_to_teach_nothing(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warehouse = fill(ITEMS, [{**one, "choices": ["red"]} for one in TASKS])
+    train = TrainConfig(epochs=1, batch_size=8, held_out=0.0)
+    train_job(warehouse, tmp_path / "plug", PlugChoice("note", NIGHT), generate_config, train, kinds)
+    assert "tasks of kind note have one choice only, so there is nothing to learn" in caplog.text
+    assert "guessing" not in caplog.text
+
+
+def test_an_item_too_long_for_the_llm_is_skipped_counted_and_named(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warehouse = fill([*ITEMS, item("bob", 77, "a novel", "endless " * 2000, day=1)])
+    train, choice = TrainConfig(epochs=1, batch_size=8, held_out=0.0), PlugChoice("note", NIGHT)
+    plan = plan_train(warehouse, tmp_path / "plug", choice, generate_config, train, kinds)
+    result = train_job(warehouse, tmp_path / "plug", choice, generate_config, train, kinds)
+    assert (result.example_count, result.skipped_long_count, plan.row_count) == (len(ITEMS), 1, len(ITEMS))
+    assert result.record.config["skipped_long_count"] == 1
+    told = "1 of 20 examples are skipped (prompt_too_long): user_id 'bob', item_id 'bob-77'"
+    assert told in caplog.text
+    assert "endless" not in caplog.text
+    assert "novel" not in caplog.text
+
+
+def test_unseen_users_that_are_all_there_are_is_told(fill: Fill, kinds: dict[str, Kind]) -> None:
+    user = next(f"u{at}" for at in range(100) if is_unseen(f"u{at}"))
+    warehouse = fill([{**one, "user_id": user} for one in ITEMS[:3]])
+    with pytest.raises(UsageError, match="--unseen-users keeps all 1 users out of the training: leave it out"):
+        training_data(warehouse, PlugChoice("note", NIGHT, unseen_users=True), kinds)

@@ -21,7 +21,8 @@ KINDS = load_kinds()
     ("kind", "choices", "outputs", "labels"),
     [
         ("LaMP_3", ["1", "2"], ["1", "2", "3"], ("1", "2")),
-        ("LaMP_3", ["1", "2"], ["1.0", "2.0", "1"], ()),  # spelled otherwise: the scores would mean nothing
+        ("LaMP_3", ["1", "2"], ["7", "8", "1"], ()),  # no choices: the scores would mean nothing
+        ("LaMP_3", ["1"], ["1", "1"], ()),  # nothing to tell apart
         ("LaMP_4", None, ["A headline"], ()),
         ("LaMP_4", ["yes", "no"], ["A headline", "Another", "yes"], ()),  # one task among free ones has choices
         ("LaMP_1", ["[1]", "[2]"], ["[1]", "[2]"], ()),  # items are no targets, so the choices are of the task alone

@@ -183,7 +183,7 @@ def test_bad_golds_are_refused_and_their_questions_kept(warehouse: Warehouse) ->
         {"id": [2], "output": "z"},
         {"id": "2", "output": ["z"]},
         "z",
-        {"id": 3, "output": 4},
+        {"id": 3, "output": 4.0},
         {"id": "3", "output": "4"},
     ]
     result = ingest(warehouse, [question(str(number), profile=[]) for number in (1, 2, 3)], golds)

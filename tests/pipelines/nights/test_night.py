@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from night_of_letters import NIGHT, LettersJob, letters, written_users
 
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing, PplugError, UsageError
+from llm_jobs.prompts import PromptRefused
 from pipelines.nights.job import Night
 from pipelines.nights.night import run_night
 from pipelines.nights.runners import Runner, beam_options
@@ -153,6 +154,16 @@ def test_an_error_of_a_worker_is_the_same_everywhere(where: str, workers: int, w
     with pytest.raises(InputMissing, match=r"^no such model: get one$") as told:
         run_night(LettersJob(fails_at=where), warehouse, NIGHT, runner=Runner(workers))
     assert told.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "error", [PplugError("a"), UsageError("b"), InputMissing("c"), PromptRefused("prompt_too_long", "9 tokens of 8")]
+)
+def test_the_error_of_a_worker_comes_out_as_it_was_raised(error: PplugError, warehouse: Warehouse) -> None:
+    with pytest.raises(type(error)) as raised:
+        run_night(LettersJob(fails_at="compute", error=error), warehouse, NIGHT)
+    assert (type(raised.value), str(raised.value)) == (type(error), str(error))
+    assert raised.value.args == error.args
 
 
 def test_a_killed_worker_ends_the_run_with_what_to_do_and_the_next_goes_on(warehouse: Warehouse) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,6 +48,23 @@ def test_an_adapter_learns_its_user_and_leaves_the_llm_as_it_was(llm_folder: Pat
             before, after = (batch_loss(one.model, llm, targets) for one in (llm, first.llm))
         assert after < before
     assert all(torch.equal(value, weights[name]) for name, value in llm.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft 0.21 uses the old name
+def test_an_item_too_long_for_the_llm_is_no_example_of_an_adapter(
+    llm_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm, once = FrozenLLM.from_pretrained(str(llm_folder)), replace(CONFIG, epochs=1)
+    targets = targets_of("ann", "red", 4)
+    novel = replace(targets[0], target="endless " * 2000)
+    alone, both = (adapt(llm, llm_folder, chosen, once).llm for chosen in (targets, [*targets, novel]))
+    assert same_state(alone, both)
+    assert "1 of 5 items are too long for the LLM" in caplog.text
+
+
+def same_state(one: FrozenLLM, other: FrozenLLM) -> bool:
+    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def test_the_loss_is_that_of_the_answers_tokens(llm_folder: Path) -> None:

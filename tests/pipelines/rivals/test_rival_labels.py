@@ -14,7 +14,7 @@ from rival_cases import CHOICES, case, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind, load_kinds
-from pipelines.examples import history_targets
+from pipelines.examples import ChoiceLists, history_targets
 from pipelines.rivals.cases import Case
 from pipelines.rivals.labels import LabelRegression, best_allowed, mode_answers, most_frequent, vote_answers
 
@@ -27,7 +27,7 @@ def test_the_mode_is_the_most_frequent_allowed_label_or_everybodys(outputs: list
     found = mode_answers([case([item(at, "x", output) for at, output in enumerate(outputs)])], "common")[0]
     counts = Counter(output for output in outputs if output in CHOICES)
     if not counts:
-        assert found == "common"
+        assert found == "red"  # the first choice, as everybody's is none
     else:
         best = [label for label, count in counts.items() if count == max(counts.values())]
         assert found == max(best, key=lambda label: len(outputs) - outputs[::-1].index(label))
@@ -40,14 +40,14 @@ def test_without_labels_there_is_no_mode() -> None:
 @given(st.lists(st.tuples(st.sampled_from(CHOICES), st.floats(-3, 3)), max_size=10), st.floats(-3, 3))
 def test_the_vote_is_the_softmax_of_twenty_times_the_cosine(past: list[tuple[str, float]], angle: float) -> None:
     items = [item(at, "x", label, (math.cos(turn), math.sin(turn))) for at, (label, turn) in enumerate(past)]
-    found = vote_answers([case(items, task=(math.cos(angle), math.sin(angle)))], "common")[0]
+    found = vote_answers([case(items, task=(math.cos(angle), math.sin(angle)))], "Green")[0]
     weights = [math.exp(20 * math.cos(turn - angle)) for _, turn in past]
     totals = {
         label: sum(weight for weight, (name, _) in zip(weights, past, strict=True) if name == label)
         for label, _ in past
     }
     if not past:
-        assert found == "common"
+        assert found == "green"
     else:
         assert totals[found] == pytest.approx(max(totals.values()), rel=1e-4)
 
@@ -59,7 +59,7 @@ def test_the_regression_is_scikit_learns_on_text_past_labels_and_their_vote(enco
     kind = replace(load_kinds()["LaMP_2N"], choices=CHOICES)
     rows = [note(user, day, CHOICES[(day + shift) % 3]) for shift, user in enumerate("abc") for day in range(8)]
     rows += [note("b", 8, "red") | {"kind": "other"}]
-    targets = list(history_targets(rows, kind, CHOICES, set()).found)
+    targets = list(history_targets(rows, kind, ChoiceLists([], kind), set()).found)
     regression = LabelRegression.fit(targets, rows, kind, encoder)
     names = sorted(CHOICES)
     queries = encoder.encode([one.query for one in targets], is_query=True)
@@ -91,7 +91,14 @@ def test_the_regression_is_scikit_learns_on_text_past_labels_and_their_vote(enco
 def note(user: str, number: int, label: str) -> dict[str, Any]:
     """An item; two of a user are of the same moment, so that neither is the other's past."""
     text, moment = f"{user} {label} {number}", START + timedelta(days=number // 2)
-    return {"user_id": user, "kind": "LaMP_2N", "text": text, "output": label, "posted_at": moment}
+    return {
+        "user_id": user,
+        "item_id": f"{user}{number}",
+        "kind": "LaMP_2N",
+        "text": text,
+        "output": label,
+        "posted_at": moment,
+    }
 
 
 def case_of(query: np.ndarray, past: list[dict[str, Any]], kind: Kind, encoder: TextEncoder) -> Case:
@@ -107,10 +114,17 @@ def case_of(query: np.ndarray, past: list[dict[str, Any]], kind: Kind, encoder: 
 def test_only_choices_are_answered() -> None:
     assert best_allowed(["a", "b", "c"], np.array([0.5, 0.2, 0.3]), ("b", "c")) == "c"
     assert best_allowed(["a"], np.array([1.0]), ("x", "y")) == "x"
+    assert best_allowed(["a", "b"], np.array([0.2, 0.8]), ()) == "b"
+
+
+def test_past_labels_count_in_the_spelling_of_the_tasks_own_choices() -> None:
+    items = [item(1, "x", "red"), item(2, "x", " Blue"), item(3, "x", "BLUE"), item(4, "x", "elsewhere")]
+    assert mode_answers([case(items)], "red") == vote_answers([case(items)], "red") == ["blue"]
+    assert best_allowed(["red", "Blue"], np.array([0.2, 0.8]), CHOICES) == "blue"
 
 
 def test_one_label_is_no_regression(encoder_folder: Path) -> None:
     kind, rows = load_kinds()["LaMP_2N"], [note("a", 1, "red")]
-    targets = history_targets(rows, kind, CHOICES, set()).found
+    targets = history_targets(rows, kind, ChoiceLists([], kind), set()).found
     with pytest.raises(InputMissing, match="two labels"):
         LabelRegression.fit(targets, rows, kind, TextEncoder.from_pretrained(str(encoder_folder)))

@@ -1,0 +1,61 @@
+"""Which label a text names: one rule for choices, references and outputs, however people spell them.
+
+    "Sports", " sports ", "SPORTS" ─▶ one key       "5", "5.0", "05", the number 5 ─▶ one key
+
+A text is kept as it was written; wherever it is compared with choices, the choice with its key is taken in its place.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import lru_cache
+
+_NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
+
+
+def label_text(value: object) -> object:
+    """A number as the text of a label, 5 and 5.0 both as "5"; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return value
+    if value == int(value):
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+
+
+@lru_cache(maxsize=10_000)
+def label_key(text: str) -> str:
+    """What spellings of one label share: all but case, space, Unicode's compatible forms and the zeros of a number."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    if (number := _NUMBER.fullmatch(plain)) is None:
+        return plain
+    sign, whole, fraction = number.groups(default="")
+    digits = f"{whole}.{fraction}" if fraction else whole
+    return f"-{digits}" if sign == "-" and digits != "0" else digits
+
+
+def label_of(text: str, choices: Sequence[str]) -> str | None:
+    """The choice that a text names: the same text, else the only choice with its key; None if there is none."""
+    if text in choices:
+        return text
+    key = label_key(text)
+    same = [choice for choice in choices if label_key(choice) == key]
+    return same[0] if len(same) == 1 else None
+
+
+def spelled_as(text: str, choices: Sequence[str] | None) -> str:
+    """A text in the spelling of the choice that it names; as it is where it names none."""
+    return label_of(text, choices or ()) or text
+
+
+def fixed_labels(carried: Iterable[Sequence[str] | None], own: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The labels that all tasks of a kind can be answered with; None if tasks differ, or some are free.
+
+    Args:
+        carried: the choices of each task.
+        own: those of the kind, for tasks that carry none.
+    """
+    lists = {tuple(choices or own or ()) for choices in carried}
+    first = min(lists, default=tuple(own or ()))
+    return first if first and all(set(one) == set(first) for one in lists) else None

@@ -1,0 +1,93 @@
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_jobs.labels import fixed_labels, label_key, label_of, label_text, spelled_as
+
+CHOICES = ("sports", "food & drink", "5", "4.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("sports", "sports"),
+        ("Sports", "sports"),
+        (" SPORTS\n", "sports"),
+        ("Food  &\tDrink", "food & drink"),
+        ("".join(chr(ord(letter) + 0xFEE0) for letter in "sports"), "sports"),
+        ("5.0", "5"),
+        ("05", "5"),
+        ("+5", "5"),
+        ("4.50", "4.5"),
+        ("\N{FULLWIDTH DIGIT FOUR}.5", "4.5"),
+        ("-5", None),
+        ("5.", None),
+        ("50", None),
+        ("sport", None),
+        ("", None),
+    ],
+)
+def test_a_text_names_the_choice_that_differs_in_case_space_or_zeros_alone(text: str, choice: str | None) -> None:
+    assert label_of(text, CHOICES) == choice
+    assert spelled_as(text, CHOICES) == (choice or text)
+
+
+def test_of_choices_that_differ_in_case_alone_only_the_same_text_is_named() -> None:
+    assert label_of("a", ("A", "a")) == "a"
+    assert label_of(" a", ("A", "a")) is None
+
+
+@given(st.text(max_size=8), st.lists(st.text(max_size=4), max_size=4), st.randoms())
+def test_a_named_choice_names_itself_and_the_order_of_choices_is_irrelevant(
+    text: str, choices: list[str], source: random.Random
+) -> None:
+    named = label_of(text, choices)
+    mixed = source.sample(choices, len(choices))
+    assert label_of(text, mixed) == named
+    if named is not None:
+        assert label_key(named) == label_key(text)
+        assert label_of(named, choices) == named
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_becomes_a_text_that_reads_as_the_number(value: float) -> None:
+    assert float(str(label_text(value))) == float(value)
+
+
+def test_decimals_of_parquet_are_numbers() -> None:
+    assert [label_text(Decimal(number)) for number in ("5.00", "4.50", "1E+1", "-0.1")] == ["5", "4.5", "10", "-0.1"]
+
+
+@given(st.integers(-(10**40), 10**40), st.integers(0, 3), st.integers(0, 3))
+def test_zeros_around_a_number_do_not_change_its_key(number: int, before: int, after: int) -> None:
+    sign, digits = ("-" if number < 0 else ""), str(abs(number))
+    spelled = f"{sign}{'0' * before}{digits}{'.' if after else ''}{'0' * after}"
+    assert label_key(spelled) == str(number)
+    assert label_key(f"{number}.5{'0' * after}") == f"{number}.5"
+
+
+@pytest.mark.parametrize("value", [True, None, "5", [5], float("nan"), float("inf")])
+def test_what_is_no_number_stays(value: object) -> None:
+    assert label_text(value) is value
+
+
+@pytest.mark.parametrize(
+    ("carried", "own", "labels"),
+    [
+        ([], None, None),
+        ([], ["a", "b"], ("a", "b")),
+        ([None, None], ["a", "b"], ("a", "b")),
+        ([["x", "y"], ["y", "x"]], ["a", "b"], ("x", "y")),
+        ([["x", "y"], None], ["x", "y"], ("x", "y")),
+        ([["x", "y"], None], ["a", "b"], None),
+        ([["x", "y"], ["x", "z"]], ["a", "b"], None),
+        ([["x", "y"], None], None, None),
+    ],
+)
+def test_labels_are_fixed_where_all_tasks_share_them(
+    carried: list[list[str] | None], own: list[str] | None, labels: tuple[str, ...] | None
+) -> None:
+    assert fixed_labels(carried, own) == labels
