@@ -173,8 +173,8 @@ def generate(
     if common.dry_run:
         return common.show([asdict(plan_generate(*what, force=force))])
     with progress_bars() as progress:
-        options = {"force": force, "max_persona_age": max_persona_age, "runner": common.runner(ctx)}
-        record = generate_night(*what, progress=progress, **options)
+        runner = common.runner(ctx)
+        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress, runner=runner)
     common.show_counts(record, "config", "versions", "error")
 
 
@@ -239,13 +239,13 @@ def backfill(
     encoding, answering = opt.configs_of(models, max_vectors)
     what = (common.tables, start, end)
     with progress_bars() as progress:
-        shared = {"progress": progress, "runner": common.runner(ctx)}
+        runner, kinds = common.runner(ctx), opt.kinds_of(ctx)
         if job == "encode":
             opt.no_plugs(plug)
-            chosen = encode_backfill(*what, encoding, opt.kinds_of(ctx), rebuild=rebuild, **shared)
+            chosen = encode_backfill(*what, encoding, kinds, rebuild=rebuild, progress=progress, runner=runner)
         else:
-            given = (*what, plug, answering, opt.kinds_of(ctx))
-            chosen = generate_backfill(*given, max_persona_age=max_persona_age, **shared)
+            limits = {"max_persona_age": max_persona_age}
+            chosen = generate_backfill(*what, plug, answering, kinds, **limits, progress=progress, runner=runner)
         if common.dry_run:
             return common.show([plan.in_minutes() for plan in plan_nights(chosen)])
         steps = list(run_nights(chosen, common.max_reject_rate))

@@ -13,8 +13,8 @@ from pipelines.nights import working
 from pipelines.nights.job import Night
 from pipelines.nights.shards import Shard
 
-IMPORTED: Final = ("pipelines.encode", "pipelines.generate")
-"""What takes long to import."""
+IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm")
+"""What takes long to import; not what is slow to leave again: DuckDB complains in every process that ends."""
 
 GOES_ON: Final = "run the command again; it goes on where it was"
 
@@ -91,6 +91,8 @@ def _answer(there: Any, work: Callable[..., object], args: Sequence[Any]) -> Non
         there.send(work(*args))
     except PplugError as error:
         there.send(error)
+    there.close()
+    os._exit(0)
 
 
 def _work(night: Night, shards: Sequence[Shard], threads: int) -> None:
@@ -99,11 +101,12 @@ def _work(night: Night, shards: Sequence[Shard], threads: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver, which gets it too, ends the workers
     torch.set_num_threads(threads)
+    exit_code = 1
     with contextlib.suppress(Exception), working.noted_errors(night):
         for shard in shards:
             working.finish(night, shard)
-        return
-    raise SystemExit(1)
+        exit_code = 0
+    os._exit(exit_code)  # at once: libraries that clean up complain of each other
 
 
 def _how_it_ended(name: str, exit_code: int) -> str:

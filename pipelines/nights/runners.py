@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.runner import PipelineState
 
 from embedder.errors import PplugError, UsageError
@@ -76,7 +77,7 @@ class ReadShard(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[Any]:
         with working.noted_errors(self._night):
             done = self._night.log.manifest(shard.index)
-            yield beam.pvalue.TaggedOutput("done", done) if done else (shard, working.read(self._night, shard))
+            yield TaggedOutput("done", done) if done else (shard, working.read(self._night, shard))
 
 
 class ComputeShard(beam.DoFn):
@@ -113,7 +114,7 @@ class FinishShards(beam.PTransform):
         self._night = night
 
     def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        read = shards | "Read" >> beam.ParDo(ReadShard(self._night)).with_outputs("done", main="todo")
+        read: Any = shards | "Read" >> beam.ParDo(ReadShard(self._night)).with_outputs("done", main="todo")
         written = (
             read.todo
             | "Compute" >> beam.ParDo(ComputeShard(self._night))

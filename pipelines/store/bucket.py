@@ -94,12 +94,13 @@ class Bucket:
     def _client(self) -> Any:
         from obstore.store import from_url
 
-        config, client = dict[str, str](), dict[str, str]()
+        config, client = dict[str, Any](), dict[str, Any]()
         for name, value in self.options.items():
             bare = re.sub("^(aws|azure|google)_", "", name.lower())
             (client if bare in CLIENT else config)[bare if bare in CLIENT else name] = value
         with self._one_line_errors():
-            return from_url(self.uri, config=config, client_options=client, retry_config={"retry_timeout": PATIENCE})
+            connect: Any = from_url
+            return connect(self.uri, config=config, client_options=client, retry_config={"retry_timeout": PATIENCE})
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Generator[None]:

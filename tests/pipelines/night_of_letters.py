@@ -47,7 +47,7 @@ class LettersJob:
     """Count letters."""
 
     fails_at: str = ""
-    error: PplugError = InputMissing("no such model: get one")
+    error: PplugError | None = None
     wait: bool = False
     name: str = "letters"
     unit: str = "letters"
@@ -84,7 +84,7 @@ class LettersJob:
 
     def compute(self, night: Night, rows: list[tuple[str, int, int]], models: None) -> list[tuple[str, int, int]]:
         self._fail("compute")
-        if self.fails_at == "kill":
+        if self.fails_at == "kill" or self.fails_at == f"kill {rows[-1][0]}":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.wait and rows[0][0] != "ann":
             assert self.waits_for[0].wait(60), "the shards are at work and nobody is told of the one that is done"
@@ -106,4 +106,4 @@ class LettersJob:
 
     def _fail(self, where: str) -> None:
         if where == self.fails_at:
-            raise self.error
+            raise self.error or InputMissing("no such model: get one")
