@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pipelines.tables.job_lock import LOCK_FILE
 
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
@@ -20,7 +19,7 @@ from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
-from pipelines.tables.views import SPILL, connect
+from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import PlugChoice, train_job
 
@@ -166,14 +165,14 @@ def stray_files(folder: Path) -> list[Path]:
     A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
     """
     tables, root = warehouse(folder), warehouse(folder).root.absolute()
-    needed = {root / LOCK_FILE}
+    needed = set[Path]()
     for name in TABLES:
         log = (root / name / "_delta_log").glob("*")
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
         newest = tables.versions([name]).get(name, -1)
         needed |= {path for version in range(newest + 1) for path in tables.files(name, version)}
     files = {path for path in root.rglob("*") if path.is_file()}
-    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*"), *root.glob(f"{SPILL}*")})
+    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*")})
 
 
 def assert_same_nights(ours: Path, theirs: Path) -> None:
