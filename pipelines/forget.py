@@ -65,7 +65,7 @@ def forget_user(
     """
     check_user_id(user_id)
     trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(folder, user_id)]
-    root = warehouse.root.absolute()
+    root = warehouse.root
     if dry_run:
         person = find_person(root, user_id)
         return [*found_rows(warehouse, person, find_traces(root, person)), *trained]

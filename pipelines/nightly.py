@@ -1,7 +1,8 @@
 """A whole night: encode, generate, check, each recorded in `runs`.
 
 Where encoding fails the tasks are answered all the same, with the newest personas there are; `--max-persona-age` says
-how old these may be. The next run of the same night then encodes, and answers with the new personas.
+how old these may be. The next run of the same night then encodes, and answers with the new personas. Where encoding is
+refused, because another run is at it, the night ends: that run's personas are the ones to answer with.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pipelines.generate import generate_night, plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
-from pipelines.nights.steps import Step, run_step
+from pipelines.nights.steps import REFUSED, Step, run_step
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -49,7 +50,7 @@ class Nightly:
 
 
 def run_nightly(night: Nightly, max_reject_rate: float, progress: Progress = no_progress) -> Iterator[Step]:
-    """Run the steps of a night.
+    """Run the steps of a night, up to the first that is refused.
 
     Yields:
         How each step ended, when it is over.
@@ -57,11 +58,14 @@ def run_nightly(night: Nightly, max_reject_rate: float, progress: Progress = no_
     what = (night.warehouse, night.ds)
     shared = {"force": night.force, "progress": progress, "runner": night.runner}
     encoding = partial(encode_night, *what, night.encode, night.kinds, rebuild=night.rebuild, **shared)
-    yield run_step(encode.JOB, night.ds, encoding, max_reject_rate)
     given = (*what, night.plugs, night.generate, night.kinds)
     answering = partial(generate_night, *given, max_persona_age=night.max_persona_age, **shared)
-    yield run_step(generate.JOB, night.ds, answering, max_reject_rate)
-    yield run_step(CHECK, night.ds, partial(check_night, *what), max_reject_rate)
+    steps = {encode.JOB: encoding, generate.JOB: answering, CHECK: partial(check_night, *what)}
+    for job, run in steps.items():
+        step = run_step(job, night.ds, run, max_reject_rate)
+        yield step
+        if step.status == REFUSED:
+            return
 
 
 def check_night(warehouse: Warehouse, ds: date) -> RunRecord:

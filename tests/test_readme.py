@@ -16,6 +16,7 @@ COMMANDS = re.findall(r"^    pplug (.+?)(?:\s+#.*)?$", README + QUALITY, re.M)
 def test_reading_the_tables_without_pplug_works(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tmp_path /= "my data/user_id=zzz"  # neither the space nor the name may matter
     (code,) = [block for block in PYTHON if "DeltaTable" in block]
     import pyarrow as pa
     from deltalake import write_deltalake
@@ -26,10 +27,13 @@ def test_reading_the_tables_without_pplug_works(
         rows = pa.table({"user_id": ["ann"], "output": [output]})
         write_deltalake(str(tmp_path / "warehouse/outputs"), rows, mode="overwrite")
     monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "warehouse/outputs").is_dir()
     exec(compile(code, "README.md", "exec"), {})
     shown = capsys.readouterr().out
     assert "new" in shown
     assert "old" not in shown
+    assert "ann" in shown
+    assert "zzz" not in shown
 
 
 def test_the_python_example_runs_on_the_packaged_models(capsys: pytest.CaptureFixture[str]) -> None:

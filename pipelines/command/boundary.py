@@ -3,6 +3,8 @@
 import gc
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +39,7 @@ class State:
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
     prepare_environment()
+    heed_termination()
     quiet_libraries()
     state = State()
     try:
@@ -47,6 +50,16 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this
         message("interrupted: the same command goes on where it was")
     return code or 0
+
+
+def heed_termination() -> None:
+    """Let SIGTERM interrupt a command as Ctrl-C does: what it did is recorded, and the system ignores it for process 1.
+
+    A parent that had it ignored keeps that.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def error_line(error: Exception) -> str:

@@ -84,6 +84,11 @@ def parse_date(text: str | date) -> date:
         raise typer.BadParameter(f"{text!r} is no date like 2026-11-01") from None
 
 
+def parse_path(text: str | Path) -> Path:
+    """Read a path; `~` is the home folder in a variable or a settings file too, where no shell expands it."""
+    return Path(text).expanduser()
+
+
 def parse_size(text: str | int) -> int:
     """Read an amount of memory; a default is one already."""
     from llm_jobs.memory import parse_bytes
@@ -129,6 +134,7 @@ def no_plugs(plugs: list[Path]) -> None:
 Dtype = Literal["float32", "bfloat16"]
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
+PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
 
 Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
 Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
@@ -138,8 +144,8 @@ IngestNight = Annotated[
 CheckNight = Annotated[date | None, option("--ds", "Only this night; all nights unless given.", **DATE)]
 Until = Annotated[date | None, option("--until", "Last day whose items are used.", **DATE)]
 TaskNights = Annotated[list[date], option("--tasks", "Night whose references are used too; repeatable.", **DATE)]
-NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.")]
-Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.")]
+NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.", **PATH)]
+Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.", **PATH)]
 KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of the histories unless given.")]
 LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
@@ -149,7 +155,7 @@ Engine = Annotated[
     Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
 ]
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
-Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.")]
+Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
 Aggregation = Annotated[
     Literal["attention", "mean", "task", "none"],
     option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
@@ -158,13 +164,15 @@ UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five ou
 EvaluatedPlugs = Annotated[
     list[Path],
     option(
-        "--plug", "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable."
+        "--plug",
+        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable.",
+        **PATH,
     ),
 ]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
-ReportFile = Annotated[Path, option("--out", "File to write, like report.html.")]
+ReportFile = Annotated[Path, option("--out", "File to write, like report.html.", **PATH)]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
-TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.")]
+TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.", **PATH)]
 MaxPersonaAge = Annotated[
     int | None, option("--max-persona-age", "Refuse personas that are more days older than the tasks.", min=0)
 ]
@@ -183,7 +191,7 @@ LogFormat = Annotated[
     Literal["text", "json"] | None,
     option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
 ]
-ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.")]
+ConfigFile = Annotated[Path | None, option("--config", "Settings file; ./pplug.toml unless given.", **PATH)]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)]
 
 
@@ -252,7 +260,9 @@ class EncoderNames:
 
     encoder: Annotated[str, option("--encoder", "minilm, a folder, or a downloaded hub id.")] = "minilm"
     dtype: Annotated[Dtype, option("--dtype", "Precision of the encoder.")] = "float32"
-    cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.")] = None
+    cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.", **PATH)] = (
+        None
+    )
 
 
 @dataclass(frozen=True)

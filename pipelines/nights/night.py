@@ -16,7 +16,7 @@ from embedder.errors import InputMissing, PplugError
 from pipelines.nights.job import Night, NightJob
 from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost, Plan
-from pipelines.nights.published import DONE, NightInputs
+from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Excludes, Progress, RunRecord, leased_run, no_progress
 from pipelines.nights.shards import Manifest, Shard, ShardLog, cut_shards, with_files
@@ -167,7 +167,8 @@ def publish(
     inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, files)
     tied = sum(manifest.tied_count for manifest in manifests)
     counted = {table: counts[f"ds={night.ds.isoformat()}"] + 1 for table, counts in since.items()}
-    record.config = {**record.config, "tied_count": tied, "published": counted}
+    rows = {table: sum(file.rows for file in files_of(manifests, table, night.ds)) for table in inputs.writes}
+    record.config = {**record.config, "tied_count": tied, "published": counted, PUBLISHED_ROWS: rows}
 
 
 def checked_manifests(night: Night, shards: Sequence[Shard]) -> list[Manifest]:

@@ -21,6 +21,9 @@ MISSING = "missing"
 INPUTS_CHANGED = "inputs changed"
 SETTINGS_CHANGED = "settings changed"
 
+PUBLISHED_ROWS = "published_rows"
+"""Key of the config of a run: how many rows of each table it published."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -101,8 +104,13 @@ class NightInputs:
         night = f"ds={self.ds.isoformat()}"
         if {name: counts[night] for name, counts in self.counts().items()} != run.config["published"]:
             return None
-        is_there = any(file.ds == self.ds for file in self.warehouse.live(self.writes[-1]))
-        return run if is_there or not run.rows_out else None
+        return run if self.live_rows() == run.config.get(PUBLISHED_ROWS) else None
+
+    def live_rows(self) -> dict[str, int]:
+        """How many rows of the night each table holds that is written."""
+        return {
+            name: sum(file.rows for file in self.warehouse.live(name) if file.ds == self.ds) for name in self.writes
+        }
 
     def state(self) -> str:
         """DONE, or why the night must be run."""

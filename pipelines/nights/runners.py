@@ -8,7 +8,6 @@ Read, compute and write are fused, so neither text nor vectors cross a shuffle.
 
 import argparse
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -22,6 +21,7 @@ from apache_beam.runners.runner import PipelineState
 
 from embedder.errors import PplugError, UsageError
 from pipelines.nights import working
+from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
 from pipelines.nights.processes import GOES_ON, WorkerLost, run_processes
 from pipelines.nights.shards import Manifest, Shard
@@ -58,7 +58,7 @@ class Runner:
         Raises:
             PplugError: what a worker raised, of its own class; or `WorkerLost`.
         """
-        with _errors_of_workers(night), _interruptible():
+        with kept_interruption(), _errors_of_workers(night):
             if self.workers > 1:
                 run_processes(night, shards, self.workers)
             else:
@@ -189,28 +189,3 @@ def _errors_of_workers(night: Night) -> Generator[None]:
             raise
         said = " ".join(str(error).split())[-300:]
         raise WorkerLost(f"Apache Beam gave up ({type(error).__name__}: {said}): {GOES_ON}") from error
-
-
-@contextlib.contextmanager
-def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end the work as it ends anything else; Beam turns it into an error of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    interrupts = list[int]()
-
-    def note(number: int, frame: Any) -> None:
-        interrupts.append(number)
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    except BaseException as error:
-        if interrupts and not isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)

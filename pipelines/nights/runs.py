@@ -18,7 +18,17 @@ from deltalake.exceptions import DeltaError
 from embedder.errors import PplugError
 from pipelines.nights.leftovers import sweep
 from pipelines.nights.shards import clear_night, tokens_of_run
-from pipelines.store.leases import LOOK_SECONDS, Fenced, Lease, UnderWay, acquire, kept_alive, runs_under_way
+from pipelines.store.leases import (
+    LOOK_SECONDS,
+    Fenced,
+    Lease,
+    Refused,
+    UnderWay,
+    acquire,
+    damaged_leases,
+    kept_alive,
+    runs_under_way,
+)
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -168,8 +178,11 @@ def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
     """End the leases of dead runs, and wait for live ones that exclude this one, or that this one excludes.
 
     Raises:
-        PplugError: if one of them goes on for too long.
+        Refused: if one of them goes on for too long.
     """
+    for name in damaged_leases(warehouse.store):
+        logger.warning("%s/%s is empty or damaged, as a power loss leaves it: it is removed", warehouse, name)
+        warehouse.store.delete([name])
     give_up = time.monotonic() + PATIENCE
     while True:
         others = [other for other in runs_under_way(warehouse.store) if other.lease.run_id != lease.run_id]
@@ -184,7 +197,7 @@ def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
         if time.monotonic() > give_up:
             job, run_id = (in_the_way[0].row[name] for name in ("job", "run_id"))
             told = f"`pplug {job}` is running in {warehouse} (run {run_id})"
-            raise PplugError(f"{told}: run the command again when it is done")
+            raise Refused(f"{told}: run the command again when it is done")
         time.sleep(LOOK_SECONDS)
 
 

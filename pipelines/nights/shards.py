@@ -107,9 +107,10 @@ class ShardLog:
         """What a shard holds, or None while it is unfinished."""
         found = self.store.get(self.name(index))
         try:
-            return None if found is None else Manifest.parsed(found)
+            manifest = None if found is None else Manifest.parsed(found)
         except ValueError:
             return None
+        return manifest if manifest is not None and manifest.index == index else None
 
     def finished(self) -> set[int]:
         """Which shards have a manifest."""

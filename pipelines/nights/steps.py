@@ -7,10 +7,14 @@ from datetime import date
 
 from embedder.errors import PplugError
 from pipelines.nights.runs import RunRecord, error_line
+from pipelines.store.leases import Refused
 
 logger = logging.getLogger(__name__)
 
 TOO_MANY_REJECTS = 3
+
+REFUSED = "refused"
+"""Status of a step that never began, because another run is at the same work or will not have any beside it."""
 
 WORST_LAST = (0, TOO_MANY_REJECTS, 4, 2, 1)
 """Exit codes from good to bad."""
@@ -48,7 +52,8 @@ def run_step(job: str, ds: date, run: Callable[[], RunRecord], max_reject_rate: 
     except Exception as error:
         logger.debug("%s ds=%s failed", job, ds, exc_info=True)
         exit_code = error.exit_code if isinstance(error, PplugError) else 1
-        return Step(job, ds, "failed", exit_code, error=error_line(error))
+        status = REFUSED if isinstance(error, Refused) else "failed"
+        return Step(job, ds, status, exit_code, error=error_line(error))
     is_rejected = record.rows_rejected > max_reject_rate * record.rows_in
     told = f"{record.rows_rejected} of {record.rows_in} rows rejected: run `pplug query reject_reasons`"
     return Step(

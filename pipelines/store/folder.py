@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from embedder.durable import make_folder, sync
 from embedder.errors import PplugError
 from pipelines.store.stored import Stored
 
@@ -31,24 +32,6 @@ def named_causes(path: Path) -> Generator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error
         raise
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those it lies in, each written through."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    write_through(folder.parent)
-
-
-def write_through(path: Path) -> None:
-    """Have the disk hold what a file or a folder holds now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -128,9 +111,9 @@ class Folder:
                     shutil.copyfile(data, fresh)
                 else:
                     fresh.write_bytes(data)
-                write_through(fresh)
+                sync(fresh)
                 yield fresh
-                write_through(path.parent)
+                sync(path.parent)
             finally:
                 fresh.unlink(missing_ok=True)
 

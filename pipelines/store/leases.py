@@ -10,9 +10,10 @@ workers of a driver that is gone among it, finds its lease missing and neither w
 
 import contextlib
 import json
+import re
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +24,9 @@ from pipelines.store.stored import Store
 Row = Mapping[str, Any]
 
 RUNNING: Final = "_running"
+LEASE: Final = re.compile(rf"{RUNNING}/(?P<what>[^/]+)/(?P<generation>\d+)\.json")
+NEEDED: Final = {"run_id", "job", "ds", "started_at"}
+"""What every lease says."""
 LIFE_SECONDS: Final = 10.0
 """A run that gives no sign of life for so long is dead."""
 BEATS: Final = 4
@@ -30,7 +34,11 @@ BEATS: Final = 4
 LOOK_SECONDS: Final = 0.1
 
 
-class AlreadyRunning(PplugError):
+class Refused(PplugError):
+    """A run may not begin, because of another."""
+
+
+class AlreadyRunning(Refused):
     """Another process is at the same night."""
 
 
@@ -50,7 +58,7 @@ class Lease:
     @property
     def name(self) -> str:
         """The object that is the lease."""
-        return f"{RUNNING}/{self.what}/{self.generation:08d}.json"
+        return _lease_name(self.what, self.generation)
 
     @property
     def beat_name(self) -> str:
@@ -110,13 +118,26 @@ class UnderWay:
 def runs_under_way(store: Store) -> list[UnderWay]:
     """Every lease there is, dead or alive, by what it is for."""
     found = list[UnderWay]()
-    for entry in store.list(RUNNING):
-        _, what, file = entry.name.split("/", 2)
-        row = _read(store, entry.name) if file.endswith(".json") else {}
-        if row:  # else it has just ended
-            lease = Lease(store, what, int(file.removesuffix(".json")), row["run_id"])
+    for what, generation, row in _leases(store):
+        if row:
+            lease = Lease(store, what, generation, row["run_id"])
             found.append(UnderWay(lease, row, _read(store, lease.beat_name)))
     return found
+
+
+def damaged_leases(store: Store) -> list[str]:
+    """Every object that should be a lease and is none, as a power loss leaves it."""
+    return [_lease_name(what, generation) for what, generation, row in _leases(store) if row is None]
+
+
+def _leases(store: Store) -> Iterator[tuple[str, int, Row | None]]:
+    """What each lease is for, its generation and its run; None for what cannot be read."""
+    for entry in store.list(RUNNING):
+        found = LEASE.fullmatch(entry.name)
+        text = store.get(entry.name) if found else None
+        if found and text is not None:  # else it has just ended
+            row = _parsed(text)
+            yield found["what"], int(found["generation"]), row if row.keys() >= NEEDED else None
 
 
 def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[UnderWay]]:
@@ -133,8 +154,7 @@ def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[UnderWay]]:
         for other in before:
             if not other.is_dead() and other.lease.is_held():
                 raise AlreadyRunning(_already_running(other, row))
-        names = [entry.name.rpartition("/")[2] for entry in store.list(f"{RUNNING}/{what}")]
-        last = max((int(name.removesuffix(".json")) for name in names if name.endswith(".json")), default=0)
+        last = max((generation for other, generation, _ in _leases(store) if other == what), default=0)
         lease = Lease(store, what, last + 1, row["run_id"])
         if store.put_new(lease.name, json.dumps(row, default=str).encode()):
             return lease, [other for other in before if other.lease.is_held()]
@@ -168,11 +188,19 @@ def kept_alive(lease: Lease) -> Generator[None]:
 
 def _read(store: Store, name: str) -> Row:
     """A JSON object; an empty one if there is none, or a power cut left it unfinished."""
-    found = store.get(name)
+    return _parsed(store.get(name) or b"")
+
+
+def _parsed(text: bytes) -> Row:
     try:
-        return json.loads(found) if found else {}
+        found = json.loads(text)
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lease_name(what: str, generation: int) -> str:
+    return f"{RUNNING}/{what}/{generation:08d}.json"
 
 
 def _already_running(other: UnderWay, row: Row) -> str:

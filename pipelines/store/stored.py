@@ -1,14 +1,10 @@
 """What the rest of pplug asks of a place that holds bytes, and how such a place is found by its name."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from embedder.errors import UsageError
-
-SCHEMES = ("s3", "gs", "az", "abfss")
-"""Object stores, by the scheme of their URIs."""
+from pipelines.store.location import SCHEMES, local_path, resolved
 
 
 class Stored(NamedTuple):
@@ -67,16 +63,13 @@ def open_store(place: str | Path, options: Mapping[str, str] | None = None) -> S
     """Name a store: a folder, resolved once, or a URI.
 
     Raises:
-        UsageError: if the URI's scheme is not known.
+        UsageError: if it is a URI of another scheme, or a path that cannot be a warehouse.
     """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(place))
-    if found is None or isinstance(place, Path):
-        from pipelines.store.folder import Folder
+    scheme, _, rest = str(place).partition("://")
+    if isinstance(place, str) and rest and scheme in SCHEMES:
+        from pipelines.store.bucket import Bucket
 
-        return Folder(Path(place).expanduser().resolve())
-    if found[1] not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise UsageError(f"warehouse {place} is neither a folder nor {known}: choose another --warehouse")
-    from pipelines.store.bucket import Bucket
+        return Bucket(place.rstrip("/"), dict(options or {}))
+    from pipelines.store.folder import Folder
 
-    return Bucket(str(place).rstrip("/"), dict(options or {}))
+    return Folder(resolved(local_path(place)))

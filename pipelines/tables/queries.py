@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.views import SQL_ROOT
+from pipelines.tables.views import SQL_ROOT, quoted
 
 Value = str | int | date | None
 
@@ -131,7 +131,9 @@ def lock_down(db: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
 
     Call it when the views are made. DuckDB may still write inside the folders, so `run_sql` refuses what writes.
     """
-    db.execute("set allowed_directories = $folders", {"folders": [str(folder.resolve()) for folder in folders]})
+    places = [folder.resolve() for folder in folders]
+    names = sorted({name for place in places for name in (str(place), quoted(place))})  # the views name files quoted
+    db.execute("set allowed_directories = $folders", {"folders": names})
     db.execute("set python_enable_replacements = false")  # a variable of ours is no table
     db.execute("set enable_external_access = false")
     db.execute("set lock_configuration = true")

@@ -8,6 +8,8 @@ from typing import Final
 
 from deltalake import DeltaTable
 
+from embedder.durable import sync
+from pipelines.tables.delta_log import sync_log
 from pipelines.tables.warehouse import Warehouse
 
 READER_SECONDS: Final = 2.0
@@ -30,7 +32,10 @@ def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = R
         _vacuum(table, dry_run=False)
     if warehouse.store.folder is not None:
         for name in tables:
+            for night in warehouse.folder(name).glob("ds=*"):
+                sync(night)  # a power loss would bring back what was deleted
             _remove_empty_nights(warehouse.folder(name))
+            sync_log(warehouse.folder(name))
 
 
 def rewrite_log(warehouse: Warehouse, name: str) -> None:
@@ -39,7 +44,14 @@ def rewrite_log(warehouse: Warehouse, name: str) -> None:
         warehouse.create(name).alter.set_table_properties({LOG_RETENTION: retention})
         table = warehouse.create(name)  # as it is with that retention
         table.create_checkpoint()
+        _sync(warehouse, name)  # before what it stands for goes
         table.cleanup_metadata()
+    _sync(warehouse, name)
+
+
+def _sync(warehouse: Warehouse, name: str) -> None:
+    if warehouse.store.folder is not None:
+        sync_log(warehouse.folder(name))
 
 
 def _vacuum(table: DeltaTable, *, dry_run: bool) -> list[str]:

@@ -25,14 +25,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pd
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from embedder.durable import make_folder
 from embedder.errors import PplugError, UsageError
-from pipelines.store.folder import make_folder, named_causes, write_through
+from pipelines.store.folder import named_causes
 from pipelines.store.stored import Store, open_store
+from pipelines.tables.delta_log import lost_entry, require_commits, settle_log, sync_log
 from pipelines.tables.parquet import night_of, parquet_bytes, write_batches, write_shard
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
@@ -100,9 +102,6 @@ class Warehouse:
 
     def __init__(self, place: Path | str | Store, options: Mapping[str, str] | None = None) -> None:
         self.store = open_store(place, options) if isinstance(place, Path | str) else place
-        odd = [letter for letter in "%?#" if letter in str(self.store)]  # deltalake 1.6 reads it as a URL
-        if odd:
-            raise UsageError(f"warehouse path {self.store} has a {odd[0]}: choose another --warehouse")
 
     def __str__(self) -> str:
         return str(self.store)
@@ -131,6 +130,9 @@ class Warehouse:
                 is asked for is not there.
         """
         uri, options = f"{self.store.uri}/{_known(name)}", dict(self.store.options)
+        if self.store.folder is not None:
+            with self._named_causes(name):
+                require_commits(self.folder(name))
         try:
             if not DeltaTable.is_deltatable(uri, options):
                 if version is None:
@@ -138,6 +140,8 @@ class Warehouse:
                 raise PplugError(f"{self}/{name} version {version} is not seen from this machine: share the warehouse")
             table = DeltaTable(uri, version=version, storage_options=options)
         except (DeltaError, OSError) as error:
+            if self.store.folder is not None and isinstance(error, DeltaError) and version is None:
+                raise PplugError(lost_entry(self.folder(name))) from error
             said = str(error).partition("\n")[0][:300]
             raise PplugError(f"{self}/{name} cannot be read ({said}): restore it, or check --warehouse") from error
         found = table.metadata().configuration.get(VERSION_KEY)
@@ -169,7 +173,8 @@ class Warehouse:
                 made = self.table(name)  # by another run, at the same time
                 if made is None:
                     raise
-            self._write_log_through(name, 0, 0)
+            if self.store.folder is not None:
+                sync_log(self.folder(name))
             return made
 
     def version(self, name: str) -> int | None:
@@ -373,7 +378,6 @@ class Warehouse:
 
         Delta's own check sees only files that were removed: two writers of a night that was empty would both win.
         """
-        version = table.version()
         facts = {"run_id": run_id, "row_count": str(sum(file.rows for file in added))}
         with self._named_causes(name):
             table.create_write_transaction(
@@ -384,17 +388,10 @@ class Warehouse:
                 commit_properties=CommitProperties(
                     custom_metadata=facts, app_transactions=[Transaction(*count) for count in counts.items()]
                 ),
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=self.store.folder is None),
             )
-            self._write_log_through(name, version + 1, self.version(name) or 0)
-
-    def _write_log_through(self, name: str, first: int, last: int) -> None:
-        """Have the disk hold the commits of these versions, which deltalake leaves to the system."""
-        if self.store.folder is not None:
-            log = self.folder(name) / "_delta_log"
-            for version in range(first, last + 1):
-                with contextlib.suppress(FileNotFoundError):  # cleaned up, once it was in a checkpoint
-                    write_through(log / f"{version:020d}.json")
-            write_through(log)
+            if self.store.folder is not None:
+                settle_log(table, self.folder(name))
 
     @contextlib.contextmanager
     def _named_causes(self, name: str) -> Generator[None]:

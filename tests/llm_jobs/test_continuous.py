@@ -201,14 +201,14 @@ def test_sizes_of_memory() -> None:
 
 def test_free_memory_is_what_the_tightest_limit_leaves(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
-    assert half_of_free_memory("cpu", meminfo, tmp_path) == 1 << 30
+    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 1 << 30
     meminfo.write_text("MemTotal:       9000 kB\nMemAvailable:   8000 kB\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path) == 4000 << 10
+    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 4000 << 10
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1024\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path) == 4000 << 10
+    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 4000 << 10
     (tmp_path / "memory.max").write_text("5120\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path) == 2048
+    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 2048
 
 
 def test_keys_and_values_take_a_fixed_amount_unless_told_otherwise(tiny_llm_folder: Path) -> None:

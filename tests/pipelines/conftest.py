@@ -11,10 +11,12 @@ from small_night import NIGHT, NOTE
 from tiny_models import save_model, tiny_bert, tiny_llama
 
 from llm_jobs.kinds import Kind, load_kinds
-from pipelines.answers.models import GenerateConfig
+from llm_jobs.training.fit import seeded_plug
+from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
+from pipelines.train import plug_config
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +42,13 @@ def encode_config(encoder_folder: Path) -> EncodeConfig:
 @pytest.fixture(scope="session")
 def generate_config(encoder_folder: Path, llm_folder: Path) -> GenerateConfig:
     return GenerateConfig(llm=str(llm_folder), llm_dtype="float32", encoder=str(encoder_folder), shard_tasks=2)
+
+
+@pytest.fixture
+def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:
+    folder = tmp_path / "plug"
+    seeded_plug(plug_config(kinds["note"], load_models(generate_config)), seed=1).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

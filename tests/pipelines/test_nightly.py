@@ -13,26 +13,18 @@ from transformers import BertConfig, BertModel
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
-from llm_jobs.training.fit import seeded_plug
-from pipelines.answers.models import GenerateConfig, load_models
+from pipelines.answers.models import GenerateConfig
 from pipelines.backfill import Backfill, encode_backfill, generate_backfill, plan_nights, run_nights
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
 from pipelines.generate import generate_night, plan_generate
 from pipelines.nightly import Nightly, plan_nightly, run_nightly
+from pipelines.nights.runs import Excludes, recorded_run
 from pipelines.nights.steps import StepsFailed, raise_worst
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import plug_config
 
 Fill = Callable[..., Warehouse]
 DAYS = [NIGHT + timedelta(days=number) for number in range(4)]
-
-
-@pytest.fixture
-def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:
-    folder = tmp_path / "plug"
-    seeded_plug(plug_config(kinds["note"], load_models(generate_config)), seed=1).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +143,24 @@ def test_a_night_whose_encoding_fails_is_answered_with_the_personas_there_are(
 
 
 # Ranges of nights
+
+
+def test_a_night_that_is_refused_answers_nothing_with_old_personas(
+    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    warehouse = fill(ITEMS, TASKS)
+    fill([item("ann", 50, "a new word", "blue")], TASKS, ds=DAYS[1])
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    night = Nightly(warehouse, DAYS[1], [plug], encode_config, generate_config, kinds)
+    with recorded_run(warehouse, "encode", DAYS[1], {}, Excludes.SAME_NIGHT):  # as another `nightly` would
+        steps = list(run_nightly(night, 0.05))
+    assert [(step.job, step.status, step.exit_code) for step in steps] == [("encode", "refused", 1)]
+    assert "is running already" in steps[0].error
+    with pytest.raises(StepsFailed, match="1 of 1 runs did not end well: encode") as told:
+        raise_worst(steps)
+    assert told.value.exit_code == 1
+    assert run_ids(warehouse, "outputs", DAYS[1]) == set()
+    assert [step.status for step in run_nightly(night, 0.05)] == ["done", "done", "done"]
 
 
 def test_a_backfill_runs_what_is_missing_or_changed_the_oldest_first(

@@ -1,0 +1,115 @@
+"""Ctrl-C and SIGTERM while models work: the run is `interrupted`, the code 130, and nothing after it begins."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_night import ITEMS, NIGHT, NOTE, TASKS
+
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+
+ROOT = Path(__file__).parent.parent.parent
+
+INTERRUPTED_IN = """
+import os, signal, sys, threading
+from pipelines.cli import main
+
+function, name, *words = sys.argv[1:]
+
+def watch(frame, event, _):
+    if event == "call" and frame.f_code.co_name == function:
+        threading.setprofile(None)
+        sys.setprofile(None)
+        os.kill(os.getpid(), getattr(signal, name))
+
+threading.setprofile(watch)
+sys.setprofile(watch)
+sys.exit(main(words))
+"""
+"""A command that gets a signal when it first calls a function."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, encoder_folder: Path, llm_folder: Path, plug: Path) -> Path:
+    """A pplug.toml that names tiny models, and files of items and tasks beside the plug."""
+    assert plug.parent == tmp_path
+    fields = "\n".join(f"{name} = {json.dumps(value)}" for name, value in NOTE.items())
+    models = f'llm = "{llm_folder}"\nllm-dtype = "float32"\nencoder = "{encoder_folder}"\n'
+    (tmp_path / "pplug.toml").write_text(f"{models}[kinds.note]\n{fields}\n", encoding="utf8")
+    for name, rows in (("histories", ITEMS), ("tasks", TASKS)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    return tmp_path
+
+
+def run(folder: Path, code: str, *words: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*before, sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def ran(folder: Path) -> list[tuple[str, str]]:
+    warehouse = Warehouse(folder / "warehouse")
+    with connect(warehouse) as db:
+        return db.sql("select job, status from runs where job not like 'ingest%' order by started_at").fetchall()
+
+
+def alone() -> tuple[str, ...]:
+    """What starts a process as the first of its own, as in a container."""
+    words = ("unshare", "--pid", "--fork", "--kill-child")
+    is_possible = shutil.which("unshare") and subprocess.run([*words, "true"], check=False).returncode == 0
+    return words if is_possible else ()
+
+
+@pytest.mark.parametrize(
+    ("function", "signal_name", "command", "found"),
+    [
+        ("encode_items", "SIGINT", f"nightly --plug plug --ds {NIGHT}", [("encode", "interrupted")]),
+        ("encode_items", "SIGTERM", f"backfill encode --start {NIGHT} --end 2026-11-05", [("encode", "interrupted")]),
+        (
+            "answer_queue",
+            "SIGTERM",
+            f"nightly --plug plug --ds {NIGHT}",
+            [("encode", "done"), ("generate", "interrupted")],
+        ),
+    ],
+)
+def test_a_signal_while_models_work_ends_the_command(
+    function: str, signal_name: str, command: str, found: list[tuple[str, str]], folder: Path
+) -> None:
+    ingest = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+    for name in ("histories", "tasks"):
+        assert run(folder, ingest, "ingest", name, f"{name}.jsonl", "--ds", str(NIGHT)).returncode == 0
+    said = run(folder, INTERRUPTED_IN, function, signal_name, *command.split())
+    assert (said.returncode, said.stdout) == (130, ""), said.stderr
+    assert said.stderr.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert ran(folder) == found
+
+
+def test_the_first_process_of_a_container_heeds_sigterm(folder: Path) -> None:
+    if not (before := alone()):
+        pytest.skip("this machine lets us make no processes of their own number")
+    said = run(
+        folder, INTERRUPTED_IN, "ingest_source", "SIGTERM", "ingest", "histories", "histories.jsonl", before=before
+    )
+    assert said.returncode == 130, said.stderr
+    assert ran(folder) == []
+    with connect(Warehouse(folder / "warehouse")) as db:
+        assert db.sql("select status from runs").fetchall() == [("interrupted",)]
+
+
+def test_a_parent_that_has_sigterm_ignored_keeps_that(folder: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + INTERRUPTED_IN
+    said = run(folder, code, "ingest_source", "SIGTERM", "ingest", "histories", "histories.jsonl", "--ds", str(NIGHT))
+    assert said.returncode == 0, said.stderr
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "of this process"
