@@ -1,7 +1,9 @@
-"""Hashes of texts: how a row or a report names a text it does not hold, and how some are chosen for good.
+"""Hashes of texts: how a row names a text it does not hold, and how some are chosen for good.
 
-item text, user id ─▶ text_sha256 ─▶ item_sha256, training.json
-user id            ─▶ hash_share  ─▶ who is held out, whatever else is in the data
+item text ─▶ text_sha256 ─▶ item_sha256
+user id   ─▶ hash_share  ─▶ who is held out, whatever else is in the data
+
+An id is easy to guess from its hash: one that is kept has to be made under a key.
 """
 
 import hashlib

@@ -5,6 +5,7 @@ first night ... last night ─▶ state of each ─▶ those not done, the oldes
 A night that is done is skipped, so a backfill that was stopped goes on where it was.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,10 +21,12 @@ from pipelines.nights.night import cut, run_night
 from pipelines.nights.plans import Plan
 from pipelines.nights.published import DONE
 from pipelines.nights.runners import Runner
-from pipelines.nights.runs import Progress, no_progress
+from pipelines.nights.runs import Clock, Progress, no_progress, utc_now
 from pipelines.nights.steps import Step, run_step
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,21 @@ def encode_backfill(
     rebuild: bool = False,
     progress: Progress = no_progress,
     runner: Runner | None = None,
+    clock: Clock = utc_now,
 ) -> Backfill:
-    """Choose every day of a range as of which there are histories.
+    """Choose every day of a range as of which there are histories; none still to come, unless it has items already.
 
     Raises:
         InputMissing: if there is none.
         UsageError: if the range ends before it starts.
     """
     with connect(warehouse, warehouse.versions(["histories"])) as db:
-        first = run_sql(db, "jobs/first_history")["ds"].to_pylist()[0]
-    nights = [ds for ds in days(start, end) if first is not None and ds >= first]
+        [there] = run_sql(db, "jobs/first_history").to_pylist()
+    asked = [ds for ds in days(start, end) if there["ds"] is not None and ds >= there["ds"]]
+    last = max(clock().date(), there["last_ds"] or start)
+    nights = [ds for ds in asked if ds <= last]
+    if len(nights) < len(asked):
+        logger.warning("the nights after %s have no data yet and are left out", last)
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
     job = encode_job(config, kinds, rebuild=rebuild, runner=runner)

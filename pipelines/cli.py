@@ -43,6 +43,7 @@ def root(
     ctx.default_map = dict(settings.defaults)
     ctx.obj.kinds = settings.kinds
     ctx.obj.warehouse_options, ctx.obj.beam_options = settings.warehouse_options, settings.beam_options
+    ctx.obj.config = config if opt.is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
         sys.stderr.write(ctx.get_help() + "\n")
         raise typer.Exit(2)

@@ -21,6 +21,7 @@ from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.erasure.user_key import read_key
 from pipelines.evaluate import JOB, labels_of, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
@@ -149,7 +150,7 @@ class Comparison:
     ) -> None:
         self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
         self._models, self._plugs, self._scored = models, plugs, scored
-        plugs.require_unseen(row["user_id"] for row in scored)
+        plugs.require_unseen((row["user_id"] for row in scored), read_key(warehouse))
 
     def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
         """Rows of `evaluations`, apart from the run."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,10 @@ from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, TrainConfig
+from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
 from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.erasure.user_key import made_key
 from pipelines.examples import ChoiceLists, Row, Target, Targets, examples_of, held_texts, history_targets, task_targets
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
@@ -193,7 +195,12 @@ def train_job(
         losses = train_plug(plug, llm, prepared, train, folder, progress)
         if data.labels:
             warn_of_failure(losses, guessing_loss(prepared, data.labels))
-        add_to_report(folder, unseen_users=choice.unseen_users, seconds=round(time.perf_counter() - start, 1))
+        add_to_report(
+            folder,
+            unseen_users=choice.unseen_users,
+            seconds=round(time.perf_counter() - start, 1),
+            **hashed_users(warehouse, split_users(prepared, train.held_out)[0]),
+        )
         record.rows_in = record.rows_out = len(prepared)
         record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -259,10 +266,18 @@ def plan_train(
     return Plan(JOB, choice.until, data.user_count, len(prepared), len(texts), tokens, seconds)
 
 
-def add_to_report(folder: Path, **facts: bool | float) -> None:
+def hashed_users(warehouse: Warehouse, trained_on: Sequence[Prepared]) -> dict[str, Any]:
+    """Whose histories a plug was fitted to, as hashes under the warehouse's key."""
+    key = made_key(warehouse)
+    hashes = {key.hash(item.example.user_id) for item in trained_on}
+    return {"user_hmac_sha256": sorted(hashes), "key_check": key.check}
+
+
+def add_to_report(folder: Path, **facts: Any) -> None:
     """Add to training.json what the job knows and training does not.
 
     `unseen_users`: the users of `is_unseen` were kept out. `seconds`: time of the run that ended it, encoding included.
+    `user_hmac_sha256` and `key_check`: see `hashed_users`.
     """
     path = folder / REPORT
     report = json.loads(path.read_text(encoding="utf8"))

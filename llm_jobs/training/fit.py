@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from embedder.errors import PplugError
-from embedder.hashing import text_sha256
 from embedder.personas import FloatArray
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
@@ -89,7 +88,7 @@ def train_plug(
     plug.load_state_dict(run.state.best)
     plug.eval()
     plug.save_pretrained(folder)
-    write_report(folder, config, losses, train)
+    write_report(folder, config, losses, len(train))
     shutil.rmtree(checkpoint.folder)
     return losses
 
@@ -168,14 +167,12 @@ def history_hashes(histories: Sequence[FloatArray]) -> list[bytes]:
     return found
 
 
-def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss], train: Sequence[Prepared]) -> None:
-    """Leave beside the plug how it was trained and, as hashes of their ids, on whose histories."""
-    users = {text_sha256(item.example.user_id) for item in train}
+def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss], example_count: int) -> None:
+    """Leave beside the plug how it was trained."""
     report = {
         "settings": asdict(config),
         "losses": [asdict(loss) for loss in losses],
-        "example_count": len(train),
-        "user_id_sha256": sorted(users),
+        "example_count": example_count,
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
 

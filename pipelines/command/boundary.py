@@ -3,10 +3,13 @@
 import gc
 import logging
 import os
+import re
+import shlex
 import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,8 +19,12 @@ from typer.exceptions import TyperException
 from embedder.errors import PplugError
 from pipelines.command.console import message, quiet_libraries
 from pipelines.command.settings import OptionNames
+from pipelines.command.streams import open_closed_streams
+from pipelines.tables.damage import damage_line
 
 INTERRUPTED = 130
+
+_COMMAND = re.compile(r"`pplug (?P<words>[^`]+)`")
 
 NEW_OBJECTS = 20_000
 """After so many new objects Python searches them for garbage; instead of its own 700 or 2,000."""
@@ -34,10 +41,15 @@ class State:
     """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
     beam_options: tuple[str, ...] = ()
     """Flags of Apache Beam: [beam] of pplug.toml."""
+    config: Path | None = None
+    """--config, if it was given on the command line."""
+    warehouse: str | None = None
+    """--warehouse, likewise."""
 
 
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
+    open_closed_streams()
     prepare_environment()
     heed_termination()
     quiet_libraries()
@@ -45,7 +57,7 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     try:
         code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
     except Exception as error:
-        message(error_line(error), logging.ERROR, error if state.is_debug else None)
+        message(with_places(error_line(error), state), logging.ERROR, error if state.is_debug else None)
         return error.exit_code if isinstance(error, PplugError | TyperException) else 1
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this
         message("interrupted: the same command goes on where it was")
@@ -70,8 +82,22 @@ def error_line(error: Exception) -> str:
         context: Any = getattr(error, "ctx", None)
         said = error.format_message().replace("Value error, ", "").rstrip(".")  # pydantic's words for ours
         return f"{said}: see `{context.command_path if context else 'pplug'} --help`"
+    if line := damage_line(error):
+        return line
     first, *_ = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {first[:300]} (not expected: --debug shows where)"
+
+
+def with_places(line: str, state: State) -> str:
+    """The line, whose commands look in the places that this one was given."""
+
+    def completed(command: re.Match[str]) -> str:
+        words = command["words"]
+        before = f"--config {shlex.quote(str(state.config))} " if state.config else ""
+        behind = f" --warehouse {shlex.quote(str(state.warehouse))}" if state.warehouse else ""
+        return command[0] if "--help" in words else f"`pplug {before}{words}{behind}`"
+
+    return _COMMAND.sub(completed, line)
 
 
 def prepare_environment() -> None:

@@ -17,6 +17,8 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
+from pipelines.command.streams import is_terminal, speaks_unicode, visible, visible_json, write_err, write_out
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.progress import TaskID
@@ -39,7 +41,14 @@ LIBRARY_SETTINGS = {
 Row = Mapping[str, object]
 
 
-TEXT_LINES = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+class TextLines(logging.Formatter):
+    """Time, level and message, in which nothing is left that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+TEXT_LINES = TextLines("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
 
 class JsonLines(logging.Formatter):
@@ -55,7 +64,7 @@ class JsonLines(logging.Formatter):
         line |= {name: str(value) for name in ("run_id", "job", "ds") if (value := getattr(record, name, None))}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _json_line(line, sys.stderr)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -122,7 +131,8 @@ def progress_bars() -> "Generator[Progress]":
     )
     from rich.text import Text
 
-    console = Console(stderr=True)
+    is_shown = is_terminal(sys.stderr)
+    console = Console(stderr=True, force_terminal=is_shown)
 
     class Rate(ProgressColumn):
         """How many a second."""
@@ -132,7 +142,7 @@ def progress_bars() -> "Generator[Progress]":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, *times, console=console, disable=not is_shown) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(label: str, done: int, total: int) -> None:
@@ -153,18 +163,21 @@ def print_rows(rows: Iterable[Row], *, as_json: bool, hidden: Sequence[str] = ()
         hidden: columns that the printed table leaves out.
     """
     if as_json:
-        for row in rows:
-            sys.stdout.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        lines = (_json_line(_plain(row), sys.stdout) + "\n" for row in rows)
+        while (lot := list(islice(lines, TABLE_ROWS))) and write_out("".join(lot)):
+            pass
         return
     from rich.console import Console
 
     left = iter(rows)
     shown = list(islice(left, TABLE_ROWS))
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=10_000)  # a pipe has no width: never fold
     if shown:
-        console.print(_table(shown, [name for name in shown[0] if name not in hidden]))
+        at_screen = is_terminal(sys.stdout)
+        width = None if at_screen else 10_000  # a pipe has no width: never fold
+        console = Console(file=sys.stdout, highlight=False, force_terminal=at_screen, width=width)
+        with console.capture() as drawn:
+            console.print(_table(shown, [name for name in shown[0] if name not in hidden]))
+        write_out(drawn.get())
     more = sum(1 for _ in left)
     if more or not shown:
         message(f"{more:,} more rows: --json prints them all" if more else "no rows")
@@ -182,9 +195,8 @@ def message(text: str, level: int = logging.INFO, error: Exception | None = None
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
         logging.getLogger("pipelines.command").log(level, line, exc_info=error)
         return
-    if error is not None:
-        traceback.print_exception(error)
-    sys.stderr.write(line + "\n")
+    told = "" if error is None else "".join(traceback.format_exception(error))
+    write_err(visible(f"{told}{line}\n"))
 
 
 def _table(rows: Sequence[Row], names: Sequence[str]) -> "Table":
@@ -195,10 +207,15 @@ def _table(rows: Sequence[Row], names: Sequence[str]) -> "Table":
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in names:
         is_number = any(isinstance(row[name], int | float | Decimal) for row in rows)
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(row[name])) for name in names))
+        table.add_row(*(Text(visible(_cell(row[name]))) for name in names))
     return table
+
+
+def _json_line(value: object, stream: object) -> str:
+    """JSON that is text in whatever encoding the stream has."""
+    return visible_json(json.dumps(value, ensure_ascii=not speaks_unicode(stream)))
 
 
 def _plain(value: object) -> object:

@@ -10,6 +10,7 @@ Options that several commands share are fields of a dataclass, which a command t
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -55,6 +56,12 @@ def note_debug(ctx: typer.Context, value: bool) -> bool:
     return value
 
 
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def set_log_format(value: str | None) -> str | None:
     """Obey --log-format, wherever it stands."""
     if value is not None:
@@ -66,7 +73,17 @@ def find_warehouse(ctx: typer.Context, value: str) -> Any:
     """Turn --warehouse into a store, with the credentials of [warehouse.options]."""
     from pipelines.store.stored import open_store
 
-    return open_store(value, ctx.find_root().obj.warehouse_options)
+    state = ctx.find_root().obj
+    if is_given(ctx, "warehouse"):
+        state.warehouse = value  # for the commands that an error names
+    return open_store(value, state.warehouse_options)
+
+
+def keep_private(value: bool) -> bool:
+    """Obey --private: whatever this process makes from now on, its owner alone may read."""
+    if value:
+        os.umask(0o077)
+    return value
 
 
 def show_version(value: bool) -> None:
@@ -187,6 +204,7 @@ Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than 
 DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
+Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
 LogFormat = Annotated[
     Literal["text", "json"] | None,
     option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
@@ -203,6 +221,7 @@ class Common:
         str, option("--warehouse", "Folder of the tables, or s3://, gs://, az://, abfss://.", callback=find_warehouse)
     ] = "warehouse"
     as_json: AsJson = False
+    private: Private = False
     debug: Debug = False
     log_format: LogFormat = None
 

@@ -38,11 +38,9 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
 
     Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
     """
-    from pipelines.tables.queries import lock_down, run_sql
-    from pipelines.tables.views import connect
+    from pipelines.tables.queries import connect_locked, run_sql
 
-    with connect(common.tables) as db:
-        lock_down(db, [] if common.store.folder is None else [common.store.folder])
+    with connect_locked(common.tables) as db:
         common.show(rows_of(run_sql(db, statement)))
 
 

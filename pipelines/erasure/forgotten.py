@@ -1,61 +1,50 @@
-"""Who asked to be forgotten: a keyed hash of each id in `runs`, and the key in a file of the warehouse.
+"""Who asked to be forgotten: of each id a hash in `runs`, under the key of the warehouse."""
 
-The ids of users are easy to guess, and so a plain hash of one is as good as the id. Without the key nobody can try.
-"""
-
-import hmac
-import secrets
 from dataclasses import dataclass
 from typing import Final
 
 from embedder.errors import PplugError
+from pipelines.erasure.user_key import KEY_FILE, LOST, UserKey, made_key, read_key
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 JOB: Final = "forget"
-KEY_FILE: Final = "_forgotten.key"
 
 
 @dataclass(frozen=True)
 class Forgotten:
     """The users who asked to be forgotten."""
 
-    key: bytes = b""
-    """Of the warehouse; empty where nobody ever asked."""
+    key: UserKey | None = None
+    """Of the warehouse; None where nobody ever asked."""
     hashes: frozenset[str] = frozenset()
 
     def __contains__(self, user_id: object) -> bool:
-        return bool(self.hashes) and isinstance(user_id, str) and keyed_hash(self.key, user_id) in self.hashes
-
-
-def keyed_hash(key: bytes, user_id: str) -> str:
-    """HMAC-SHA256 of an id, 64 hexadecimal digits."""
-    return hmac.digest(key, user_id.encode("utf8", "replace"), "sha256").hex()
+        return self.key is not None and isinstance(user_id, str) and self.key.hash(user_id) in self.hashes
 
 
 def read_forgotten(warehouse: Warehouse) -> Forgotten:
     """Who was forgotten so far.
 
     Raises:
-        PplugError: if somebody was, but the key is gone.
+        PplugError: if somebody was, and the key is gone, damaged or another one.
     """
     version = warehouse.version("runs")
     if version is None:
         return Forgotten()
     with connect(warehouse, {"runs": version}) as db:
-        hashes = run_sql(db, "jobs/forgotten_users")["user_hmac_sha256"].to_pylist()
-    if not hashes:
+        found = run_sql(db, "jobs/forgotten_users").to_pylist()
+    if not found:
         return Forgotten()
-    key = warehouse.store.get(KEY_FILE)
+    path, key = f"{warehouse}/{KEY_FILE}", read_key(warehouse)
     if key is None:
-        told = "is gone, and with it who asked to be forgotten: restore it from a backup"
-        raise PplugError(f"{warehouse}/{KEY_FILE} {told}")
-    return Forgotten(key, frozenset(hashes))
+        raise PplugError(f"{path} is gone, {LOST}")
+    if any(row["key_check"] != key.check for row in found):
+        raise PplugError(f"{path} is not the key that users were forgotten with: restore that one from a backup")
+    return Forgotten(key, frozenset(row["user_hmac_sha256"] for row in found))
 
 
-def request_hash(warehouse: Warehouse, user_id: str) -> str:
-    """The keyed hash of an id that shall be forgotten; makes the key for the first one."""
-    known = read_forgotten(warehouse)
-    if not known.hashes:
-        warehouse.store.put_new(KEY_FILE, secrets.token_bytes(32))
-    return keyed_hash(known.key or warehouse.store.get(KEY_FILE) or b"", user_id)
+def request_of(warehouse: Warehouse, user_id: str) -> dict[str, str]:
+    """What is kept of the request to forget an id; makes the key for the first one."""
+    key = read_forgotten(warehouse).key or made_key(warehouse)
+    return {"user_hmac_sha256": key.hash(user_id), "key_check": key.check}

@@ -1,5 +1,7 @@
 """Look for a user in every file of a warehouse, whether a table still holds it or not.
 
+Folders that are links are followed.
+
 *.parquet (also unfinished ones)    ─▶ rows, decoded
 _delta_log: commits, checkpoints    ─▶ ranges of values, conditions
 other JSON                          ─▶ its texts
@@ -7,17 +9,19 @@ anything else                       ─▶ its bytes
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.erasure.forgotten import KEY_FILE
-from pipelines.erasure.person import Person, own_rows, read_rows, texts_of
+from pipelines.erasure.person import TEXT_COLUMNS, Person, own_rows, read_rows, texts_of
+from pipelines.erasure.user_key import KEY_FILE
+from pipelines.store.leases import RUNNING
 
 LOG_FOLDER: Final = "_delta_log"
-NEEDED: Final = ("user_id", "row_id", "detail", "error")
+NEEDED: Final = ("user_id", "row_id", "detail", "source", "error", "config")
 """The columns that tell whose a row is."""
 
 
@@ -33,9 +37,16 @@ def find_traces(root: Path, person: Person) -> list[Path]:
 
 
 def data_files(root: Path) -> list[Path]:
-    """All files of a warehouse but its leases and its key, in a fixed order."""
-    own = (KEY_FILE,)
-    return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.startswith(own)]
+    """All files of a warehouse but its key and the leases of runs, in a fixed order."""
+    found, seen = list[Path](), set[tuple[int, int]]()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen or Path(folder) == root / RUNNING:
+            inner.clear()  # a link may lead back
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [Path(folder, name) for name in names if not name.startswith(KEY_FILE)]
+    return sorted(path for path in found if path.is_file())
 
 
 def _tells(path: Path, person: Person) -> bool:
@@ -71,10 +82,10 @@ def _log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _log_tells(entry: Mapping[str, Any], person: Person) -> bool:
-    """Delta's log may hold the least and greatest values of a file, and the condition of a deletion."""
+    """Delta's log may hold the least and greatest values of a file, texts cut, and the condition of a deletion."""
     stats = [json.loads(found) for name in ("add", "remove") if (found := (entry.get(name) or {}).get("stats"))]
-    ranges = [file.get(side) for file in stats for side in ("minValues", "maxValues")]
-    if not {person.user_id, *person.texts}.isdisjoint(_texts(ranges)):
+    ranges = [file.get(side) or {} for file in stats for side in ("minValues", "maxValues")]
+    if any(name in values for values in ranges for name in TEXT_COLUMNS) or person.user_id in _texts(ranges):
         return True
     condition = ((entry.get("commitInfo") or {}).get("operationParameters") or {}).get("predicate")
     return any(person.is_told(text) for text in _texts(condition))

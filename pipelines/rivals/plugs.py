@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import PplugError, UsageError
-from embedder.hashing import text_sha256
 from embedder.plug import PersonaPlug
 from llm_jobs.training import REPORT
 from pipelines.answers.models import Models
+from pipelines.erasure.user_key import UserKey
 from pipelines.rivals.registry import OWN_PLUG, TrainedPlug
 from pipelines.slices import is_unseen
 
@@ -25,16 +25,21 @@ class PlugsOfKind:
     has_unseen: bool
     """They were trained with --unseen-users, all of them."""
     trained_on: frozenset[str]
-    """sha256 of the ids of the users whom any of them was trained on."""
+    """Hashes of the ids of the users whom any of them was trained on."""
+    key_checks: frozenset[str]
+    """Tells the keys of these hashes."""
 
-    def require_unseen(self, users: Iterable[str]) -> None:
+    def require_unseen(self, users: Iterable[str], key: UserKey | None) -> None:
         """Refuse plugs that claim not to have seen some users and were trained on one of them.
 
         Raises:
-            PplugError: naming no user.
+            PplugError: naming no user; also if nobody can tell, as they were trained with another warehouse.
         """
-        unseen = (text_sha256(user) for user in users if is_unseen(user))
-        if self.has_unseen and not self.trained_on.isdisjoint(unseen):
+        if not self.has_unseen:
+            return
+        if key is None or self.key_checks != frozenset({key.check}):
+            raise PplugError("a plug was trained with --unseen-users of another warehouse: run `pplug train` again")
+        if not self.trained_on.isdisjoint(key.hash(user) for user in users if is_unseen(user)):
             raise PplugError("a plug was trained on users that --unseen-users keeps out: run `pplug train` again")
 
 
@@ -65,7 +70,8 @@ def compared_plugs(folders: Sequence[Path], models: Models) -> dict[str, PlugsOf
             plugs,
             folder_of[kind, OWN_PLUG],
             told[kind],
-            frozenset(user for report in reports[kind] for user in report.get("user_id_sha256", ())),
+            frozenset(user for report in reports[kind] for user in report.get("user_hmac_sha256", ())),
+            frozenset(report.get("key_check", "") for report in reports[kind]),
         )
         for kind, plugs in found.items()
     }

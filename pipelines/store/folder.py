@@ -22,7 +22,7 @@ UNFINISHED: Final = ".tmp"
 
 
 @contextlib.contextmanager
-def named_causes(path: Path) -> Generator[None]:
+def named_causes(path: Path | str) -> Generator[None]:
     """Turn the failures of a disk that the user can mend into one line that says how."""
     try:
         yield

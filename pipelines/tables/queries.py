@@ -17,7 +17,10 @@ import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.views import SQL_ROOT, quoted
+from pipelines.tables.damage import damage_line
+from pipelines.tables.statements import reading_text
+from pipelines.tables.views import SQL_ROOT, connect, quoted
+from pipelines.tables.warehouse import Warehouse
 
 Value = str | int | date | None
 
@@ -30,7 +33,6 @@ _HEADER_LINE: Final = re.compile(r"-- (?P<label>\w+): *(?P<text>\S.*)")
 _PARAM: Final = re.compile(
     r"\$(?P<name>\w+) \((?P<type>\w+)(?:, default (?P<default>[^:)]+)(?:: (?P<meaning>[^)]+))?)?\)"
 )
-_EXPLAIN: Final = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -117,24 +119,29 @@ def run_sql(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     """
     next_step = "run `pplug sql 'show tables'`"
     with _one_line_errors(next_step):
-        statements = db.extract_statements(text)
-        if len(statements) != 1:
-            raise UsageError(f"pplug sql runs one statement, saw {len(statements)}: {next_step}")
-        if not _is_reading(db, statements[0]):
-            kind = statements[0].type.name.lower().replace("_", " ")
-            raise UsageError(f"pplug sql only reads, saw a statement of type {kind}: {next_step}")
-    return _run(db, text, {}, next_step)
+        statement = reading_text(db, text, next_step)
+    return _run(db, statement, {}, next_step)
 
 
-def lock_down(db: duckdb.DuckDBPyConnection, folders: Sequence[Path]) -> None:
-    """Let `db` touch no file outside `folders` (and its own spill folder), no network and no setting, for good.
+@contextmanager
+def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]:
+    """A connection with a view of every table, which can read their live files and nothing else."""
+    files = {name: warehouse.live(name, version) for name, version in warehouse.versions().items()}
+    here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
+    with connect(warehouse, files=files) as db:
+        lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])
+        yield db
 
-    Call it when the views are made. DuckDB may still write inside the folders, so `run_sql` refuses what writes.
+
+def lock_down(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """Let `db` touch no file but these (and its own spill folder), no network and no setting, for good.
+
+    Call it when the views are made. DuckDB may still write to the files, so `run_sql` refuses what writes.
     """
-    places = [folder.resolve() for folder in folders]
-    names = sorted({name for place in places for name in (str(place), quoted(place))})  # the views name files quoted
-    db.execute("set allowed_directories = $folders", {"folders": names})
+    paths = sorted({spelled for path in files for spelled in (str(path), quoted(path))})  # it asks for both
+    db.execute("set allowed_paths = $paths", {"paths": paths})
     db.execute("set python_enable_replacements = false")  # a variable of ours is no table
+    db.execute("set autoload_known_extensions = false")
     db.execute("set enable_external_access = false")
     db.execute("set lock_configuration = true")
 
@@ -197,18 +204,6 @@ def _command(query: Query) -> str:
     return f"run `pplug query {query.name}{''.join(required)}`"
 
 
-def _is_reading(db: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
-    """Whether it is a query, `explain` or `explain analyze` of one."""
-    if statement.type == duckdb.StatementType.EXPLAIN and (match := _EXPLAIN.match(statement.query)):
-        # `explain analyze` runs what it explains, so that has to be a query too
-        explained = db.extract_statements(statement.query[match.end() :])
-        return [inner.type for inner in explained] == [duckdb.StatementType.SELECT]
-    if statement.type == duckdb.StatementType.MULTI:
-        # `pivot` is several statements to DuckDB, and so is `copy from database`; only a query can stand in parentheses
-        return len(db.extract_statements(f"from (\n{statement.query.rstrip().rstrip(';')}\n)")) == 1
-    return statement.type == duckdb.StatementType.SELECT
-
-
 def _run(db: duckdb.DuckDBPyConnection, sql: str, params: Mapping[str, Value], next_step: str) -> pa.Table:
     with _one_line_errors(next_step):
         return db.sql(sql, params=dict(params)).to_arrow_table()
@@ -220,6 +215,8 @@ def _one_line_errors(next_step: str) -> Generator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if line := damage_line(error):
+            raise PplugError(line) from error
         said = " ".join(str(error).partition("\n\nLINE ")[0].split()).rstrip(".!")
         is_usage = isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.PermissionException)
         raise (UsageError if is_usage else PplugError)(f"{said}: {next_step}") from error

@@ -291,6 +291,19 @@ class Warehouse:
         self._append(table, name, run_id, new, old, count)
 
     @contextlib.contextmanager
+    def copied(self) -> Generator[Path]:
+        """The warehouse as a folder of this machine: itself, or a copy of everything in the object store."""
+        if self.store.folder is not None:
+            yield self.store.folder
+            return
+        with tempfile.TemporaryDirectory(prefix="pplug-") as folder:
+            for entry in self.store.list():
+                path = Path(folder, entry.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.store.get(entry.name) or b"")
+            yield Path(folder)
+
+    @contextlib.contextmanager
     def staging(self, name: str) -> Generator[Path]:
         """A folder of this machine for unfinished files, gone afterwards, also on error.
 

@@ -1,7 +1,9 @@
--- first_history: the first night of ingestion
+-- first_history: the first and the last night of ingestion
 -- Grain:  one row
 -- Reads:  histories
 -- Params: none
--- Holds:  ds is null where there are no histories
-select min(ds) as ds
+-- Holds:  both are null where there are no histories
+select
+    min(ds) as ds,
+    max(ds) as last_ds
 from histories

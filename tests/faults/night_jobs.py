@@ -15,6 +15,7 @@ from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
+from pipelines.erasure.user_key import KEY_FILE
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.queries import run_checks
@@ -165,7 +166,7 @@ def stray_files(folder: Path) -> list[Path]:
     A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
     """
     tables, root = warehouse(folder), warehouse(folder).root.absolute()
-    needed = set[Path]()
+    needed = {root / KEY_FILE}
     for name in TABLES:
         log = (root / name / "_delta_log").glob("*")
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
@@ -200,5 +201,6 @@ def plug_files(folder: Path) -> dict[str, Any]:
         f"{path.relative_to(plug)}": path.read_bytes() for path in plug.rglob("*") if path.is_file()
     }
     if report := found.pop("training.json", None):
-        found["training.json"] = {name: fact for name, fact in json.loads(report).items() if name != "seconds"}
+        told = json.loads(report) | {"seconds": 0, "key_check": ""}  # which differ between two runs or warehouses
+        found["training.json"] = told | {"user_hmac_sha256": len(told["user_hmac_sha256"])}
     return found

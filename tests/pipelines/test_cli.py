@@ -328,6 +328,30 @@ def test_an_error_is_one_line_with_the_code_of_the_contract(words: str, code: in
     assert any(move in said.err for move in ("pplug", "check the path", "write for example"))
 
 
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_private_files_are_readable_by_their_owner_alone(pplug: Pplug, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "items.jsonl", [ITEM])
+    assert pplug("ingest", "histories", file, "--warehouse", "usual").code == 0
+    assert pplug("ingest", "histories", file, "--warehouse", "private", "--private").code == 0
+    modes = {
+        name: {path.stat().st_mode & 0o077 for path in (tmp_path / name).rglob("*")} for name in ("usual", "private")
+    }
+    assert 0o044 in modes["usual"]
+    assert modes["private"] == {0}
+    assert (tmp_path / "private").stat().st_mode & 0o077 == 0
+    os.umask(0o022)
+    os.environ["PPLUG_PRIVATE"] = "1"
+    assert pplug("forget", "u", "--warehouse", "private").code == 0
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "private").rglob("*")} == {0}
+
+
 def test_too_many_rejects_are_code_3_unless_allowed(pplug: Pplug, tmp_path: Path) -> None:
     row = {
         "user_id": "u",
@@ -342,6 +366,12 @@ def test_too_many_rejects_are_code_3_unless_allowed(pplug: Pplug, tmp_path: Path
     assert said.code == 3
     assert said.rows[0]["rows_rejected"] == 1
     assert "1 of 2 rows rejected" in said.err
+    assert said.err.endswith("run `pplug query reject_reasons`\n")
+    (tmp_path / "my settings.toml").touch()
+    named = pplug("--config", "my settings.toml", "ingest", "histories", file, "--warehouse", "other")
+    hint = "pplug --config 'my settings.toml' query reject_reasons --warehouse other"
+    assert (named.code, named.err.count(f"run `{hint}`\n")) == (3, 1)
+    assert pplug(*shlex.split(hint)[1:], "--json").rows[0]["reason"] == "empty_text"
     assert pplug("ingest", "histories", file, "--max-reject-rate", "0.5").code == 0
     os.environ["PPLUG_MAX_REJECT_RATE"] = "0.6"
     assert pplug("ingest", "histories", file).code == 0

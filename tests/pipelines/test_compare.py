@@ -280,7 +280,8 @@ def test_users_kept_out_of_training_are_a_slice(
     told = json.loads(report.read_text(encoding="utf8"))
     everybody = train_job(warehouse, tmp_path / "all", PlugChoice("note", NIGHT), *models)
     assert everybody.example_count == len(items)
-    lying = told | {"user_id_sha256": json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_id_sha256"]}
+    users = json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_hmac_sha256"]
+    lying = told | {"user_hmac_sha256": users}
     report.write_text(json.dumps(lying), encoding="utf8")
     with pytest.raises(PplugError, match="users that --unseen-users keeps out"):
         night.compare("none")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -25,10 +26,11 @@ from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.erasure.forgotten import read_forgotten
+from pipelines.erasure.user_key import made_key
 from pipelines.forget import forget_user
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_lamp, ingest_tasks
-from pipelines.nights.runs import Excludes, recorded_run
+from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
@@ -336,6 +338,57 @@ def test_what_is_left_is_told_and_the_request_stands(fill: Fill) -> None:
     assert rows(warehouse, "select status from runs where job = 'forget'") == [("failed",)]
     (warehouse.root / "notes.txt").unlink()
     assert [place.place for place in forget_user(warehouse, WHO, reader_seconds=0)] == []
+
+
+@pytest.mark.parametrize("user_id", ["forget", "1", str(utc_now().date()), "█"])
+def test_an_id_that_is_a_word_of_ours_can_be_forgotten(user_id: str, fill: Fill, kinds: dict[str, Kind]) -> None:
+    warehouse = fill([note_item(user_id, 1, "roses", "red"), note_item("bob", 1, "boats", "blue")], ds=utc_now().date())
+    assert forget_user(warehouse, user_id, reader_seconds=0)[0].place == "histories"
+    assert rows(warehouse, "select user_id from histories") == [("bob",)]
+    assert user_id in read_forgotten(warehouse)
+
+
+@pytest.mark.parametrize("linked", ["histories", "histories/ds=2026-11-02", "_shards", "_staging"])
+def test_a_folder_that_is_a_link_is_followed(linked: str, fill: Fill, tmp_path: Path) -> None:
+    warehouse, elsewhere = fill(HERS), tmp_path / "elsewhere"
+    for name in ("_shards/encode/x/0.parquet", "_staging/killed/0.parquet"):
+        write_shard(warehouse.root / name, pa.table({"user_id": [WHO]}))
+    shutil.move(warehouse.root / linked, elsewhere)
+    (warehouse.root / linked).symlink_to(elsewhere)
+    found = forget_user(warehouse, WHO, reader_seconds=0)
+    assert [place.place for place in found] == ["histories", "other files"]
+    assert telling_files(elsewhere, {WHO}, set()) | telling_files(warehouse.root, {WHO}, set()) == set()
+    assert rows(warehouse, "select count(*) from histories") == [(7,)]
+    assert (warehouse.root / linked).is_symlink()
+
+
+def test_names_of_files_that_hold_the_id_go(fill: Fill, kinds: dict[str, Kind], tmp_path: Path) -> None:
+    warehouse, folder = fill(HERS), tmp_path / WHO
+    folder.mkdir()
+    bad = note_item("bob", 98, "", "blue")
+    ingest_histories(
+        warehouse, [jsonl(folder / f"of_{WHO}.jsonl", bad), jsonl(folder / f"{WHO}.jsonl", bad)], NEXT, kinds
+    )
+    forget_user(warehouse, WHO, reader_seconds=0)
+    assert telling_files(warehouse.root, {WHO}, set()) == set()
+    kept = rows(warehouse, "select user_id, row_id from rejects order by row_id")
+    assert kept == [("bob", "of_█████.jsonl:1"), ("bob", "█████.jsonl:1")]
+
+
+def test_a_plug_tells_of_its_users_by_keyed_hashes_alone(lived_in: tuple[Warehouse, Path], tmp_path: Path) -> None:
+    warehouse, plug = lived_in
+    told = "".join(path.read_text("utf8") for path in plug.glob("*.json"))
+    assert hashlib.sha256(WHO.encode()).hexdigest() not in told
+    assert made_key(warehouse).hash(WHO) in told
+    for path in warehouse.root.rglob("*"):
+        assert not path.is_file() or hashlib.sha256(WHO.encode()).hexdigest().encode() not in path.read_bytes()
+    with pytest.raises(InputMissing, match="with the key of another warehouse, so nobody can tell"):
+        forget_user(Warehouse(tmp_path), WHO, [plug], dry_run=True)
+    report = shutil.copytree(plug, tmp_path / "old") / "training.json"
+    for content in ("", "[]", '{"user_id_sha256": []}'):
+        report.write_text(content)
+        with pytest.raises(InputMissing, match="does not tell whom the plug was trained with: run `pplug train --plug"):
+            forget_user(warehouse, WHO, [report.parent], dry_run=True)
 
 
 def test_a_folder_without_a_trained_plug_is_missing(fill: Fill, tmp_path: Path) -> None:

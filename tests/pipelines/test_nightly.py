@@ -1,8 +1,8 @@
 """Whole nights and ranges of nights, on a small warehouse with tiny models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -189,6 +189,24 @@ def test_a_backfill_runs_what_is_missing_or_changed_the_oldest_first(
     assert [(plan.ds, plan.state) for plan in plan_nights(answers)] == [(DAYS[2], "missing"), (DAYS[3], "missing")]
     assert ran(answers) == [(DAYS[2], "done"), (DAYS[3], "done")]
     assert ran(answers) == []
+
+
+def test_a_backfill_plans_no_night_that_is_still_to_come(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    warehouse = fill(ITEMS)
+
+    def nights(start: date, today: date) -> Sequence[date]:
+        now = datetime.combine(today, time(23), UTC)
+        return encode_backfill(warehouse, start, DAYS[3], encode_config, kinds, clock=lambda: now).nights
+
+    assert nights(DAYS[0], DAYS[3]) == DAYS
+    assert caplog.messages == []
+    assert nights(DAYS[0], DAYS[1]) == DAYS[:2]
+    assert caplog.messages == [f"the nights after {DAYS[1]} have no data yet and are left out"]
+    assert nights(DAYS[0], DAYS[0] - timedelta(days=9)) == DAYS[:1], "it has items already"
+    with pytest.raises(InputMissing, match="no histories as of"):
+        nights(DAYS[2], DAYS[1])
 
 
 def test_a_night_that_fails_does_not_stop_a_backfill(

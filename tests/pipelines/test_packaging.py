@@ -34,7 +34,9 @@ def test_the_wheel_holds_all_our_files_and_no_others(names: set[str]) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".py", ".sql", ".toml", ".html"}
     }
-    assert {name for name in names if ".dist-info/" not in name} == ours
+    assert {name for name in names if ".dist-info/" not in name} == ours - {"pipelines/command/entry.py"} | {
+        "pplug_command.py"
+    }
     assert {"sql/task_coverage.sql", "llm_jobs/kinds/LaMP_2N.toml", "pipelines/sample.py"} <= ours
 
 
@@ -42,7 +44,7 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path, names: set[str
     with zipfile.ZipFile(wheel) as archive:
         info = next(name for name in names if name.endswith(".dist-info/METADATA")).removesuffix("METADATA")
         assert b"Version 2.0, January 2004" in archive.read(f"{info}licenses/LICENSE")
-        assert "pplug = pipelines.cli:main" in archive.read(f"{info}entry_points.txt").decode()
+        assert "pplug = pplug_command:main" in archive.read(f"{info}entry_points.txt").decode()
         assert "License-Expression: Apache-2.0" in archive.read(f"{info}METADATA").decode()
 
 
@@ -62,6 +64,30 @@ def test_the_unpacked_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Pat
         )
         assert said.returncode == 0, said.stderr
         assert said.stderr.startswith(str(tmp_path / "site"))
+
+
+def test_a_package_of_the_same_name_is_told_with_its_place(tmp_path: Path) -> None:
+    for name in ("pipelines", "embedder"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "__init__.py").touch()
+    entry = ROOT / "pipelines/command/entry.py"
+    code = f"import runpy, sys; sys.exit(runpy.run_path({str(entry)!r})['main']())"
+    for name in ("pipelines", "embedder", ""):
+        path = os.pathsep.join([*([str(tmp_path / name)] if name else []), str(ROOT)])
+        said = subprocess.run(
+            [sys.executable, "-c", code, "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        if name:
+            place = tmp_path / name / name
+            assert said.stderr.startswith(f"Python finds another package {name} in {place} before that of pplug: ")
+            assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+        else:
+            assert (said.returncode, said.stdout[:6]) == (0, "pplug ")
 
 
 def test_every_dependency_has_its_tested_version() -> None:

@@ -7,6 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.command.boundary import State, with_places
+
+PLACES = State(config=Path("a b.toml"), warehouse=Path("w"))
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("no x: run `pplug encode --ds D`", "no x: run `pplug --config 'a b.toml' encode --ds D --warehouse w`"),
+        ("`pplug runs` or `pplug check`", "`pplug --config 'a b.toml' runs --warehouse w` or `pplug --config"),
+        ("see `pplug encode --help`", "see `pplug encode --help`"),
+        ("check `pip install -U pplug`", "check `pip install -U pplug`"),
+    ],
+)
+def test_the_commands_an_error_names_look_where_this_one_was_told_to(line: str, completed: str) -> None:
+    assert with_places(line, PLACES).startswith(completed)
+    assert with_places(line, State()) == line
+
+
 GROWTH = """
 from pathlib import Path
 from pipelines.command.boundary import prepare_environment

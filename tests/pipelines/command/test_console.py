@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.command import console
+from pipelines.command.streams import visible
 from pipelines.nights.runs import recorded_run
 from pipelines.tables.warehouse import Warehouse
 
@@ -29,8 +30,10 @@ def test_json_lines_give_the_rows_back(rows: list[dict[str, object]]) -> None:
         written: list[str] = []
         patch.setattr("sys.stdout.write", written.append)
         console.print_rows(rows, as_json=True)
-    assert [json.loads(line) for line in written] == rows
-    assert all(line.endswith("\n") and "\n" not in line[:-1] for line in written)
+    lines = "".join(written).split("\n")
+    assert [json.loads(line) for line in lines[:-1]] == rows
+    assert lines[-1] == ""
+    assert all(visible(line) == line for line in lines)
 
 
 def test_json_has_iso_times_and_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +66,42 @@ def test_a_printed_table_keeps_long_texts_whole_in_a_pipe(capsys: pytest.Capture
 def test_square_brackets_are_text_and_not_colours(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_rows([{"text": "[red]tags: [sci-fi][/red]"}], as_json=False)
     assert "[red]tags: [sci-fi][/red]" in capsys.readouterr().out
+
+
+ESCAPES = "\x1b]0;a title\x07 \x1b[2J\x9b31m \r \b \u202e turned \x7f"
+
+
+def test_no_terminal_obeys_what_a_user_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows([{"text": ESCAPES, ESCAPES: [ESCAPES]}], as_json=False)
+    console.print_rows([{"text": ESCAPES}], as_json=True)
+    console.message(f"no user {ESCAPES}", error=ValueError(ESCAPES))
+    said = capsys.readouterr()
+    assert "\\x1b[2J\\x9b31m" in said.out
+    logged = console.TEXT_LINES.format(logging.LogRecord("x", logging.INFO, "", 1, ESCAPES, (), None))
+    for text in (*said, logged):
+        assert not {"\x1b", "\x07", "\x9b", "\r", "\b", "\u202e", "\x7f"} & set(text)
+    assert json.loads(said.out.splitlines()[-1]) == {"text": ESCAPES}
+
+
+def test_a_text_of_two_lines_and_of_any_script_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows([{"text": "größer\n中文 и 🙂\tend"}], as_json=False)
+    out = capsys.readouterr().out
+    assert "größer\n" in "".join(f"{line.strip()}\n" for line in out.splitlines())
+    assert "中文 и 🙂" in out
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE"])
+def test_no_variable_makes_a_terminal_of_a_file(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with console.progress_bars() as progress:
+        progress("items", 1, 2)
+    console.print_rows([{"text": "x" * 200}], as_json=False)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "\x1b" not in said.out
+    assert "x" * 200 in said.out
 
 
 def test_a_long_table_says_how_many_rows_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,7 +201,7 @@ def locked(tmp_path: Path, db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConn
     inside = write_parquet(tmp_path / "it's a warehouse" / "t" / "ds=2026-11-01" / "a.parquet")
     write_parquet(tmp_path / "outside.parquet")
     db.read_parquet([str(inside)], hive_partitioning=True).create_view("t")
-    lock_down(db, [tmp_path / "it's a warehouse"])
+    lock_down(db, [inside])
     return db
 
 

@@ -1,0 +1,91 @@
+"""What goes to stdout and stderr: text that no terminal obeys, in whatever encoding they have; they may be closed.
+
+Ids and texts of users may hold anything, also what moves a cursor, sets a title or turns the reading order round.
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from typing import Any, Final, TextIO
+
+from embedder.errors import PplugError
+
+_OBEYED: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Control characters but tab and line end, and marks that change the order in which a line is read."""
+
+
+def visible(text: str) -> str:
+    r"""The text with everything a terminal would obey written out, like \x1b."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def visible_json(line: str) -> str:
+    """The same of a JSON value: it stays JSON and says the same."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at it, whatever variables like FORCE_COLOR say of colours."""
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def open_closed_streams() -> None:
+    """Give the process a stdin, stdout and stderr where it was started without: else its first files become these.
+
+    A character that the encoding of a stream lacks is written out instead of ending the command.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, mode, encoding="utf8", closefd=False))  # noqa: SIM115  for good
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def write_out(text: str) -> bool:
+    """Write to stdout; False where nobody reads it any more, as behind `| head -1`."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _send_nowhere(sys.stdout)
+        return False
+    except OSError as error:
+        _send_nowhere(sys.stdout)
+        advice = "free some space, or send it elsewhere"
+        raise PplugError(f"stdout cannot be written ({error.strerror}): {advice}") from error
+    return True
+
+
+def write_err(text: str) -> None:
+    """Write to stderr, if anybody reads it."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _send_nowhere(sys.stderr)
+
+
+def speaks_unicode(stream: Any) -> bool:
+    """Whether it can hold any character."""
+    return str(getattr(stream, "encoding", None) or "utf8").lower().startswith("utf")
+
+
+def _send_nowhere(stream: TextIO) -> None:
+    """Let the rest go nowhere, what is in the buffer too: Python would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
