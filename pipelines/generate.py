@@ -26,7 +26,7 @@ from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_mo
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
 from pipelines.answers.queue import QueuedTask, newest_personas, queued_tasks
 from pipelines.nights.job import Made, Night
-from pipelines.nights.kept import kept
+from pipelines.nights.loading import load_once
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.processes import elsewhere
@@ -155,7 +155,7 @@ class GenerateJob:
         models = load_models(self.config)
         require_same("encoder", self.config.encoder, models.encoder.sha256, planned.encoder_sha256)
         require_same("LLM", self.config.llm, models.llm.sha256, planned.llm_sha256)
-        plugs = _kept_plugs(self.config, self.plugs, tuple(fingerprint(folder) for folder in self.plugs))
+        plugs = _loaded_plugs(self.config, self.plugs, tuple(fingerprint(folder) for folder in self.plugs))
         for kind, sha256 in planned.plugs.items():
             require_same("plug", kind, plugs[kind].sha256 if kind in plugs else "none", sha256)
         return models, plugs
@@ -226,7 +226,7 @@ def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apa
     return _facts_apart(config, folders) if is_apart else _facts(config, folders)
 
 
-@kept
+@load_once
 def _facts_apart(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
     return elsewhere(_facts, config, folders)
 
@@ -238,8 +238,8 @@ def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
     return AnsweringFacts(encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, llm.kv_memory, plugs)
 
 
-@kept
-def _kept_plugs(
+@load_once
+def _loaded_plugs(
     config: GenerateConfig, folders: tuple[Path, ...], sha256s: tuple[str, ...]
 ) -> Mapping[str, LoadedPlug]:
     return load_plugs(folders, load_models(config))

@@ -12,7 +12,7 @@ from embedder.plug import PersonaPlug
 from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.vllm_engine import VllmLLM
-from pipelines.nights.kept import kept
+from pipelines.nights.loading import load_once
 from pipelines.personas.encoders import load_encoder
 
 Engine = Literal["transformers", "vllm"]
@@ -60,7 +60,7 @@ class LoadedPlug(NamedTuple):
     sha256: str
 
 
-@kept
+@load_once
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
     encoder = load_encoder(config)

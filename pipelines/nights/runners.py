@@ -68,11 +68,12 @@ class Runner:
 class ReadShard(beam.DoFn):
     """Shard in, shard and its rows out; one that is finished goes on as its manifest."""
 
-    def __init__(self, night: Night) -> None:
-        self._night = night
+    def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
+        self._night, self._is_elsewhere = night, is_elsewhere
 
     def setup(self) -> None:
-        working.beat(self._night)
+        if self._is_elsewhere:
+            working.beat(self._night)
 
     def process(self, shard: Shard) -> Iterator[Any]:
         with working.noted_errors(self._night):
@@ -109,12 +110,14 @@ class WriteShard(beam.DoFn):
 class FinishShards(beam.PTransform):
     """Shards in, their manifests out."""
 
-    def __init__(self, night: Night) -> None:
+    def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
         super().__init__()
-        self._night = night
+        self._night, self._is_elsewhere = night, is_elsewhere
 
     def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        read: Any = shards | "Read" >> beam.ParDo(ReadShard(self._night)).with_outputs("done", main="todo")
+        read: Any = shards | "Read" >> beam.ParDo(ReadShard(self._night, is_elsewhere=self._is_elsewhere)).with_outputs(
+            "done", main="todo"
+        )
         written = (
             read.todo
             | "Compute" >> beam.ParDo(ComputeShard(self._night))
@@ -127,7 +130,8 @@ def run_beam(night: Night, shards: Sequence[Shard], flags: Sequence[str]) -> Non
     """Run the shards as a pipeline of Beam, and watch its workers where they are others' processes."""
     options = beam_options(flags)
     pipeline = beam.Pipeline(options=options)
-    _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | FinishShards(night)
+    finish = FinishShards(night, is_elsewhere=bool(flags))
+    _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | finish
     result: Any = pipeline.run()  # FnApiRunner is done when this returns
     heard, last = "", time.monotonic()
     while not PipelineState.is_terminal(result.state):

@@ -132,21 +132,20 @@ class ShardLog:
 
     def unfit(self, run_id: str) -> list[int]:
         """Find the shards whose files are not what their manifest says; those of `run_id` are only looked for."""
-        sizes = {entry.name: entry.size for table in self._tables() for entry in self.store.list(table)}
-        found = list[int]()
-        for index in sorted(self.finished()):
-            manifest = self.manifest(index)
-            if manifest is None or not all(
+        manifests = self.manifests()
+        files = [file for manifest in manifests.values() for file in manifest.files]
+        folders = {file.name.rpartition("/")[0] for file in files}
+        sizes = {entry.name: entry.size for folder in folders for entry in self.store.list(folder)}
+        fit = [
+            index
+            for index, manifest in manifests.items()
+            if all(
                 sizes.get(file.name) == file.size
                 and (manifest.run_id == run_id or _sha256(self.store.get(file.name)) == file.sha256)
                 for file in manifest.files
-            ):
-                found.append(index)
-        return found
-
-    def _tables(self) -> set[str]:
-        names = (file.name for manifest in self.manifests().values() for file in manifest.files)
-        return {name.rpartition("/")[0] for name in names}
+            )
+        ]
+        return sorted(self.finished().difference(fit))
 
 
 def _sha256(data: bytes | None) -> str:

@@ -122,6 +122,7 @@ def beat(night: Night) -> None:
             while night.lease.is_held():
                 night.warehouse.store.put(name, str(count := count + 1).encode())
                 time.sleep(BEAT_SECONDS)
+            night.warehouse.store.delete([name])
 
     _beating[night.run_id] = threading.Thread(target=live, daemon=True)
     _beating[night.run_id].start()
@@ -142,7 +143,7 @@ def noted_errors(night: Night) -> Generator[None]:
         said = str(error) if is_ours else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
         row = {"type": type(error).__name__, "args": [str(arg) for arg in error.args], "said": said}
         with contextlib.suppress(PplugError, OSError):
-            if is_ours or not isinstance(error, Fenced):
+            if not isinstance(error, Fenced):  # then nothing of the run may be written any more
                 night.warehouse.store.put_new(failure_name(night), json.dumps(row | {"is_ours": is_ours}).encode())
         raise
 

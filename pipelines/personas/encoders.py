@@ -6,7 +6,7 @@ from typing import Protocol
 
 from embedder.encoder import Dtype, TextEncoder
 from embedder.errors import PplugError
-from pipelines.nights.kept import kept
+from pipelines.nights.loading import load_once
 from pipelines.nights.processes import elsewhere
 
 
@@ -58,12 +58,12 @@ def absolute_model(name: str) -> str:
     return str(path.resolve()) if path.is_dir() else name
 
 
-@kept
+@load_once
 def _loaded(name: str, dtype: Dtype, cache: Path | None) -> TextEncoder:
     return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache)
 
 
-@kept
+@load_once
 def _facts_apart(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
     return elsewhere(_facts, name, dtype, cache)
 

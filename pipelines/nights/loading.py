@@ -1,4 +1,4 @@
-"""Keep what takes long to load: one copy in a process, whichever thread or job asks."""
+"""Load what takes long once in a process, whichever thread or job asks."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ Args = ParamSpec("Args")
 Loaded = TypeVar("Loaded")
 
 
-def kept(load: Callable[Args, Loaded]) -> Callable[Args, Loaded]:
+def load_once(load: Callable[Args, Loaded]) -> Callable[Args, Loaded]:
     """Keep the last thing that a function loaded; threads that ask for it at the same time wait for one loading."""
     lock, last = threading.RLock(), dict[object, Loaded]()
 
