@@ -74,6 +74,7 @@ def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     left = iter(batches)
     for number in itertools.count():
         path, rows = stem.with_name(f"{stem.name}-{number}.parquet"), 0
+        path.unlink(missing_ok=True)  # never write into it: it may be another file's name as well
         with named_causes(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
             for batch in left:
                 file.write_batch(batch.cast(schema))
