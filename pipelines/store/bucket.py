@@ -5,6 +5,7 @@ AWS_ENDPOINT_URL, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY ...) or a di
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ CLIENT: Final = [
     "user_agent",
 ]
 """Settings that obstore takes apart from those of the store."""
+
+PREFIX: Final = re.compile("(aws|azure|google)_", re.IGNORECASE)
 
 PATIENCE: Final = timedelta(seconds=30)
 """How long one request is tried again."""
@@ -94,10 +97,10 @@ class Bucket:
     def _client(self) -> Any:
         from obstore.store import from_url
 
-        config, client = dict[str, Any](), dict[str, Any]()
-        for name, value in self.options.items():
-            bare = re.sub("^(aws|azure|google)_", "", name.lower())
-            (client if bare in CLIENT else config)[bare if bare in CLIENT else name] = value
+        environment = {name: value for name, value in os.environ.items() if PREFIX.match(name)}
+        client = {_bare(name): value for name, value in (environment | dict(self.options)).items()}
+        client = {name: value for name, value in client.items() if name in CLIENT}
+        config = {name: value for name, value in self.options.items() if _bare(name) not in CLIENT}
         with self._one_line_errors():
             connect: Any = from_url
             return connect(self.uri, config=config, client_options=client, retry_config={"retry_timeout": PATIENCE})
@@ -115,3 +118,8 @@ class Bucket:
             said = str(error).partition("\n")[0][:300]
             told = "check its name, your credentials and [warehouse.options] in pplug.toml"
             raise PplugError(f"{self.uri} cannot be used ({type(error).__name__}: {said}): {told}") from error
+
+
+def _bare(name: str) -> str:
+    """A setting's name as obstore's client spells it: AWS_ALLOW_HTTP is allow_http."""
+    return PREFIX.sub("", name).lower()
