@@ -1,6 +1,6 @@
 """Processes of this machine that compute: made from one that has imported the models' libraries, and holds no model."""
 
-import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +12,8 @@ from embedder.errors import PplugError
 from pipelines.nights import working
 from pipelines.nights.job import Night
 from pipelines.nights.shards import Shard
+
+logger = logging.getLogger(__name__)
 
 IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm")
 """What takes long to import; not what is slow to leave again: DuckDB complains in every process that ends."""
@@ -28,7 +30,7 @@ class WorkerLost(PplugError):
 def elsewhere(work: Callable[..., Found], *args: Any) -> Found:
     """Call a function in a process of its own, and return what it returned or raise what it raised."""
     here, there = _context().Pipe(duplex=False)
-    process = _context().Process(target=_answer, args=(there, work, args), daemon=True)
+    process = _context().Process(target=_answer, args=(dict(os.environ), there, work, args), daemon=True)
     process.start()
     there.close()
     try:
@@ -52,7 +54,10 @@ def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
     threads = max(1, core_count() // count)
     workers = [
         _context().Process(
-            target=_work, args=(night, shards[at::count], threads), name=f"worker {at + 1} of {count}", daemon=True
+            target=_work,
+            args=(dict(os.environ), night, shards[at::count], threads),
+            name=f"worker {at + 1} of {count}",
+            daemon=True,
         )
         for at in range(count)
     ]
@@ -86,7 +91,8 @@ def _context() -> Any:
     return context
 
 
-def _answer(there: Any, work: Callable[..., object], args: Sequence[Any]) -> None:
+def _answer(environment: dict[str, str], there: Any, work: Callable[..., object], args: Sequence[Any]) -> None:
+    os.environ.update(environment)  # that of the process which all are made from may be older
     try:
         there.send(work(*args))
     except PplugError as error:
@@ -95,17 +101,22 @@ def _answer(there: Any, work: Callable[..., object], args: Sequence[Any]) -> Non
     os._exit(0)
 
 
-def _work(night: Night, shards: Sequence[Shard], threads: int) -> None:
+def _work(environment: dict[str, str], night: Night, shards: Sequence[Shard], threads: int) -> None:
     """The whole life of a worker."""
     import torch
+
+    os.environ.update(environment)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver, which gets it too, ends the workers
     torch.set_num_threads(threads)
     exit_code = 1
-    with contextlib.suppress(Exception), working.noted_errors(night):
-        for shard in shards:
-            working.finish(night, shard)
+    try:
+        with working.noted_errors(night):
+            for shard in shards:
+                working.finish(night, shard)
         exit_code = 0
+    except Exception as error:  # the driver raises it, unless it could not even be noted
+        logger.debug("a worker failed: %s", error)
     os._exit(exit_code)  # at once: libraries that clean up complain of each other
 
 
