@@ -76,7 +76,7 @@ def find_warehouse(ctx: typer.Context, value: str) -> Any:
     state = ctx.find_root().obj
     if is_given(ctx, "warehouse"):
         state.warehouse = value  # for the commands that an error names
-    return open_store(value, state.warehouse_options)
+    return open_store(value, state.warehouse_options if state else {})
 
 
 def keep_private(value: bool) -> bool:

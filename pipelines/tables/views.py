@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES
@@ -50,8 +49,9 @@ def named_rows(
     if not files:
         return db.from_arrow(TABLES[name].append(pa.field("file", pa.string())).empty_table())
     if warehouse.store.folder is None:
-        columns = {column: pc.field(column) for column in TABLES[name].names} | {"file": pc.field("__filename")}
-        return db.from_arrow(warehouse.dataset(name, files).scanner(columns=columns))
+        columns = [*TABLES[name].names, "__filename"]
+        rows = db.from_arrow(warehouse.dataset(name, files).scanner(columns=columns))
+        return rows.project(", ".join([*TABLES[name].names, "__filename as file"]))
     paths = [quoted(warehouse.root / file.name) for file in files]
     names = ", ".join(column if column != "ds" else NIGHT_OF_FILE for column in TABLES[name].names)
     at = len(str(warehouse.root)) + 2
