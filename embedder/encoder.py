@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self, get_args
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from tokenizers import normalizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from embedder.errors import PplugError, UsageError
-from embedder.models import fingerprint, model_folder
+from embedder.fingerprints import fingerprint, require_finite
+from embedder.models import model_folder
 from embedder.packed_bert import PackedBert, can_pack, has_onednn
-from embedder.pooling import TextSettings, pool, read_text_settings
-
-Dtype = Literal["float32", "bfloat16"]
+from embedder.padded_model import PaddedModel, require_unseen_padding
+from embedder.plain_text import PlainTextTokenizer, load_tokenizer
+from embedder.precision import Dtype, decided_precision, has_bfloat16
+from embedder.text_settings import TextSettings, read_text_settings
 
 TOKENS_PER_BATCH = 2048
 """Tokens that go through the model together: more leave the processor's cache, fewer pay for more calls."""
@@ -68,21 +71,24 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, settings: TextSettings, precision: torch.dtype) -> None:
-        self._tokenizer, model = _load(folder, precision)
-        limits = (settings.max_tokens, self._tokenizer.model_max_length, _position_count(model))
+        tokenizer, model = _load(folder, precision)
+        limits = (settings.max_tokens, tokenizer.model_max_length, _position_count(model))
         self.max_tokens: int = min(limit for limit in limits if limit)
-        self.width: int = model.config.hidden_size
+        self.width: int = min(settings.width or model.config.hidden_size, model.config.hidden_size)
         self._settings = settings
         if settings.is_lower_case:
-            backend = self._tokenizer.backend_tokenizer
-            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
-        self._pad_id: int = self._tokenizer.pad_token_id or 0
+            _lower_case(tokenizer, folder)
+        self._tokenizer = PlainTextTokenizer(tokenizer)
+        pad_id: Any = tokenizer.pad_token_id
+        self._pad_id: int = pad_id or 0
         self._model: TokenModel
         if can_pack(model.config):
             is_onednn = has_onednn(precision)
             kernel, self._model = "onednn" if is_onednn else "torch", PackedBert(model, settings, precision, is_onednn)
         else:
-            kernel, self._model = "transformers", PaddedModel(model, settings, self._pad_id)
+            kernel, padded = "transformers", PaddedModel(model, settings, self._pad_id)
+            require_unseen_padding(padded, self._token_ids([PROBE])[0], str(folder))
+            self._model = padded
         name = str(precision).removeprefix("torch.")
         self.kernel = f"{kernel} {name}"
         facts = {"precision": name, "max_tokens": self.max_tokens, "probe": self._token_ids([PROBE])}
@@ -94,20 +100,19 @@ class TextEncoder:
 
         Args:
             name: which model.
-            dtype: `bfloat16` is about twice as fast (cosine to float32 above .9999 on average) where the processor
-                multiplies it, and means float32 elsewhere.
+            dtype: `bfloat16` is up to twice as fast (cosine to float32 above .9999 on average), depending on the
+                processor, and means float32 where that has none; `auto` is the faster one, as measured here.
             cache: folder of exported models.
 
         Raises:
             InputMissing: there is no such model here.
             PplugError: the folder holds no encoder that can be run.
         """
-        if dtype not in ("float32", "bfloat16"):
-            raise UsageError(f"encoder dtype is {dtype!r}: choose float32 or bfloat16")
-        folder = model_folder(name, cache)
-        settings = read_text_settings(folder)
-        precision = torch.bfloat16 if dtype == "bfloat16" and has_bfloat16() else torch.float32
-        return cls(model_folder(str(folder / settings.transformer)), settings, precision)
+        if dtype not in get_args(Dtype):
+            raise UsageError(f"encoder dtype is {dtype!r}: choose {', '.join(get_args(Dtype))}")
+        folder, settings = encoder_folder(name, cache)
+        is_bfloat16 = decided_precision(dtype, folder) == "bfloat16" and has_bfloat16()
+        return cls(folder, settings, torch.bfloat16 if is_bfloat16 else torch.float32)
 
     def encode(self, texts: Sequence[str], is_query: bool = False) -> NDArray[np.float32]:
         """Encode texts, equal ones once.
@@ -138,7 +143,7 @@ class TextEncoder:
                     return_free_memory()
                 runs = groupby((tokens[index] for index in batch), len)
                 pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
-                vectors[np.array(chunk)[batch]] = F.normalize(pooled, dim=-1).numpy()
+                vectors[np.array(chunk)[batch]] = F.normalize(pooled[:, : self.width], dim=-1).numpy()
         copies = np.flatnonzero(source != np.arange(len(texts)))
         vectors[copies] = vectors[source[copies]]
         return vectors, token_count
@@ -158,24 +163,15 @@ class TextEncoder:
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         clean = [valid_unicode(text) for text in texts]
-        encoded = self._tokenizer(clean, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
-        return [ids or [self._pad_id] for ids in encoded["input_ids"]]  # some tokenizers make nothing of ""
+        framed = self._tokenizer.framed_ids(clean, self.max_tokens)
+        return [ids or [self._pad_id] for ids in framed]  # some tokenizers make nothing of ""
 
 
-class PaddedModel:
-    """Any transformers encoder, the texts of a batch padded to the longest; see `TokenModel`."""
-
-    def __init__(self, model: Any, settings: TextSettings, pad_id: int) -> None:
-        self._model, self._pooling, self._pad_id = model, settings.pooling, pad_id
-
-    @torch.inference_mode()
-    def __call__(self, runs: Sequence[Tensor]) -> Tensor:
-        texts = [text for run in runs for text in run.T]
-        padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad_id)  # (n, l)
-        lengths = torch.tensor([len(text) for text in texts])
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        states = self._model(input_ids=padded, attention_mask=mask).last_hidden_state  # (n, l, d)
-        return torch.cat([pool(row[:length, None], self._pooling) for row, length in zip(states, lengths, strict=True)])
+def encoder_folder(name: str, cache: Path | None = None) -> tuple[Path, TextSettings]:
+    """The folder with the weights of an encoder, and how it is used."""
+    folder = model_folder(name, cache)
+    settings = read_text_settings(folder)
+    return model_folder(str(folder / settings.transformer)), settings
 
 
 def token_batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
@@ -203,33 +199,46 @@ def valid_unicode(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulation would be slower than float32."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:
     """Tokenizer and model; float32 when it will be packed, as the packed model rounds on its own."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **options)
-        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+        auto = AutoModelForTextEncoding if _has_encoder_apart(config) else AutoModel
         options |= {"dtype": torch.float32 if can_pack(config) else dtype, "use_safetensors": True}
         model, report = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # RuntimeError: weights of another shape
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:  # RuntimeError: another shape
         reason = " ".join(str(error).split())[:200]
+        if reason.startswith("Unrecognized configuration class"):  # and then a list of hundreds
+            reason = "transformers knows no text encoder of its architecture"
         raise PplugError(f"model {folder} cannot be loaded as an encoder ({reason}): choose another model") from error
     if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
         raise PplugError(f"model {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another model")
-    return tokenizer, model.eval()
+    require_finite(model, str(folder))
+    return load_tokenizer(folder), model.eval()
+
+
+def _has_encoder_apart(config: Any) -> bool:
+    """Whether only the encoder of an encoder-decoder is wanted; saved alone, transformers no longer calls it one."""
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    return bool(getattr(config, "is_encoder_decoder", False)) or saved.endswith("EncoderModel")
+
+
+def _lower_case(tokenizer: Any, folder: Path) -> None:
+    """Let the tokenizer lower-case texts before anything else."""
+    if not tokenizer.is_fast:
+        raise PplugError(f"model {folder}: do_lower_case is not known for this kind of tokenizer: choose another model")
+    backend = tokenizer.backend_tokenizer
+    after = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
 
 def _position_count(model: Any) -> int | None:
     """How many tokens a text may have; RoBERTa's positions begin behind those of padding."""
     count = getattr(model.config, "max_position_embeddings", None)
+    if count is not None and count < 1:  # XLNet says -1: as many as you like
+        return None
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     return count if count is None or padding is None else count - padding - 1

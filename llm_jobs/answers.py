@@ -29,6 +29,8 @@ class AnsweringLLM(Protocol):
     sha256: str
     kernel: str
     num_beams: int
+    context_length: int
+    """Most tokens of prompt and answer together."""
     values_width: int
     """V, the length of the pooled values of a prompt; 0 where soft prompts cannot depend on them."""
 

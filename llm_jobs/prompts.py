@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from embedder.errors import PplugError, UsageError
+from embedder.plain_text import PlainTextTokenizer
+from llm_jobs.chat_template import rendered_chat
 
 PROBE = "PPLUGPROBE"
-# Templates of the Llama 3 family write today's date unless they are given one; a fixed one keeps nights comparable.
-TEMPLATE_DATE = "26 Jul 2024"
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half characters: Python strings may hold them, UTF-8 and tokenizers may not."""
@@ -125,19 +126,21 @@ class PromptFormat:
     footer: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, *, is_encoder_decoder: bool) -> "PromptFormat":
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, *, is_encoder_decoder: bool, thinking: bool = False
+    ) -> "PromptFormat":
         """Read header and footer off the chat template, or off the tokenizer's special tokens if it has no template.
 
+        Args:
+            tokenizer: that of the LLM.
+            is_encoder_decoder: whether an end token stands behind a prompt that has no template.
+            thinking: lets an LLM think aloud before it answers, where its template has a switch for that.
+
         Raises:
-            PplugError: if the template does not hold the user's text exactly once.
+            PplugError: if the template fails, or does not hold the user's text exactly once.
         """
         if tokenizer.chat_template:
-            messages = [{"role": "user", "content": PROBE}]
-            chat = str(
-                tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
-                )
-            )
+            chat = rendered_chat(tokenizer, PROBE, thinking=thinking)
             if chat.count(PROBE) != 1:
                 raise PplugError(f"the chat template writes the prompt {chat.count(PROBE)} times, not once")
             header, footer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in chat.split(PROBE))
@@ -151,8 +154,11 @@ class PromptFormat:
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         """Ids of plain text; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
-        text = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return tuple(self._plain.ids([SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)])[0])
+
+    @cached_property
+    def _plain(self) -> PlainTextTokenizer:
+        return PlainTextTokenizer(self.tokenizer)
 
     def parts(self, prompt: str, placement: Placement, room: int) -> PromptParts:
         """Cut a prompt around the place of the soft prompt.

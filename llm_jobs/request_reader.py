@@ -4,7 +4,7 @@ requests ─▶ prepare ─▶ (an engine) ─▶ outcomes ─▶ answers, in th
                └─▶ refusals
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
-from embedder.models import fingerprint
+from embedder.fingerprints import fingerprint
 from llm_jobs.engine import answering
 from llm_jobs.engine.decoding import Ids
+from llm_jobs.engine.rules import honoured_settings
 from llm_jobs.prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
 
 PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
@@ -35,31 +36,48 @@ class RequestReader:
     """Tokens that end an answer; the first closes given answers and choices."""
     context_length: int
     is_encoder_decoder: bool
-    width: int
+    rules: Mapping[str, Any]
+    """Settings of the model that change how free answers are decoded (engine/rules.py)."""
+    width: int = 0
     """E, the length of a soft prompt vector."""
 
     @classmethod
     def of(
-        cls, config: PreTrainedConfig, generation_config: Any, tokenizer: PreTrainedTokenizerBase, width: int
+        cls,
+        config: PreTrainedConfig,
+        generation_config: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        width: int = 0,
+        *,
+        thinking: bool = False,
     ) -> "RequestReader":
         """Read it off what comes with a model.
+
+        Args:
+            config: of the model.
+            generation_config: of the model.
+            tokenizer: of the model.
+            width: of a soft prompt vector.
+            thinking: lets the LLM think aloud before it answers, where its chat template has a switch for that.
 
         Raises:
             PplugError: if there is no end token, or the chat template is unusual.
         """
         is_encoder_decoder = bool(config.is_encoder_decoder)
         return cls(
-            PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder),
+            PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder, thinking=thinking),
             _end_ids(generation_config.eos_token_id, tokenizer),
             _context_length(config, tokenizer),
             is_encoder_decoder,
+            honoured_settings(generation_config),
             width,
         )
 
     def fingerprint(self, folder: Path) -> str:
-        """The sha256 of the weights in `folder`, the prompt format and the tokenizer."""
+        """The sha256 of weights and settings in `folder`, the prompt format, the tokenizer and the rules, if any."""
         probe = self.format.token_ids(PROBE_TEXT)
-        return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
+        rules = {"rules": self.rules} if self.rules else {}
+        return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe, **rules)
 
     def answer(self, requests: Sequence[Request], placement: Placement, run: Run) -> list[Answer | Refusal]:
         """Let an engine answer what can be put to it; answers or refusals in the order of the requests."""
@@ -106,11 +124,24 @@ class RequestReader:
         return str(self.format.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
+CONTEXT_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_encoder_position_embeddings",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
+"""What configurations call the most tokens a model reads. A sliding window is no limit: it only hides what is far."""
+
+
 def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens of prompt and answer together (of the prompt, for an encoder)."""
-    # Within the sliding window of a model that has one, it attends to everything, which is what our masks say.
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    limits = [getattr(config, "max_position_embeddings", None), window, tokenizer.model_max_length]
+    untyped: Any = config
+    text = untyped.get_text_config(encoder=True) if config.is_encoder_decoder else untyped.get_text_config(decoder=True)
+    named = next((limit for name in CONTEXT_NAMES if (limit := getattr(text, name, None))), None)
+    limits = [named, tokenizer.model_max_length]
     return min([int(limit) for limit in limits if limit and limit < 1e9], default=512)  # T5 without one: trained on 512
 
 

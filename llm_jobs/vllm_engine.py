@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
+from embedder.plain_text import load_tokenizer
 from llm_jobs.engine.answering import Outcome, Prepared, best_choice
 from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
+from llm_jobs.engine.rules import require_no_rules
 from llm_jobs.frozen_llm import Dtype
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -63,27 +65,35 @@ class VllmLLM:
     def __init__(self, llm: Any, reader: RequestReader, table: Tensor, folder: Path) -> None:
         self._llm, self._reader, self._table = llm, reader, table
         self.sha256 = reader.fingerprint(folder)
-        """The same as FrozenLLM's: a plug fits both."""
+        """As FrozenLLM's: a plug fits both."""
         self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
         """Which code and precision runs; tells the engines apart in `settings_sha256`."""
         self.num_beams = 1
         self.kv_memory = None
         """vLLM decides what it computes together, and with which memory."""
+        self.context_length = reader.context_length
         self.values_width = 0
         """vLLM does not tell what is inside the LLM."""
         self._require_same_embedding()
 
     @classmethod
     def from_pretrained(
-        cls, name: str, dtype: Dtype = "bfloat16", cache: Path | None = None, memory: int | None = None
+        cls,
+        name: str,
+        dtype: Dtype = "bfloat16",
+        cache: Path | None = None,
+        memory: int | None = None,
+        *,
+        thinking: bool = False,
     ) -> Self:
         """Load a causal LLM by alias, folder or hub id (see embedder.models).
 
         Args:
             name: alias, local folder or downloaded hub id.
-            dtype: precision.
+            dtype: precision; `auto` is bfloat16.
             cache: folder for exported models.
             memory: bytes for keys and values; unless given, on a GPU what vLLM finds free, else KV_TOKENS tokens.
+            thinking: as for FrozenLLM.
 
         Raises:
             InputMissing: if vLLM or the model is not there.
@@ -91,8 +101,9 @@ class VllmLLM:
         """
         if find_spec("vllm") is None:
             raise InputMissing(f"vLLM is not installed: run `{INSTALL}` in an environment of its own (docs/vllm.md)")
-        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+        from transformers import AutoConfig, GenerationConfig
 
+        dtype = "bfloat16" if dtype == "auto" else dtype
         folder = model_folder(name, cache)
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config: Any = AutoConfig.from_pretrained(folder, **local)
@@ -102,9 +113,9 @@ class VllmLLM:
             generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
         else:
             generation = GenerationConfig.from_model_config(config)
+        require_no_rules(generation, f"model {name}")
         table = embedding_table(folder, config).to(getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        reader = RequestReader.of(config, generation, tokenizer, table.shape[1])
+        reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
         return cls(_started(folder, config, dtype, reader.context_length, memory), reader, table, folder)
 
     def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:

@@ -19,6 +19,7 @@ from pipelines.encode import EncodeConfig, EncodeJob, encode_job
 from pipelines.generate import GenerateJob, generate_job
 from pipelines.nights.night import cut, run_night
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import DONE
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Clock, Progress, no_progress, utc_now
@@ -72,6 +73,7 @@ def encode_backfill(
         logger.warning("the nights after %s have no data yet and are left out", last)
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
+    config = with_precisions(warehouse, config)
     job = encode_job(config, kinds, rebuild=rebuild, runner=runner)
     return Backfill(warehouse, job, nights, progress, runner)
 
@@ -101,6 +103,7 @@ def generate_backfill(
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
+    config = with_precisions(warehouse, config)
     job = generate_job(plugs, config, kinds, max_persona_age=max_persona_age, runner=runner)
     return Backfill(warehouse, job, nights, progress, runner)
 

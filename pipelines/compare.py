@@ -26,6 +26,7 @@ from pipelines.evaluate import JOB, labels_of, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, answer_timed
 from pipelines.rivals.cases import CaseReader
@@ -96,6 +97,7 @@ def compare_night(
     with recorded_run(warehouse, JOB, ds, settings) as record:
         scored = referenced_tasks(warehouse, ds)
         require_own_engine(config)
+        config = with_precisions(warehouse, config, record)
         models = load_models(config)
         rows = list[dict[str, Any]]()
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
@@ -213,7 +215,8 @@ class Comparison:
         progress: Progress,
     ) -> tuple[Arm, list[str]]:
         """The arm of the most active users' own adapters, and their tasks."""
-        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, num_beams=config.num_beams)
+        settings: dict[str, Any] = {"num_beams": config.num_beams, "thinking": config.thinking}
+        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, **settings)
         folder = model_folder(config.llm, config.cache)
         arm, tasks = Arm(train_seconds=0.0), list[str]()
         users = most_active(targets, list(reader.task_counts), compare.lora_users)
@@ -241,7 +244,7 @@ def plan_compare(
     """What `compare_night` would answer, adapters and label rivals apart; nothing is written."""
     require_own_engine(config)
     referenced_tasks(warehouse, ds)
-    chosen = chosen_plugs(plugs, load_models(config), kinds, compare)
+    chosen = chosen_plugs(plugs, load_models(with_precisions(warehouse, config)), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
     one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}

@@ -17,12 +17,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
+from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
@@ -48,8 +50,8 @@ class EncodeConfig:
 
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "float32"
-    """float32 or bfloat16, the precision the encoder computes in."""
+    dtype: Dtype = "auto"
+    """float32, bfloat16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
     max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
@@ -85,6 +87,10 @@ class EncodeJob:
     def settings(self) -> Mapping[str, Any]:
         """The config, for the run record."""
         return asdict(self.config)
+
+    def decided(self, warehouse: Warehouse) -> "EncodeJob":
+        """Decide the encoder's precision."""
+        return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
         """Pin the items, the encoder, how each kind reads, and how many vectors stay.
@@ -134,6 +140,9 @@ class EncodeJob:
         """Make personas, and vectors of new items."""
         tables = shard_tables(results, night.run_id, self.config.max_vectors, night.facts["encoder_sha256"])
         return Made(tables, results.rows.num_rows, results.tokens)
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        """Tell nothing: what is refused is in `rejects`."""
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
         """Say what a night would cost.
@@ -188,7 +197,8 @@ def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None
         persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
         raise PplugError(
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this one is "
-            f"{encoder_sha256[:8]}: run `pplug encode --ds {ds} --rebuild` to encode every item anew with it"
+            f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
+            f"`pplug encode --ds {ds} --rebuild` to encode every item anew with this one"
         )
 
 

@@ -25,6 +25,7 @@ from llm_jobs.metrics import Scored, evaluate_answers
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import answer_arms
 from pipelines.rivals.cases import CaseReader
@@ -75,6 +76,7 @@ def evaluate_night(
         scored = of_known_kinds(scored_tasks(warehouse, ds), kinds)
         arms = own_answers(scored)
         if plugs:
+            config = with_precisions(warehouse, config, record)
             for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, scored, progress).items():
                 arms[kind] |= controls
         labels = labels_of(scored, kinds)

@@ -18,7 +18,7 @@ import duckdb
 
 from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
-from embedder.models import fingerprint
+from embedder.fingerprints import fingerprint
 from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
@@ -29,6 +29,7 @@ from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.processes import elsewhere
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
@@ -46,6 +47,9 @@ READS = ("tasks", "persona_vectors")
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
 
+COUNTED = ("tied_count", "shortened_count")
+"""What of the answers is counted in the record's `config`."""
+
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
 
@@ -61,6 +65,7 @@ class AnsweringFacts:
     llm_kernel: str
     num_beams: int
     kv_memory: int | None
+    context_length: int
     plugs: Mapping[str, str]
     """Fingerprint of the plug of each kind."""
 
@@ -112,6 +117,10 @@ class GenerateJob:
     def settings(self) -> Mapping[str, Any]:
         """The config, for the run record."""
         return asdict(self.config)
+
+    def decided(self, warehouse: Warehouse) -> "GenerateJob":
+        """Decide the precision of both models."""
+        return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
         """Pin the night's tasks, the newest personas, the models, the plugs and the kinds.
@@ -178,8 +187,22 @@ class GenerateJob:
         """Make outputs and rejects."""
         tables = shard_tables(results, night.run_id, night.facts["constants"])
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
-        ties = sum(isinstance(result, Answered) and result.answer.tie_count > 0 for _, result in results)
-        return Made(tables, tables["outputs"].num_rows, sum(map(sum, counts)), ties)
+        answers = [result.answer for _, result in results if isinstance(result, Answered)]
+        counted = {
+            "task_count": len(results),
+            "tied_count": sum(answer.tie_count > 0 for answer in answers),
+            "shortened_count": sum(answer.is_shortened for answer in answers),
+        }
+        return Made(tables, tables["outputs"].num_rows, sum(map(sum, counts)), counted)
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        """Tell of prompts that were shortened."""
+        if shortened := counts["shortened_count"]:
+            told = (
+                "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"
+            )
+            facts: AnsweringFacts = inputs.facts["answering"]
+            logger.warning(told, shortened, counts["task_count"], facts.context_length)
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
         """Say what a night would cost."""
@@ -235,7 +258,9 @@ def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
     models = load_models(config)
     plugs = {kind: loaded.sha256 for kind, loaded in load_plugs(folders, models).items()}
     encoder, llm = models.encoder, models.llm
-    return AnsweringFacts(encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, llm.kv_memory, plugs)
+    return AnsweringFacts(
+        encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, llm.kv_memory, llm.context_length, plugs
+    )
 
 
 @load_once

@@ -28,6 +28,7 @@ from pipelines.answers.models import GenerateConfig, Models, load_models, traina
 from pipelines.erasure.user_key import made_key
 from pipelines.examples import ChoiceLists, Row, Target, Targets, examples_of, held_texts, history_targets, task_targets
 from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
@@ -187,6 +188,7 @@ def train_job(
         start = time.perf_counter()
         data = training_data(warehouse, choice, kinds)
         tell_of_labels(data)
+        config = with_precisions(warehouse, config, record)
         models = load_models(config)
         llm = trainable(models.llm)
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
@@ -244,7 +246,7 @@ def plan_train(
     """What `train_job` would do; nothing is written."""
     del folder  # the same arguments as train_job
     data = training_data(warehouse, choice, kinds)
-    models = load_models(config)
+    models = load_models(with_precisions(warehouse, config))
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [

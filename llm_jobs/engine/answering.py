@@ -36,6 +36,11 @@ class Prepared:
     """Most tokens of a free answer."""
 
     @property
+    def ids(self) -> Ids:
+        """Token ids of the prompt; a soft prompt has none."""
+        return self.parts.before + self.parts.after
+
+    @property
     def prompt_tokens(self) -> int:
         return len(self.parts.before) + len(self.soft) + len(self.parts.after)
 

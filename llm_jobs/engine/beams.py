@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm_jobs.engine.decoding import BLOCK, NON_FINITE, ROWS_AT_ONCE, TIE, Decoded, Steps
+from llm_jobs.engine.rules import Guide
 from llm_jobs.prompts import Refusal
 
 NO_TOKEN = -1
@@ -44,14 +45,17 @@ class Beams:
         self._sums = self._tokens.float()
         self._pool_ids, self._pool_means = self._ids.clone(), self._sums.clone()
         self._ties, self._limits, self._is_done = self.counts.clone(), self.counts.clone(), self.counts.bool()
+        self._guides: list[Guide | None] = [None] * seats
 
     @property
     def tokens(self) -> Tensor:
         """(rows,) the last token of each running beam."""
         return self._tokens.view(-1)
 
-    def start(self, seats: Tensor, limits: Sequence[int]) -> None:
+    def start(self, seats: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
         """Begin new answers of at most so many tokens."""
+        for seat, guide in zip(seats.tolist(), guides, strict=True):
+            self._guides[seat] = guide
         for state in (self.counts, self._sums, self._ties, self._is_done):
             state[seats] = 0
         self._ids[seats], self._pool_means[seats] = NO_TOKEN, -torch.inf
@@ -69,7 +73,7 @@ class Beams:
         """
         width, beams = self._width, len(logits) // len(seats)
         # One more than is kept shows ties; end tokens must not take the places of those that go on.
-        tokens, log_probs = likely_tokens(logits, width + 1 + len(self._end_ids))
+        tokens, log_probs = self._likely(seats, logits, width + 1 + len(self._end_ids))
         count = tokens.shape[1]
         totals = (self._sums[seats, :beams, None] + log_probs.view(len(seats), beams, count)).flatten(1)  # (B, b C)
         tokens = tokens.view_as(totals)
@@ -94,6 +98,19 @@ class Beams:
         is_tie = (lead.abs() <= TIE) | _is_close(best.values) | _is_close(running.values)
         self._ties[seats] += is_tie & ~is_last
         return (parents + torch.arange(len(seats), device=seats.device)[:, None] * beams).flatten()
+
+    def _likely(self, seats: Tensor, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The most probable tokens and their log-probabilities; what rules make of these, if there are any."""
+        if not any(self._guides):
+            return likely_tokens(logits, count)
+        beams = len(logits) // len(seats)
+        ruled = logits.log_softmax(1).view(len(seats), beams, -1)
+        for at, seat in enumerate(seats.tolist()):
+            if guide := self._guides[seat]:
+                answers = self._ids[seat, :beams, : int(self.counts[seat])]
+                ruled[at] = torch.stack([guide(ids, scores) for ids, scores in zip(answers, ruled[at], strict=True)])
+        best = ruled.flatten(0, 1).topk(min(count, logits.shape[1]))
+        return best.indices, best.values
 
     def _grown(self, seats: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
         """All ids (B, K, T) of the beams that continue `parents` (B, K) with `tokens` (B, K)."""
@@ -121,6 +138,7 @@ class Beams:
         states = (self.counts, self._tokens, self._ids, self._sums, self._pool_ids, self._pool_means)
         for state in (*states, self._ties, self._limits, self._is_done):
             state[target] = state[source]
+        self._guides[target] = self._guides[source]
 
     def result(self, seat: int) -> Decoded | Refusal:
         """The answer of a seat."""
@@ -174,12 +192,17 @@ class BeamSteps(Steps, Protocol):
 
 
 def beam_search(
-    logits: Tensor, steps: BeamSteps, limits: Sequence[int], end_ids: Tensor, width: int
+    logits: Tensor,
+    steps: BeamSteps,
+    limits: Sequence[int],
+    end_ids: Tensor,
+    guides: Sequence[Guide | None],
+    width: int,
 ) -> list[Decoded | Refusal]:
     """Continue each row of `logits` (B, V), the first prediction, by at most limits[row] tokens with `width` beams."""
     beams = Beams(len(limits), max(limits), end_ids, width)
     seats = torch.arange(len(limits), device=end_ids.device)
-    beams.start(seats, limits)
+    beams.start(seats, limits, guides)
     steps.keep(beams.add(seats, logits))
     while bool((going := beams.going(seats)).any()):
         if not bool(going.all()):

@@ -18,6 +18,7 @@ from llm_jobs.engine.continuous import Desk, read
 from llm_jobs.engine.decoding import Ids
 from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.packing import Piece
+from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.side_by_side import side_by_side
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import PromptParts
@@ -31,14 +32,19 @@ KEPT_HEAD_TOKENS = 1024
 class CausalLM:
     """A causal LLM through one of the trunks."""
 
-    def __init__(self, trunk: Trunk, end_ids: Sequence[int], memory: int, num_beams: int = 1) -> None:
+    def __init__(self, trunk: Trunk, end_ids: Sequence[int], memory: int, rules: Rules, num_beams: int = 1) -> None:
         self.trunk = trunk
-        self._memory, self._num_beams = memory, num_beams
+        self._rules = rules
+        self.memory, self._num_beams = memory, num_beams
         self.kernel = trunk.kernel
         self._empty = trunk.empty_prefix()
         self._device, self._dtype = self._empty.keys_values.device, self._empty.keys_values.dtype
         self._end_ids = torch.tensor(end_ids, device=self._device)
         self._head: tuple[Ids, Prefix] = ((), self._empty)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n, E) what the layers get of n token ids."""
+        return self.trunk.embed(ids)
 
     @torch.no_grad()
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
@@ -90,7 +96,8 @@ class CausalLM:
         head = self._common_head([request.parts.before for request in requests])
         most = torch.get_num_threads() if self._device.type == "cpu" else 1
         queues = queues_of(requests, len(head[0]), most)
-        desk = Desk(self.trunk, self._end_ids, self._memory // max(1, len(queues)), head, self._num_beams)
+        memory = self.memory // max(1, len(queues))
+        desk = Desk(self.trunk, self._end_ids, memory, head, self._rules, self._num_beams)
         outcomes: dict[int, Outcome] = {}
         for served in side_by_side(desk.serve, queues):
             outcomes |= served

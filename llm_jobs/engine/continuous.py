@@ -22,6 +22,7 @@ from llm_jobs.engine.choices import choice_tree
 from llm_jobs.engine.decoding import NON_FINITE, Answers, Ids
 from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
 from llm_jobs.engine.packing import Piece, pack, step
+from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import LateSoftPrompt
 
@@ -36,8 +37,11 @@ LIKE = 2
 class Desk:
     """Answers requests through a causal LLM."""
 
-    def __init__(self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix], num_beams: int) -> None:
+    def __init__(
+        self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix], rules: Rules, num_beams: int
+    ) -> None:
         self._trunk, self._end_ids, self._memory, self._num_beams = trunk, end_ids, memory, num_beams
+        self._rules = rules
         self._head_ids, self._head = head
 
     def serve(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
@@ -48,7 +52,7 @@ class Desk:
             most = min(MOST_ROWS, self._memory // row_bytes(self._head, wave[0].tokens)) // beams
             cache = KVCache.empty(self._head, min(len(wave), max(1, most)) * beams, wave[0].tokens)
             work = _ClosedWork if wave[0].choices else _FreeWork
-            outcomes |= work(self._trunk, cache, len(self._head_ids), self._end_ids, beams).run(wave)
+            outcomes |= work(self._trunk, cache, len(self._head_ids), self._end_ids, self._rules, beams).run(wave)
         return outcomes
 
 
@@ -73,14 +77,14 @@ def read(trunk: Trunk, cache: KVCache, pieces: Sequence[Piece]) -> list[Tensor]:
 
     def flush() -> None:
         if batch:
-            hidden = trunk.read(torch.cat([piece.embeds for piece in batch]), pack(batch), cache)
+            hidden = trunk.read(torch.cat([piece.embeds for piece in batch]), pack(batch, trunk.spans), cache)
             found.extend(hidden.split([len(piece.embeds) for piece in batch]))
             batch.clear()
 
     for piece in pieces:
         while piece.sees is None and len(piece.embeds) > READ_TOKENS:
             part = Piece(piece.row, piece.start, piece.embeds[:READ_TOKENS])
-            trunk.read(part.embeds, pack([part]), cache)
+            trunk.read(part.embeds, pack([part], trunk.spans), cache)
             piece = Piece(piece.row, piece.start + READ_TOKENS, piece.embeds[READ_TOKENS:])
         if sum(len(other.embeds) for other in [*batch, piece]) > READ_TOKENS:
             flush()
@@ -92,8 +96,9 @@ def read(trunk: Trunk, cache: KVCache, pieces: Sequence[Piece]) -> list[Tensor]:
 class _Work:
     """The rows of one cache, and which prompts they hold."""
 
-    def __init__(self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor, beams: int) -> None:
+    def __init__(self, trunk: Trunk, cache: KVCache, head: int, end_ids: Tensor, rules: Rules, beams: int) -> None:
         self._trunk, self._cache, self._head, self._end_ids, self._beams = trunk, cache, head, end_ids, beams
+        self._rules = rules
         like = trunk.embed(end_ids[:1])
         self._device, self._dtype = like.device, like.dtype
         self._held: dict[int, Ids] = {}  # row -> prompt up to the soft prompt
@@ -214,7 +219,8 @@ class _FreeWork(_Work):
                     at[seat : seat + 1] = [request]
                 places = numbers[taken]
                 lengths[places] = torch.tensor([request.prompt_tokens for request in fresh], device=self._device)
-                answers.start(places, [request.limit for request in fresh])
+                guides = [self._rules.guide(request.ids, request.limit) for request in fresh]
+                answers.start(places, [request.limit for request in fresh], guides)
                 answers.add(places, self._trunk.logits(self._seat(taken, fresh)))
                 continue
             for seat in reversed(done):  # the last seat takes the place, so that the rows in use stay together
@@ -251,7 +257,7 @@ class _FreeWork(_Work):
     def _step(self, answers: Answers | Beams, seats: Tensor, lengths: Tensor) -> None:
         """A token for every row of the first seats, which hold `lengths` tokens."""
         rows = len(seats) * self._beams
-        batch = step(lengths[seats].repeat_interleave(self._beams), self._cache.slots, self._dtype)
+        batch = step(lengths[seats].repeat_interleave(self._beams), self._cache.slots, self._dtype, self._trunk.spans)
         hidden = self._trunk.read(self._trunk.embed(answers.tokens[:rows]), batch, self._cache)
         lengths[seats] += 1
         logits = self._trunk.logits(hidden)

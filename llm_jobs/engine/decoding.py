@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_jobs.engine.rules import Guide
 from llm_jobs.prompts import Refusal
 
 Ids = tuple[int, ...]
@@ -88,16 +89,19 @@ class Answers:
         self._scores = like.float()
         self._counts, self._ties, self._limits = like.clone(), like.clone(), like.clone()
         self._has_ended, self._is_done = like.bool(), like.bool()
+        self._guides: list[Guide | None] = [None] * rows
 
-    def start(self, rows: Tensor, limits: Sequence[int]) -> None:
+    def start(self, rows: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
         """Begin new answers of at most so many tokens."""
+        for row, guide in zip(rows.tolist(), guides, strict=True):
+            self._guides[row] = guide
         for state in (self._scores, self._counts, self._ties, self._is_done):
             state[rows] = 0
         self._limits[rows] = torch.tensor(limits, device=rows.device)
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
         """Add the most probable token of each row's logits (B, V); a row that is done is left as it is."""
-        best = best_tokens(logits)
+        best = self._best(rows, logits)
         going = self.going(rows)
         if not bool(going.all()):
             rows, best = rows[going], Best(*(part[going] for part in best))
@@ -109,6 +113,20 @@ class Answers:
         self._has_ended[rows] = torch.isin(best.tokens, self._end_ids)
         is_full = self._counts[rows] >= self._limits[rows]
         self._is_done[rows] = self._has_ended[rows] | is_full | ~best.log_probs.isfinite()
+
+    def _best(self, rows: Tensor, logits: Tensor) -> Best:
+        """The best tokens by the rules; their log-probabilities are the model's own."""
+        guides = [self._guides[row] for row in rows.tolist()]
+        if not any(guides):
+            return best_tokens(logits)
+        answers = zip(self._ids[rows], self._counts[rows].tolist(), strict=True)
+        ruled = [
+            scores if guide is None else guide(ids[:count], scores)
+            for guide, (ids, count), scores in zip(guides, answers, logits, strict=True)
+        ]
+        best = best_tokens(torch.stack(ruled))
+        log_probs = logits.gather(1, best.tokens[:, None])[:, 0] - logits.logsumexp(1)
+        return best._replace(log_probs=log_probs)
 
     def going(self, rows: Tensor) -> Tensor:
         """Which of `rows` are not done."""
@@ -123,6 +141,7 @@ class Answers:
         states = (self.tokens, self._ids, self._scores, self._counts, self._ties, self._limits)
         for state in (*states, self._has_ended, self._is_done):
             state[target] = state[source]
+        self._guides[target] = self._guides[source]
 
     def result(self, row: int) -> Decoded | Refusal:
         """The answer of a row."""
@@ -146,11 +165,13 @@ class Steps(Protocol):
         ...
 
 
-def greedy(logits: Tensor, steps: Steps, limits: Sequence[int], end_ids: Tensor) -> list[Decoded | Refusal]:
+def greedy(
+    logits: Tensor, steps: Steps, limits: Sequence[int], end_ids: Tensor, guides: Sequence[Guide | None]
+) -> list[Decoded | Refusal]:
     """Continue each row of `logits` (B, V), the first prediction, by at most limits[row] tokens (at least 1)."""
     answers = Answers(len(limits), max(limits), end_ids)
     rows = torch.arange(len(limits), device=end_ids.device)
-    answers.start(rows, limits)
+    answers.start(rows, limits, guides)
     answers.add(rows, logits)
     while bool((going := answers.going(rows)).any()):
         kept = going.nonzero().flatten()

@@ -11,7 +11,7 @@ Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value he
 of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 
 from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.linear import Projection, projection_class
-from llm_jobs.engine.packing import Batch, Group, blocked
+from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
+from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """Decoders with exactly these layers; everything else goes through TransformersTrunk."""
@@ -67,6 +68,9 @@ class LlamaTrunk:
         self._norm: Tensor = decoder.norm.weight
         self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
         self._embedding: nn.Embedding = decoder.embed_tokens
+        spans = [EVERYTHING] if config.model_type == "llama" else layer_spans(config, len(self._layers))
+        self.spans: Sequence[Span] = tuple(dict.fromkeys(spans))
+        self._span_of = [self.spans.index(span) for span in spans * (len(self._layers) // len(spans))]
         self.kernel = "pplug llama"
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -95,13 +99,13 @@ class LlamaTrunk:
         first_head = (batch.rows[:, None] * self._heads + torch.arange(self._heads, device=embeds.device)) * cache.slots
         places = (first_head + batch.slots[:, None]).flatten()  # (T H) in a layer's store as one matrix (R H N, D)
         hidden = embeds
-        for layer, store in zip(self._packed_layers, cache.store, strict=True):
+        for layer, store, span in zip(self._packed_layers, cache.store, self._span_of, strict=True):
             normed = self._normed(hidden, layer.norm)
             query, key, value = self._query_key_value(layer.qkv(normed), turn)  # (T, heads, D) each
             for new, old in zip((key, value), store, strict=True):
                 old.view(-1, self._head_width).index_copy_(0, places, new.reshape(-1, self._head_width))
             query *= self._head_width**-0.5
-            attended = [self._attend_group(query[group.tokens], store, group) for group in batch.groups]
+            attended = [self._attend_group(query[group.tokens], store, group, span) for group in batch.groups]
             hidden = layer.out.plus(attended[0] if len(attended) == 1 else torch.cat(attended), hidden)
             normed = self._normed(hidden, layer.mlp_norm)
             hidden = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
@@ -110,17 +114,20 @@ class LlamaTrunk:
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
         rows, count, _ = embeds.shape
         turn = self._turn(embeds.flatten(0, 1), positions.flatten())
-        added = blocked(~mask, embeds.dtype)[:, None].expand(-1, self._group, -1, -1).flatten(1, 2)[:, None]
+        added = [
+            blocking[:, None].expand(-1, self._group, -1, -1).flatten(1, 2)[:, None]
+            for blocking in masks_of(~mask, *query_and_key_positions(positions, mask), self.spans, embeds.dtype)
+        ]
         past = mask.shape[2] - count
         hidden = embeds
-        for layer, store in zip(self._layers, cache.store[..., :past, :], strict=True):
+        for layer, store, span in zip(self._layers, cache.store[..., :past, :], self._span_of, strict=True):
             joined = F.linear(self._normed(hidden, layer.norm), layer.qkv, layer.qkv_bias)
             parts = self._query_key_value(joined.flatten(0, 1), turn)
             query, key, value = (part.view(rows, count, *part.shape[1:]) for part in parts)
             # Old and new apart, so that nothing is computed backwards for the prompt, which needs no gradient.
             key, value = key.transpose(1, 2), value.transpose(1, 2)
             query = self._by_key_head(query) * self._head_width**-0.5
-            scores = torch.cat([query @ part.transpose(2, 3) for part in (store[0], key)], dim=3) + added
+            scores = torch.cat([query @ part.transpose(2, 3) for part in (store[0], key)], dim=3) + added[span]
             seen = scores.softmax(-1).split([past, count], dim=3)
             attended = seen[0] @ store[1] + seen[1] @ value
             hidden = hidden + F.linear(self._by_token(attended), layer.out)
@@ -147,14 +154,15 @@ class LlamaTrunk:
         query, key = turned.split([self._group * self._heads, self._heads], dim=1)
         return query, key, value
 
-    def _attend_group(self, query: Tensor, store: Tensor, group: Group) -> Tensor:
+    def _attend_group(self, query: Tensor, store: Tensor, group: Group, span: int) -> Tensor:
         """What the group's tokens (t, H G, D) see in a layer's store (2, R, H, N, D): (t, H G D)."""
-        rows, count, seen = group.mask.shape
+        mask = group.masks[span]
+        rows, count, seen = mask.shape
         query = query.reshape(rows, count, *query.shape[1:]) if group.pick is None else query[group.pick]
         # Contiguous, because the matrix product would else copy it head by head, which takes three times as long.
         keys, values = (part[:, :, :seen][group.rows].contiguous() for part in store)
         scores = self._by_key_head(query) @ keys.transpose(2, 3)  # (B, H, G Q, K)
-        scores.view(rows, self._heads, self._group, count, seen).add_(group.mask[:, None, None])
+        scores.view(rows, self._heads, self._group, count, seen).add_(mask[:, None, None])
         attended = self._by_token(scores.softmax(-1) @ values).flatten(0, 1)
         return attended if group.back is None else attended.index_select(0, group.back)
 

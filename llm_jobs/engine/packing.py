@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llm_jobs.engine.kv_cache import padded
+from llm_jobs.engine.spans import EVERYTHING, Span
 
 LIKE = 0.6
 """The shortest row of a group has at least this share of the tokens of the longest: attention is a tenth of the work,
@@ -46,8 +47,9 @@ class Group:
     """The group's tokens among those of the batch."""
     rows: slice | Tensor
     """(B,) rows of the cache."""
-    mask: Tensor
-    """(B, Q, K) 0 where a token may look, else the lowest number of the dtype: -inf would make NaN of 0 times it."""
+    masks: Sequence[Tensor]
+    """For each span (B, Q, K) 0 where a token may look, else the lowest number of the dtype: -inf would make NaN of 0
+    times it."""
     pick: Tensor | None = None
     """(B, Q) the group's tokens, a shorter row filled up with its last; None if all rows have Q."""
     back: Tensor | None = None
@@ -67,13 +69,13 @@ class Batch:
     groups: Sequence[Group]
 
 
-def pack(pieces: Sequence[Piece]) -> Batch:
-    """Pieces of different rows; like lengths should be neighbours."""
+def pack(pieces: Sequence[Piece], spans: Sequence[Span] = (EVERYTHING,)) -> Batch:
+    """Pieces of different rows, for layers of these spans; like lengths should be neighbours."""
     like = pieces[0].embeds
     groups: list[Group] = []
     first = 0
     for members in _neighbours(pieces):
-        groups.append(_group(members, first))
+        groups.append(_group(members, first, spans))
         first = groups[-1].tokens.stop
     counts = [len(piece.embeds) for piece in pieces]
     ranges = [torch.arange(count) for count in counts]
@@ -88,12 +90,34 @@ def pack(pieces: Sequence[Piece]) -> Batch:
     )
 
 
-def step(lengths: Tensor, slots: int, dtype: torch.dtype) -> Batch:
+def step(lengths: Tensor, slots: int, dtype: torch.dtype, spans: Sequence[Span] = (EVERYTHING,)) -> Batch:
     """One new token for each of the first rows of a cache of so many slots, which hold `lengths` tokens."""
     rows = torch.arange(len(lengths), device=lengths.device)
-    is_hidden = torch.arange(slots, device=lengths.device) > lengths[:, None, None]
+    keys, queries = torch.arange(slots, device=lengths.device), lengths[:, None, None]
     whole = slice(0, len(lengths))
-    return Batch(lengths, lengths, rows, [Group(whole, whole, blocked(is_hidden, dtype))])
+    return Batch(lengths, lengths, rows, [Group(whole, whole, masks_of(keys > queries, queries, keys, spans, dtype))])
+
+
+def masks_of(
+    is_hidden: Tensor, queries: Tensor, keys: Tensor, spans: Sequence[Span], dtype: torch.dtype
+) -> list[Tensor]:
+    """The mask of each span (B, Q, K).
+
+    Args:
+        is_hidden: (B, Q, K) tokens that no layer may look at.
+        queries: positions of the new tokens, broadcast to (B, Q, 1).
+        keys: positions of the tokens that are looked at, broadcast to (B, 1, K).
+        spans: of the layers.
+        dtype: of the masks.
+    """
+    beyond = [span.hides(queries, keys) for span in spans]
+    return [blocked(is_hidden if further is None else is_hidden | further, dtype) for further in beyond]
+
+
+def query_and_key_positions(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of new tokens at `positions` (B, Q) behind cached ones, for a mask (B, Q, P + Q): (B, Q, 1) and (B, 1, P + Q)."""
+    past = torch.arange(mask.shape[2] - mask.shape[1], device=positions.device)
+    return positions[:, :, None], torch.cat([past.expand(len(positions), -1), positions], dim=1)[:, None]
 
 
 def blocked(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -113,23 +137,29 @@ def _neighbours(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     yield members
 
 
-def _group(pieces: Sequence[Piece], first: int) -> Group:
+def _group(pieces: Sequence[Piece], first: int, spans: Sequence[Span]) -> Group:
     like = pieces[0].embeds
     counts = torch.tensor([len(piece.embeds) for piece in pieces])
     starts = torch.tensor([piece.start for piece in pieces])
     longest = int(counts.max())
     numbers = torch.minimum(torch.arange(longest), counts[:, None] - 1)  # (B, Q) of a token in its piece
     seen = padded(int((counts + starts).max()))
-    is_hidden = torch.arange(seen) > (starts[:, None] + numbers)[:, :, None]  # (B, Q, K)
+    keys, queries = torch.arange(seen).repeat(len(pieces), 1), starts[:, None] + numbers  # positions (B, K), (B, Q)
+    is_hidden = keys[:, None] > queries[:, :, None]  # (B, Q, K)
     for row, piece in enumerate(pieces):
+        new = slice(piece.start, piece.start + len(piece.embeds))
         if piece.sees is not None:
-            is_hidden[row, :, piece.start : piece.start + len(piece.embeds)] = ~piece.sees[numbers[row]]
-            is_hidden[row, :, piece.start + len(piece.embeds) :] = True
+            is_hidden[row, :, new] = ~piece.sees[numbers[row]]
+            is_hidden[row, :, new.stop :] = True
+        if piece.depths is not None:
+            keys[row, new] = piece.start + piece.depths
+            queries[row] = piece.start + piece.depths[numbers[row]]
     rows = torch.tensor([piece.row for piece in pieces], device=like.device)
     tokens = slice(first, first + int(counts.sum()))
-    mask = blocked(is_hidden.to(like.device), like.dtype)
+    positions = queries[:, :, None].to(like.device), keys[:, None].to(like.device)
+    masks = masks_of(is_hidden.to(like.device), *positions, spans, like.dtype)
     if int(counts.min()) == longest:
-        return Group(tokens, rows, mask)
+        return Group(tokens, rows, masks)
     offsets = counts.cumsum(0) - counts
     back = torch.cat([row * longest + torch.arange(count) for row, count in enumerate(counts.tolist())])
-    return Group(tokens, rows, mask, (offsets[:, None] + numbers).to(like.device), back.to(like.device))
+    return Group(tokens, rows, masks, (offsets[:, None] + numbers).to(like.device), back.to(like.device))

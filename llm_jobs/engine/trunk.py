@@ -15,10 +15,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from embedder.errors import PplugError
 from llm_jobs.engine.kv_cache import KVCache, Prefix
-from llm_jobs.engine.packing import Batch, Group, Piece, blocked, pack
-
-LOGIT_TOLERANCE = 0.25
-"""Mean difference in standard deviations of the logits: SmolLM2 in bfloat16 is 0.05 off, a factor of 2 would be 0.4."""
+from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
+from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
 
 class Trunk(Protocol):
@@ -28,6 +26,8 @@ class Trunk(Protocol):
     """Which code runs."""
     width: int
     """E"""
+    spans: Sequence[Span]
+    """The different ones of its layers: a batch has a mask for each."""
 
     def embed(self, ids: Tensor) -> Tensor: ...
 
@@ -47,20 +47,25 @@ class Trunk(Protocol):
 class TransformersTrunk:
     """Any decoder of `transformers` that takes embeddings, positions and a mask of its own."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, has_spans: bool = True, scale: float = 1.0) -> None:
         untyped: Any = model
         self._decoder, self._head = untyped.get_decoder(), untyped.get_output_embeddings()
-        self._embedding = untyped.get_input_embeddings()
-        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self._embedding, self._scale = untyped.get_input_embeddings(), scale
+        config = model.config.get_text_config(decoder=True)
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._factor = float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
         self.kernel = "transformers"
         self.width = int(self._embedding.embedding_dim)
         self._empty = _empty_prefix(model)
+        layers = len(self._empty.keys_values)
+        spans = layer_spans(config, layers) if has_spans else [EVERYTHING]
+        self.spans: Sequence[Span] = tuple(dict.fromkeys(spans))
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self._embedding(ids)
+        return self._embedding(ids) * self._scale
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._head(hidden).float()
+        logits: Tensor = self._head(hidden).float() * self._factor
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def empty_prefix(self) -> Prefix:
@@ -72,10 +77,11 @@ class TransformersTrunk:
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
         past = mask.shape[2] - embeds.shape[1]
         layers = [_PastLayer(store[..., :past, :]) for store in cache.store]
-        return self._decode(embeds, positions, blocked(~mask, embeds.dtype), layers)
+        masks = masks_of(~mask, *query_and_key_positions(positions, mask), self.spans, embeds.dtype)
+        return self._decode(embeds, positions, masks, layers)
 
     def _read_group(self, embeds: Tensor, batch: Batch, group: Group, cache: KVCache) -> Tensor:
-        rows, count, seen = group.mask.shape
+        rows, count, seen = group.masks[0].shape
 
         def rectangle(values: Tensor) -> Tensor:
             own = values[group.tokens]
@@ -83,13 +89,16 @@ class TransformersTrunk:
 
         slots = rectangle(batch.rows), rectangle(batch.slots)
         layers = [_SlotLayer(store, slots, seen) for store in cache.store]
-        hidden = self._decode(rectangle(embeds), rectangle(batch.positions), group.mask, layers).flatten(0, 1)
+        hidden = self._decode(rectangle(embeds), rectangle(batch.positions), group.masks, layers).flatten(0, 1)
         return hidden if group.back is None else hidden[group.back]
 
-    def _decode(self, embeds: Tensor, positions: Tensor, mask: Tensor, layers: Sequence[DynamicLayer]) -> Tensor:
+    def _decode(
+        self, embeds: Tensor, positions: Tensor, masks: Sequence[Tensor], layers: Sequence[DynamicLayer]
+    ) -> Tensor:
+        by_kind = {span.name: mask[:, None] for span, mask in zip(self.spans, masks, strict=True)}
         return self._decoder(
             inputs_embeds=embeds,
-            attention_mask=mask[:, None],
+            attention_mask=by_kind if len(by_kind) > 1 else masks[0][:, None],
             position_ids=positions,
             past_key_values=Cache(layers=cast(Any, layers)),
             use_cache=True,
@@ -145,26 +154,3 @@ def _empty_prefix(model: PreTrainedModel) -> Prefix:
     if shapes or shape is None:
         raise PplugError(f"{type(model).__name__} does not keep keys and values of one shape: choose another LLM")
     return Prefix(torch.zeros(len(layers), 2, shape[1], 0, shape[3], dtype=model.dtype, device=model.device))
-
-
-@torch.no_grad()
-def require_same_logits(trunk: Trunk, model: PreTrainedModel, ids: Sequence[int]) -> None:
-    """Compare a trunk with the model it stands for, on some real tokens (at least 2), half of them from the cache.
-
-    Raises:
-        PplugError: if the model does more than the trunk (scales its logits, counts positions differently ...).
-    """
-    name, untyped = type(model).__name__, cast(Any, model)
-    row = torch.tensor(ids, device=model.device)
-    expected: Tensor = untyped(row[None]).logits[0, -1].float()
-    cache = KVCache.empty(trunk.empty_prefix(), 1, len(ids))
-    hidden, start = trunk.embed(row[:0]), 0
-    try:
-        for half in row.chunk(2):
-            piece = Piece(0, start, trunk.embed(half))
-            hidden, start = trunk.read(piece.embeds, pack([piece]), cache), start + len(half)
-    except TypeError as error:
-        raise PplugError(f"{name} takes no soft prompt or no mask ({error}): choose another LLM") from error
-    difference = float((trunk.logits(hidden[-1:])[0] - expected).abs().mean() / expected.std())
-    if not difference < LOGIT_TOLERANCE:
-        raise PplugError(f"{name} makes its logits in its own way (off by {difference:.2g} sigma): choose another LLM")

@@ -28,7 +28,7 @@ class PrefixCache:
         self._llm = llm
         self._tails: dict[tuple[int, ...], Tensor] = {}
         unique = sorted(set(befores), key=lambda before: (len(before), before))
-        if llm.is_encoder_decoder or not unique:
+        if not llm.has_prefixes or not unique:
             return
         head = common_length(min(unique), max(unique))
         self._head = llm.prefixes(unique[:1])[0].keys_values[..., :head, :].clone()
@@ -42,8 +42,8 @@ class PrefixCache:
             progress("prompts read", start + len(chunk), len(unique))
 
     def prefixes(self, befores: Sequence[tuple[int, ...]]) -> list[Prefix] | None:
-        """A prefix for each of `befores`; None where the LLM has no use for them (sequence-to-sequence)."""
-        if self._llm.is_encoder_decoder:
+        """A prefix for each of `befores`; None where the LLM has no use for them."""
+        if not self._llm.has_prefixes:
             return None
         missing = [before for before in dict.fromkeys(befores) if before not in self._tails]
         fresh = dict(zip(missing, self._llm.prefixes(missing), strict=True))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import TextEncoder
 from embedder.errors import UsageError
-from embedder.models import fingerprint
+from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
+from embedder.precision import Dtype
 from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.vllm_engine import VllmLLM
@@ -24,12 +25,12 @@ class GenerateConfig:
 
     llm: str = "smollm2"
     """Alias, folder or hub id of the frozen LLM."""
-    llm_dtype: Dtype = "bfloat16"
-    """float32 or bfloat16, the precision the LLM computes in."""
+    llm_dtype: Dtype = "auto"
+    """float32, bfloat16 or auto, the precision the LLM computes in (see nights/precisions.py)."""
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "float32"
-    """float32 or bfloat16, the precision the encoder computes in."""
+    dtype: Dtype = "auto"
+    """float32, bfloat16 or auto, the precision the encoder computes in."""
     shard_tasks: int = 500
     """Most tasks of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
@@ -40,6 +41,8 @@ class GenerateConfig:
     """What runs the LLM: our own code on top of transformers, or vLLM."""
     num_beams: int = 1
     """Beams that free answers are decoded with; 1 is greedy. Closed answers need none."""
+    thinking: bool = False
+    """The LLM may think aloud before it answers, where its chat template has a switch for that."""
 
     def __post_init__(self) -> None:
         if self.engine == "vllm" and self.num_beams > 1:
@@ -62,12 +65,13 @@ class LoadedPlug(NamedTuple):
 
 @load_once
 def load_models(config: GenerateConfig) -> Models:
-    """Encoder and LLM; kept, so that a process loads them once however many steps ask."""
+    """Encoder and LLM; kept, so that a process loads them once however many steps and threads ask."""
     encoder = load_encoder(config)
     named = (config.llm, config.llm_dtype, config.cache)
+    more: dict[str, Any] = {"memory": config.memory, "thinking": config.thinking}
     if config.engine == "vllm":
-        return Models(encoder, VllmLLM.from_pretrained(*named, memory=config.memory))
-    return Models(encoder, FrozenLLM.from_pretrained(*named, memory=config.memory, num_beams=config.num_beams))
+        return Models(encoder, VllmLLM.from_pretrained(*named, **more))
+    return Models(encoder, FrozenLLM.from_pretrained(*named, **more, num_beams=config.num_beams))
 
 
 def trainable(llm: AnsweringLLM) -> FrozenLLM:

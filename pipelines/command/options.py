@@ -148,7 +148,8 @@ def no_plugs(plugs: list[Path]) -> None:
         raise UsageError(f"encoding takes no plug, saw --plug {plugs[0]}: pplug backfill generate ... --plug DIR")
 
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+AUTO = "Precision of {}; auto: as in its last run, at first the faster one."
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
@@ -278,7 +279,7 @@ class EncoderNames:
     """Which encoder a command uses."""
 
     encoder: Annotated[str, option("--encoder", "minilm, a folder, or a downloaded hub id.")] = "minilm"
-    dtype: Annotated[Dtype, option("--dtype", "Precision of the encoder.")] = "float32"
+    dtype: Annotated[Dtype, option("--dtype", AUTO.format("the encoder"))] = "auto"
     cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.", **PATH)] = (
         None
     )
@@ -289,11 +290,12 @@ class ModelNames(EncoderNames):
     """Which models a command uses."""
 
     llm: Annotated[str, option("--llm", "smollm2, a folder, or a downloaded hub id.")] = "smollm2"
-    llm_dtype: Annotated[Dtype, option("--llm-dtype", "Precision of the LLM.")] = "bfloat16"
+    llm_dtype: Annotated[Dtype, option("--llm-dtype", AUTO.format("the LLM"))] = "auto"
     memory: Annotated[
         int | None,
         option("--memory", "Most the LLM's keys and values take, like 4G; 2G unless given.", **SIZE),
     ] = None
+    thinking: Annotated[bool, option("--thinking", "Let the LLM think aloud first, if its chat template can.")] = False
 
 
 @dataclass(frozen=True)

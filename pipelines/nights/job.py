@@ -22,8 +22,8 @@ class Made:
     tables: Mapping[str, pa.Table]
     rows_out: int
     tokens: int
-    tied_count: int = 0
-    """Answers that depend on a tie."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Whatever else the job counts, for its run record."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class NightJob(Protocol):
         """What its run record says of it."""
         ...
 
+    def decided(self, warehouse: Warehouse) -> "NightJob":
+        """Decide what the settings leave open, before anything is read."""
+        ...
+
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
         """Pin what a night depends on; the driver calls it."""
         ...
@@ -104,6 +108,10 @@ class NightJob(Protocol):
 
     def shape(self, night: Night, results: Any) -> Made:
         """Make rows of tables from what was computed."""
+        ...
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        """Tell of what a published night counts, where somebody should know."""
         ...
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:

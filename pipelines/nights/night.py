@@ -7,6 +7,7 @@ A run that dies anywhere leaves manifests; the next run of the same inputs and s
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -44,6 +45,8 @@ def run_night(
         PplugError: if something does not fit together, a worker fails or is lost, or another run was faster.
     """
     with leased_run(warehouse, job.name, ds, job.settings, Excludes.SAME_NIGHT) as (record, lease):
+        job = job.decided(warehouse)
+        record.config = job.settings
         inputs = job.inputs(warehouse, ds)
         job.require(inputs)
         if is_done(inputs, record, force=job.force):
@@ -52,12 +55,13 @@ def run_night(
         night = night_of_workers(job, inputs, record.run_id, lease)
         shards = cut(job, inputs)
         finish_shards(night, shards, (runner or Runner()).run, progress, record)
-        publish(inputs, night, shards, since, record)
+        job.warn(inputs, publish(inputs, night, shards, since, record))
     return record
 
 
 def plan_night(job: NightJob, warehouse: Warehouse, ds: date) -> Plan:
     """Say what `run_night` would do; nothing is written."""
+    job = job.decided(warehouse)
     inputs = job.inputs(warehouse, ds)
     state = inputs.state()
     if state == DONE and not job.force:
@@ -140,8 +144,11 @@ def watched(night: Night, shards: Sequence[Shard], progress: Progress) -> Genera
 
 def publish(
     inputs: NightInputs, night: Night, shards: Sequence[Shard], since: Mapping[str, Counts], record: RunRecord
-) -> None:
+) -> Mapping[str, int]:
     """Commit what the shards made, a table at a time, and note in `record` what that is and the versions made.
+
+    Returns:
+        What the job counted besides rows.
 
     Raises:
         PplugError: if the shards do not hold every row that was planned, exactly once.
@@ -153,11 +160,9 @@ def publish(
     record.rows_rejected = sum(manifest.rows_rejected for manifest in manifests)
     planned = sum(shard.row_count for shard in shards)
     if not planned == record.rows_in == record.rows_out + record.rows_rejected:
-        counts = (
-            f"{planned} rows planned, {record.rows_in} read, {record.rows_out} kept, {record.rows_rejected} rejected"
-        )
+        told = f"{planned} rows planned, {record.rows_in} read, {record.rows_out} kept, {record.rows_rejected} rejected"
         night.log.drop(shard.index for shard in shards)
-        raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {counts}: run it again")
+        raise PplugError(f"{record.job} ds={night.ds} is not published, rows are missing: {told}: run it again")
     night.lease.require()
     for table in inputs.writes:
         files = files_of(manifests, table, night.ds)
@@ -165,10 +170,13 @@ def publish(
         record.versions = {**record.versions, table: version}
     files = files_of(manifests, "rejects", night.ds)
     inputs.warehouse.replace_rejects(record.job, night.ds, record.run_id, files)
-    tied = sum(manifest.tied_count for manifest in manifests)
+    counts = Counter[str]()
+    for manifest in manifests:
+        counts.update(manifest.counts)
     counted = {table: counts[f"ds={night.ds.isoformat()}"] + 1 for table, counts in since.items()}
     rows = {table: sum(file.rows for file in files_of(manifests, table, night.ds)) for table in inputs.writes}
-    record.config = {**record.config, "tied_count": tied, "published": counted, PUBLISHED_ROWS: rows}
+    record.config = {**record.config, **counts, "published": counted, PUBLISHED_ROWS: rows}
+    return counts
 
 
 def checked_manifests(night: Night, shards: Sequence[Shard]) -> list[Manifest]:

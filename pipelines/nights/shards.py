@@ -67,8 +67,8 @@ class Manifest:
     tokens: int
     seconds: float
     """Time in which the model computed them."""
-    tied_count: int = 0
-    """Answers that depend on a tie."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Whatever else the job counts."""
     files: tuple[Finished, ...] = ()
 
     @classmethod

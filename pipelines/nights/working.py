@@ -101,7 +101,7 @@ def finish(night: Night, shard: Shard) -> Manifest:
 def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[Finished, ...]) -> Manifest:
     rejected = made.tables["rejects"].num_rows
     counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
-    return Manifest(index, night.run_id, *counts, seconds, made.tied_count, files)
+    return Manifest(index, night.run_id, *counts, seconds, made.counts, files)
 
 
 def _is_taken_over(night: Night) -> bool:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from embedder.encoder import Dtype, TextEncoder
+from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
+from embedder.precision import Dtype
 from pipelines.nights.loading import load_once
 from pipelines.nights.processes import elsewhere
 

@@ -90,7 +90,8 @@ def adapt(base: FrozenLLM, folder: Any, targets: Sequence[Target], config: LoraC
                 optimizer.zero_grad()
                 batch_loss(model, base, [newest[index] for index in order[at : at + config.batch_size]]).backward()
                 optimizer.step()
-    merged = FrozenLLM(model.merge_and_unload(), base.format.tokenizer, folder, num_beams=base.num_beams)
+    settings: dict[str, Any] = {"num_beams": base.num_beams, "thinking": base.thinking}
+    merged = FrozenLLM(model.merge_and_unload(), base.format.tokenizer, folder, **settings)
     return Adapted(merged, sum(weight.numel() for weight in trained), time.perf_counter() - start)
 
 

@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 
 from embedder import TextEncoder
 from embedder.models import model_folder
-from embedder.pooling import Pooling, read_text_settings
+from embedder.pooling import Pooling
+from embedder.text_settings import read_text_settings
 
 Array = NDArray[np.float32]
 Encode = Callable[[list[str]], Array]

@@ -8,27 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_folders import BERT, ROBERTA, SIZES, WORDS, bert, modules, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tiny_models import save_model, tiny_bert
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
+    BartConfig,
+    BartModel,
     DistilBertConfig,
     DistilBertModel,
+    FNetConfig,
+    FNetModel,
     GPT2Config,
     GPT2Model,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5Model,
     XLMRobertaConfig,
     XLMRobertaModel,
+    XLNetConfig,
+    XLNetModel,
 )
 
 from embedder import TextEncoder
@@ -37,10 +40,9 @@ from embedder.encoder import has_bfloat16, token_batches
 from embedder.errors import PplugError, UsageError
 from embedder.models import model_folder
 from embedder.packed_bert import PackedBert, attend, has_onednn
-from embedder.pooling import TextSettings
+from embedder.text_settings import TextSettings
 
 Array = NDArray[np.float32]
-WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "q", "##s", "a", "##a", ":", "é", "你", "passage", "query"]
 TEXTS = [
     "the cat sat",
     "",
@@ -64,52 +66,6 @@ HARD = [
     "a" * 100_000,
     " " * 50_000 + "end",
 ]
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "initializer_range": 0.3,  # large, so that attention differs from a plain mean
-}
-
-
-def tokenizer(special: list[str]) -> PreTrainedTokenizerFast:
-    """Word pieces; special tokens are beginning, end, padding and unknown in the order of their ids."""
-    begin, end, pad, unknown = sorted(
-        special, key=("[CLS]", "<s>", "[SEP]", "</s>", "[PAD]", "<pad>", "[UNK]", "<unk>").index
-    )
-    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing((end, vocabulary[end]), (begin, vocabulary[begin]))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, cls_token=begin, sep_token=end, pad_token=pad, unk_token=unknown, model_max_length=1000
-    )
-
-
-BERT = tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-ROBERTA = tokenizer(["<s>", "<pad>", "</s>", "<unk>"])
-
-
-def save(folder: Path, model: PreTrainedModel, words: PreTrainedTokenizerFast, **files: Any) -> Path:
-    """A folder as sentence-transformers saves it: `files` are its JSON files, "/" written as "__"."""
-    model.eval().save_pretrained(folder)
-    words.save_pretrained(folder)
-    for name, content in files.items():
-        path = folder / f"{name.replace('__', '/')}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content))
-    return folder
-
-
-def modules(*names: str) -> list[dict[str, Any]]:
-    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize", "Dense": "2_Dense"}
-    return [{"idx": 0, "path": paths[name], "type": f"sentence_transformers.models.{name}"} for name in names]
-
-
-def bert(**changes: Any) -> BertModel:
-    return BertModel(BertConfig(vocab_size=20, max_position_embeddings=40, **SIZES | changes))
 
 
 def save_bge(folder: Path) -> Path:
@@ -199,7 +155,8 @@ def slow_vectors(folder: Path, texts: list[str], pooling: str, max_tokens: int) 
     model = T5EncoderModel.from_pretrained(folder) if "t5" in folder.name else AutoModel.from_pretrained(folder)
     rows: list[Array] = []
     for text in texts:
-        ids = words(text, truncation=True, max_length=max_tokens, return_tensors="pt")["input_ids"]
+        plain = {"truncation": True, "max_length": max_tokens, "split_special_tokens": True}
+        ids = words(text, return_tensors="pt", **plain)["input_ids"]
         states = model.eval()(input_ids=ids).last_hidden_state[0]
         rows.append(F.normalize(POOLINGS[pooling](states), dim=0).numpy())
     return np.stack(rows)
@@ -322,7 +279,8 @@ def test_chunks_and_tokenizer_calls_leave_no_trace(
 
 def test_token_counts_are_those_of_the_tokenizer(folders: dict[str, Path], encoders: dict[str, TextEncoder]) -> None:
     words = AutoTokenizer.from_pretrained(folders["e5"])
-    wanted = [len(words(f"passage: {text}", truncation=True, max_length=40)["input_ids"]) for text in TEXTS]
+    plain = {"truncation": True, "max_length": 40, "split_special_tokens": True}
+    wanted = [len(words(f"passage: {text}", **plain)["input_ids"]) for text in TEXTS]
     assert encoders["e5"].token_counts(TEXTS) == wanted
 
 
@@ -346,6 +304,50 @@ def test_a_folder_that_wants_more_than_pooling_is_refused(tmp_path: Path) -> Non
 def test_an_unknown_pooling_is_refused(pooling: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path, bert(), BERT, modules=modules("Transformer", "Pooling"), **{"1_Pooling__config": pooling})
     with pytest.raises(PplugError, match="pooling"):
+        TextEncoder.from_pretrained(str(tmp_path))
+
+
+def test_an_encoder_of_t5_that_was_saved_alone_equals_transformers(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=20, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    folder = save(tmp_path / "t5", T5EncoderModel(config), BERT)
+    found = TextEncoder.from_pretrained(str(folder)).encode(TEXTS)
+    np.testing.assert_allclose(found, slow_vectors(folder, TEXTS, "mean", 1000), atol=2e-5)
+
+
+def test_xlnet_has_no_longest_text(tmp_path: Path) -> None:
+    config = XLNetConfig(vocab_size=20, d_model=32, n_layer=2, n_head=4, d_inner=64)
+    encoder = TextEncoder.from_pretrained(str(save(tmp_path, XLNetModel(config), BERT)))
+    assert encoder.max_tokens == 1000
+    np.testing.assert_allclose(encoder.encode(TEXTS), slow_vectors(tmp_path, TEXTS, "mean", 1000), atol=2e-5)
+
+
+def test_the_oldest_layout_keeps_the_transformer_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    inner = save(tmp_path / "0_Transformer", bert(), BERT)
+    listed = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}, modules("Pooling")[0]]
+    (tmp_path / "modules.json").write_text(json.dumps(listed))
+    found = TextEncoder.from_pretrained(str(tmp_path)).encode(TEXTS)
+    np.testing.assert_allclose(found, slow_vectors(inner, TEXTS, "mean", 40), atol=2e-5)
+
+
+def test_a_byte_level_tokenizer_lower_cases_too(tmp_path: Path) -> None:
+    save_model(tmp_path, tiny_bert(3), is_chat=False)
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    found = TextEncoder.from_pretrained(str(tmp_path)).encode(["World NEWS", "world news"])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_a_model_in_which_padding_changes_a_text_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = FNetConfig(vocab_size=20, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    save(tmp_path, FNetModel(config), BERT)
+    with pytest.raises(PplugError, match="does not tell padding from text"):
+        TextEncoder.from_pretrained(str(tmp_path))
+
+
+def test_an_architecture_without_a_text_encoder_is_one_short_line(tmp_path: Path) -> None:
+    config = BartConfig(vocab_size=20, d_model=32, encoder_layers=1, decoder_layers=1, max_position_embeddings=40)
+    save(tmp_path, BartModel(config), BERT)
+    with pytest.raises(PplugError, match=r"\(transformers knows no text encoder of its architecture\)"):
         TextEncoder.from_pretrained(str(tmp_path))
 
 

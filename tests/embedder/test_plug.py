@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -213,6 +213,55 @@ def test_a_plug_of_another_version_says_what_to_run(tmp_path: Path, change: dict
         PersonaPlug.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llm_width": 10**12},
+        {"encoder_width": 10**15},
+        {"persona_count": 10**9},
+        {"labels": ["a"], "committee": 10**9},
+        {"values_width": 10**12},
+        {"placement": "above"},
+        {"placement": 3},
+        {"kinds": 5},
+        {"aggregation": "sum"},
+        {"temperature": "warm"},
+        {"llm_width": None},
+    ],
+)
+def test_a_plug_whose_config_does_not_fit_its_weights_is_refused_before_anything_is_made(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    tiny_plug().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(PplugError, match=f"plug in {tmp_path} is damaged") as caught:
+        PersonaPlug.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "plug.safetensors"])
+@settings(max_examples=20)
+@given(kept=st.floats(0, 0.95))
+def test_a_damaged_plug_is_one_line(name: str, kept: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("plug")
+    tiny_plug().save_pretrained(folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(PplugError, match="is damaged") as caught:
+        PersonaPlug.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    plug = tiny_plug()
+    with torch.no_grad():
+        plug.instruction[0, 0] = float("nan")
+    plug.save_pretrained(tmp_path)
+    with pytest.raises(PplugError, match=r"instruction hold NaN"):
+        PersonaPlug.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match="pplug train"):
         PersonaPlug.from_pretrained(tmp_path)
@@ -225,6 +274,13 @@ def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
         {"embedding_norm": 0.0},
         {"temperature": -1.0},
         {"aggregation": "sum"},
+        {"placement": "above"},
+        {"llm_width": 0},
+        {"encoder_width": "8"},
+        {"instruction_count": -1},
+        {"persona_count": 2.0},
+        {"committee": True},
+        {"dropout": 1.5},
         {"values_width": 5, "placement": "before"},
         {"values_width": 5, "aggregation": "mean"},
     ],

@@ -96,13 +96,13 @@ def warehouse(folder: Path) -> Warehouse:
 
 def encoder_of(folder: Path) -> EncodeConfig:
     """Small shards, so that a night has several, and so few vectors that those of many users are merged."""
-    return EncodeConfig(encoder=str(folder.parent / "bert"), max_vectors=4, shard_items=40)
+    return EncodeConfig(encoder=str(folder.parent / "bert"), dtype="float32", max_vectors=4, shard_items=40)
 
 
 def models_of(folder: Path) -> GenerateConfig:
     """The tiny models beside the folder."""
     models = {"llm": str(folder.parent / "llama"), "encoder": str(folder.parent / "bert")}
-    return GenerateConfig(**models, llm_dtype="float32", shard_tasks=6)
+    return GenerateConfig(**models, llm_dtype="float32", dtype="float32", shard_tasks=6)
 
 
 def first_night(folder: Path) -> None:

@@ -171,3 +171,9 @@ def causal_pair(request: pytest.FixtureRequest) -> Pair:
 def pair_of(request: pytest.FixtureRequest) -> Pair:
     name = {"llama": "tiny_llm", "qwen": "tiny_qwen", "t5": "tiny_t5"}[request.param]
     return Pair(request.getfixturevalue(name), reference_model(request.getfixturevalue(f"{name}_folder")))
+
+
+@pytest.fixture(scope="session")
+def pair_in() -> Callable[[Path], Pair]:
+    """The model of a folder, twice."""
+    return lambda folder: Pair(FrozenLLM.from_pretrained(str(folder)), reference_model(folder))

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
+from embedder.fingerprints import weights_sha256
 from embedder.histories import History, pad_histories
-from embedder.models import weights_sha256
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM

@@ -36,12 +36,13 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def encode_config(encoder_folder: Path) -> EncodeConfig:
-    return EncodeConfig(encoder=str(encoder_folder), max_vectors=8, shard_items=10)
+    return EncodeConfig(encoder=str(encoder_folder), dtype="float32", max_vectors=8, shard_items=10)
 
 
 @pytest.fixture(scope="session")
 def generate_config(encoder_folder: Path, llm_folder: Path) -> GenerateConfig:
-    return GenerateConfig(llm=str(llm_folder), llm_dtype="float32", encoder=str(encoder_folder), shard_tasks=2)
+    models = {"llm": str(llm_folder), "encoder": str(encoder_folder)}
+    return GenerateConfig(**models, llm_dtype="float32", dtype="float32", shard_tasks=2)
 
 
 @pytest.fixture

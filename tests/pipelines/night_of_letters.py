@@ -62,6 +62,12 @@ class LettersJob:
     def settings(self) -> dict[str, Any]:
         return {}
 
+    def decided(self, warehouse: Warehouse) -> "LettersJob":
+        return self
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        pass
+
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
         files = warehouse.live("histories")
         return NightInputs(warehouse, self.name, ds, self.writes, {"histories": files}, files, {})

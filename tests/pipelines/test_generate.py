@@ -191,6 +191,7 @@ def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
     tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tilde,) = FrozenLLM.from_pretrained(generate_config.llm).format.token_ids("~")
     spoilt = changed_llm(tmp_path / "spoilt", lambda embeddings, _: embeddings[tilde].fill_(torch.nan))
@@ -208,7 +209,13 @@ def test_a_broken_task_gets_the_default_persona_or_a_row_in_rejects(
     ]
     warehouse = fill(ITEMS, [*TASKS, *broken])
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    record = generate_night(warehouse, NIGHT, [plug], replace(generate_config, llm=str(spoilt), shard_tasks=99), kinds)
+    assert record.config["shortened_count"] == 1
+    told = [line for line in caplog.messages if "lost their middle" in line]
+    assert told == [
+        f"1 of {record.rows_in} prompts lost their middle to fit the 512 tokens that the LLM reads "
+        "(is_shortened in outputs)"
+    ]
     with connect(warehouse) as db:
         rejected = dict(db.sql("select coalesce(row_id, ''), reason from rejects").fetchall())
     outputs = {row["task_id"]: row for row in outputs_of(warehouse)}

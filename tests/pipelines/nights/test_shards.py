@@ -46,7 +46,7 @@ def test_a_shard_names_the_files_that_may_hold_its_users(tmp_path: Path) -> None
 
 def test_the_first_manifest_of_a_shard_counts(tmp_path: Path) -> None:
     log = ShardLog(Folder(tmp_path), "encode", NIGHT, "f1")
-    first = Manifest(3, "r1", 2, 1, 1, 7, 0.5, 0, (Finished("tasks/ds=x/a.parquet", 1, 2, "s"),))
+    first = Manifest(3, "r1", 2, 1, 1, 7, 0.5, {}, (Finished("tasks/ds=x/a.parquet", 1, 2, "s"),))
     assert log.manifest(3) is None
     assert log.add(first)
     assert not log.add(Manifest(3, "r2", 2, 2, 0, 7, 0.5))

@@ -1,0 +1,110 @@
+"""Which precision a model runs in: the one asked for, or the faster one of this processor.
+
+    dtype "auto" ─▶ shapes of the model's weights ─▶ both precisions timed ─▶ float32 or bfloat16
+
+A processor may have instructions for bfloat16 and still multiply float32 faster, so that only a measurement tells. It
+takes about 50 ms, once per process and model.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+
+from embedder.packed_bert import frozen_linear, has_onednn
+
+Precision = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+MARGIN = 1.15
+"""bfloat16 is taken if it is so many times as fast: less may be noise, and float32 is exact."""
+
+ROUNDS = 5
+"""Both precisions are timed in turn so many times, and medians compared."""
+
+ROWS = 256
+"""Tokens that are multiplied together."""
+
+MOST_SHAPES = 4
+"""Shapes that are timed: those with the most multiplications."""
+
+MOST_SIDE = 2048
+"""Of a timed matrix: larger ones are no different, and take long."""
+
+SMALL = 1_000_000
+"""Multiplications a token below which a model is not worth a measurement; MiniLM has ten times as many."""
+
+Shapes = tuple[tuple[int, int, int], ...]
+"""(outputs, inputs, how often) of a model's matrices."""
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; emulation would be slower than float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def decided_precision(dtype: Dtype, folder: Path) -> Precision:
+    """The precision asked for, or with `auto` the faster one for the model in this folder, on this processor."""
+    return dtype if dtype != "auto" else faster_precision(matrix_shapes(folder))
+
+
+def matrix_shapes(folder: Path) -> Shapes:
+    """The shapes of the weights that tokens are multiplied with, those with the most multiplications first."""
+    shapes = Counter[tuple[int, int]]()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  a safetensors file is no mapping
+                shape = tuple(tensors.get_slice(name).get_shape())
+                if len(shape) == 2 and "embed" not in name:
+                    shapes[shape] += 1
+    found = [(outputs, inputs, count) for (outputs, inputs), count in shapes.items()]
+    return tuple(sorted(found, key=lambda shape: (-shape[0] * shape[1] * shape[2], shape)))
+
+
+def faster_precision(shapes: Shapes) -> Precision:
+    """The faster precision for matrices of these shapes; float32 for a model too small to tell."""
+    if sum(outputs * inputs * count for outputs, inputs, count in shapes) < SMALL or not has_bfloat16():
+        return "float32"
+    return _measured(shapes[:MOST_SHAPES], torch.get_num_threads())
+
+
+@lru_cache(maxsize=16)
+def _measured(shapes: Shapes, threads: int) -> Precision:
+    del threads  # with another number it is measured again
+    seconds = {dtype: [0.0] * ROUNDS for dtype in (torch.float32, torch.bfloat16)}
+    for outputs, inputs, count in shapes:
+        size = min(outputs, MOST_SIDE), min(inputs, MOST_SIDE)
+        for dtype, rounds in timed_products(*size).items():
+            seconds[dtype] = [total + count * one for total, one in zip(seconds[dtype], rounds, strict=True)]
+    return chosen(seconds[torch.float32], seconds[torch.bfloat16])
+
+
+@torch.inference_mode()
+def timed_products(outputs: int, inputs: int) -> dict[torch.dtype, list[float]]:
+    """Processor seconds of a product, by precision, in rounds that take turns; what else runs here does not count."""
+    weight, bias, x = torch.randn(outputs, inputs), torch.zeros(outputs), torch.randn(ROWS, inputs)
+    layers = {
+        dtype: (frozen_linear(weight.to(dtype), bias.to(dtype), None, has_onednn(dtype)), x.to(dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    for layer, rows in layers.values():
+        layer(rows)  # the first time oneDNN makes its code
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in layers}
+    for _ in range(ROUNDS):
+        for dtype, (layer, rows) in layers.items():
+            start = time.process_time()
+            layer(rows)
+            seconds[dtype].append(time.process_time() - start)
+    return seconds
+
+
+def chosen(float32: Sequence[float], bfloat16: Sequence[float]) -> Precision:
+    """The precision to take, given the seconds of each round."""
+    return "bfloat16" if median(float32) > MARGIN * median(bfloat16) else "float32"
