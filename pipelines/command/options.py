@@ -231,7 +231,9 @@ class Common:
         """The warehouse, as the jobs take it."""
         folder = self.store.folder
         if folder is not None and not folder.is_dir():
-            raise InputMissing(f"no warehouse {self.store}: run `pplug ingest histories FILE` or name --warehouse")
+            here = Path.cwd()
+            shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+            raise InputMissing(f"no warehouse {shown}: run `pplug ingest histories FILE` or name --warehouse")
         return self.new_tables
 
     @property
