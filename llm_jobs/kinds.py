@@ -22,6 +22,18 @@ from embedder.errors import UsageError
 
 FOLDER = Path(__file__).parent / "kinds"
 
+SPOKEN: Mapping[str, str] = {
+    "citation": "LaMP_1",
+    "movie_tag": "LaMP_2",
+    "news_category": "LaMP_2N",
+    "rating": "LaMP_3",
+    "headline": "LaMP_4",
+    "paper_title": "LaMP_5",
+    "mail_subject": "LaMP_6",
+    "paraphrase": "LaMP_7",
+}
+"""Names that say what a built-in kind is, and the benchmark's names, which tables hold; either may be typed."""
+
 
 class Metric(StrEnum):
     """How answers of a kind are measured."""

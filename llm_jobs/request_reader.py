@@ -74,10 +74,9 @@ class RequestReader:
         )
 
     def fingerprint(self, folder: Path) -> str:
-        """The sha256 of weights and settings in `folder`, the prompt format, the tokenizer and the rules, if any."""
+        """The sha256 of weights and settings in `folder`, the prompt format and the tokenizer."""
         probe = self.format.token_ids(PROBE_TEXT)
-        rules = {"rules": self.rules} if self.rules else {}
-        return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe, **rules)
+        return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
 
     def answer(self, requests: Sequence[Request], placement: Placement, run: Run) -> list[Answer | Refusal]:
         """Let an engine answer what can be put to it; answers or refusals in the order of the requests."""

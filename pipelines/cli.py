@@ -41,7 +41,7 @@ def root(
     """
     settings = read_settings(config, option_names(ctx.command))
     ctx.default_map = dict(settings.defaults)
-    ctx.obj.kinds = settings.kinds
+    ctx.obj.kinds, ctx.obj.sources = settings.kinds, settings.sources
     ctx.obj.warehouse_options, ctx.obj.beam_options = settings.warehouse_options, settings.beam_options
     ctx.obj.config = config if opt.is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
@@ -90,33 +90,42 @@ def ingest_lamp(
     from pipelines.ingest import ingest_lamp
 
     what = (common.new_tables, questions, outputs, ds, opt.kinds_of(ctx))
-    common.show_counts(ingest_lamp(*what, kind=kind, undated=undated, dry_run=common.dry_run))
+    common.show_ingest(ingest_lamp(*what, kind=kind, undated=undated, dry_run=common.dry_run))
 
 
 @ingest.command("histories")
 @opt.grouped
-def ingest_histories(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, common: opt.Counted) -> None:
+def ingest_histories(
+    ctx: typer.Context, files: opt.Files = None, ds: opt.IngestNight = None, *, read: opt.Read, common: opt.Counted
+) -> None:
     """Ingest what users wrote or did.
 
-    The same file twice changes nothing; bad rows go to `rejects`.
+    JSONL, JSON, CSV, TSV or Parquet, also packed with gzip or zstd; folders, globs, and - for standard input. The same
+    file twice changes nothing; bad rows go to `rejects`. Of the rows of a key a deletion wins, then the last one.
 
     Example: pplug ingest histories histories.jsonl --ds 2026-11-01
     """
     from pipelines.ingest import ingest_histories
 
-    common.show_counts(ingest_histories(common.new_tables, files, ds, opt.kinds_of(ctx), dry_run=common.dry_run))
+    what = (common.new_tables, files or [], ds or opt.today(), opt.kinds_of(ctx), read.config(ctx))
+    common.show_ingest(ingest_histories(*what, dry_run=common.dry_run))
 
 
 @ingest.command("tasks")
 @opt.grouped
-def ingest_tasks(ctx: typer.Context, files: opt.Files, ds: opt.IngestNight, *, common: opt.Counted) -> None:
+def ingest_tasks(
+    ctx: typer.Context, files: opt.Files = None, ds: opt.IngestNight = None, *, read: opt.Read, common: opt.Counted
+) -> None:
     """Queue tasks for a night.
+
+    Forms and rules are those of `pplug ingest histories`.
 
     Example: pplug ingest tasks tasks.jsonl --ds 2026-11-01
     """
     from pipelines.ingest import ingest_tasks
 
-    common.show_counts(ingest_tasks(common.new_tables, files, ds, opt.kinds_of(ctx), dry_run=common.dry_run))
+    what = (common.new_tables, files or [], ds or opt.today(), opt.kinds_of(ctx), read.config(ctx))
+    common.show_ingest(ingest_tasks(*what, dry_run=common.dry_run))
 
 
 @app.command(**opt.BEAM)

@@ -4,10 +4,11 @@
     history_vectors (earlier nights) ─┘      │  └────────────────▶ history_vectors   (items encoded for the first time)
                                              └──────────────────▶ rejects           (reason)
 
-A shard is a range of users with at most `shard_items` items. Every item read is in one user's persona or in `rejects`,
-exactly once.
+A shard is a range of users with at most `shard_items` items, fewer where they are long. Every item
+read is in one user's persona or in `rejects`, exactly once.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -33,6 +34,8 @@ from pipelines.personas.encoders import absolute_model, encoder_facts, load_enco
 from pipelines.personas.items import JOB, Encoded, encode_items, pending_items, read_items, shard_tables
 from pipelines.tables.views import connect, query_text, run_sql
 from pipelines.tables.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
 
 READS = ("histories", "history_vectors")
 """Tables that the vectors are made from."""
@@ -103,6 +106,7 @@ class EncodeJob:
         items = [file for file in live.get("histories", ()) if file.ds <= ds]
         with connect(warehouse, files={"histories": items}) as db:
             found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+            later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
         settings = {
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
@@ -111,10 +115,13 @@ class EncodeJob:
         }
         reads = live | {"histories": items}
         facts = {"encoder_sha256": encoder.sha256}
-        return NightInputs(warehouse, JOB, ds, WRITES, reads, items, settings, facts)
+        notes = {"later_item_count": later} if later else {}
+        return NightInputs(warehouse, JOB, ds, WRITES, reads, items, settings, facts, notes)
 
     def require(self, inputs: NightInputs) -> None:
-        """Refuse to change the encoder unasked."""
+        """Refuse to change the encoder unasked, and tell of items that wait for their night."""
+        if later := inputs.notes.get("later_item_count"):
+            logger.warning("%d items are dated after %s and wait for their night", later, inputs.ds)
         if not self.rebuild:
             require_encoder(inputs.warehouse, inputs.ds, inputs.facts["encoder_sha256"])
 

@@ -1,111 +1,74 @@
 """Bring files of users' histories and tasks into the warehouse; what cannot be taken goes to `rejects`.
 
-    file ─▶ records ─▶ parse ─▶ staged rows ─▶ one row per key ─▶ upsert
-                         └─────────┴──────────▶ rejects (reason)
+    sources ─▶ chunks ─▶ checked column by column ─▶ staged rows ─▶ upsert: one row a key
+                  └────────────────┴──────────────▶ rejects (reason)
 
-Every row read is counted once, as taken or as refused. Rows wait on disk, so that memory stays bounded.
+Every row read is counted once, as taken or as refused. Rows wait on disk, so that memory stays bounded. All sources of
+a command are one: of the rows of a key a deletion wins, then the last one, however the rows are spread over files.
 """
 
 import contextlib
+import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from datetime import date
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
 
-import pyarrow.parquet as pq
-
+from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from pipelines.erasure.forgotten import read_forgotten
-from pipelines.intake.lamp import read_lamp
+from pipelines.intake.advice import advice
+from pipelines.intake.checks import Rules, renamed
+from pipelines.intake.lamp import lamp_chunks
 from pipelines.intake.lamp_files import read_golds
-from pipelines.intake.records import records, require_files
-from pipelines.intake.references import ReferenceCounts
-from pipelines.intake.rows import Refusal, Row, parse_history, parse_task, shown
+from pipelines.intake.sources import expanded, opened, read_chunks
+from pipelines.intake.sql_rows import SQL, sql_chunks
+from pipelines.intake.times import Years
 from pipelines.intake.waiting import Intake
 from pipelines.nights.runs import recorded_run
-from pipelines.tables.schema import KEYS, TABLES, file_schema
-from pipelines.tables.upsert import scratch, upsert
-from pipelines.tables.views import quoted
+from pipelines.tables.upsert import Upserted, upsert
 from pipelines.tables.warehouse import Warehouse, retried
 
-BATCH_ROWS: Final = 5_000
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What became of the rows of a file."""
+    """What became of the rows of some sources."""
 
     rows_in: int = 0
     """= rows_out + rows_rejected"""
     rows_out: int = 0
-    """Rows taken; the same row twice in a file counts twice here and once below."""
+    """= unchanged + changed + deleted + left_alone + superseded"""
     rows_rejected: int = 0
     unchanged: int = 0
     """Keys whose row was there already, or whose deletion found none."""
     changed: int = 0
     """Keys that are new or have a new row."""
     deleted: int = 0
-
-    def __add__(self, other: "IngestResult") -> "IngestResult":
-        return IngestResult(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-
-def settle(intake: Intake, name: str) -> Path:
-    """The staged rows of a table, one per key; a key with different rows is refused with all of them."""
-    keys = ", ".join(key for key in KEYS[name] if key != "ds")
-    columns = ", ".join([*file_schema(name).names, "deleted"])
-    text = "text" if name == "histories" else "input"
-    settled = intake.folder / f"{name}.settled.parquet"
-    intake.tables[name].close()
-    with scratch(intake.folder) as db:
-        db.read_parquet(quoted(intake.tables[name].path)).create_view("staged")
-        db.execute(f"create temp table different as select distinct {columns} from staged")
-        db.execute(f"create temp table conflicting as select {keys} from different group by all having count(*) > 1")
-        db.sql(f"select * from different anti join conflicting using ({keys})").write_parquet(str(settled))
-        refused = f"select row_id, {text}, user_id from staged semi join conflicting using ({keys}) order by row_id"
-        rows = db.execute(refused)
-        while found := rows.fetchmany(BATCH_ROWS):
-            for row_id, detail, user_id in found:
-                intake.refuse(row_id, Refusal("conflicting_key", shown(detail or "deleted"), user_id))
-    return settled
+    left_alone: int = 0
+    """Keys that a later night wrote or deleted."""
+    superseded: int = 0
+    """Rows of a key of which another row counts."""
 
 
-def ingest_source(
-    warehouse: Warehouse,
-    job: str,
-    source: Path,
-    ds: date,
-    run_id: str,
-    names: Sequence[str],
-    fill: Callable[[Intake], None],
-    *,
-    dry_run: bool,
-) -> IngestResult:
-    """Stage what `fill` reads, settle it, and write it."""
-    forgotten = read_forgotten(warehouse)
-    with contextlib.ExitStack() as stack:
-        place = tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id)
-        folder = Path(stack.enter_context(place))
-        intake = stack.enter_context(Intake.opened(folder, job, source, run_id, names, forgotten))
-        fill(intake)
-        rows_in = intake.rejects.count + sum(staged.count for staged in intake.tables.values())
-        unchanged = changed = deleted = 0
-        for name in names:
-            settled = settle(intake, name)
-            new, gone = retried(partial(upsert, warehouse, name, ds, run_id, settled, dry_run=dry_run))
-            unchanged += pq.read_metadata(settled).num_rows - new - gone
-            changed += new
-            deleted += gone
-        intake.rejects.close()
-        rejected = intake.rejects.count
-        if not dry_run:
-            files = [intake.rejects.path] if rejected else []
-            warehouse.replace_rejects(job, ds, run_id, files, intake.source)
-    return IngestResult(rows_in, rows_in - rejected, rejected, unchanged, changed, deleted)
+@dataclass(frozen=True)
+class IngestConfig:
+    """How files of histories or tasks are read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a file calls columns of ours, as {"user_id": "author"}; the others have our names."""
+    kind: str | None = None
+    """Kind of the rows that name none."""
+    any_year: bool = False
+    """Take times of all years, and not only from 1990 to the next."""
+    overwrite_newer: bool = False
+    """Also replace what a later night wrote or deleted."""
+    sql: str | None = None
+    """A query whose rows are read beside those of the files."""
 
 
 def ingest_histories(
@@ -113,6 +76,7 @@ def ingest_histories(
     files: Sequence[Path],
     ds: date,
     kinds: Container[str],
+    config: IngestConfig = IngestConfig(),
     *,
     dry_run: bool = False,
 ) -> IngestResult:
@@ -120,15 +84,17 @@ def ingest_histories(
 
     Args:
         warehouse: written unless `dry_run`.
-        files: JSONL or Parquet, taken one after the other; of a key that is in two files the later one wins.
+        files: files, folders and globs, and `-` for standard input; the order counts where a key is in two of them.
         ds: the night of ingestion.
         kinds: names of the kinds there are.
+        config: how the files are read.
         dry_run: count only.
 
     Raises:
         InputMissing: if a file is not there; then nothing is written.
+        UsageError: if the settings do not fit the table.
     """
-    return _ingest_files(warehouse, "ingest_histories", files, ds, partial(parse_history, kinds=kinds), dry_run)
+    return _ingest_files(warehouse, "histories", files, ds, kinds, config, dry_run=dry_run)
 
 
 def ingest_tasks(
@@ -136,6 +102,7 @@ def ingest_tasks(
     files: Sequence[Path],
     ds: date,
     kinds: Container[str],
+    config: IngestConfig = IngestConfig(),
     *,
     dry_run: bool = False,
 ) -> IngestResult:
@@ -143,11 +110,7 @@ def ingest_tasks(
 
     Arguments and errors are those of `ingest_histories`.
     """
-    counts = ReferenceCounts()
-    parse = counts.counting(partial(parse_task, kinds=kinds))
-    result = _ingest_files(warehouse, "ingest_tasks", files, ds, parse, dry_run)
-    counts.warn()
-    return result
+    return _ingest_files(warehouse, "tasks", files, ds, kinds, config, dry_run=dry_run)
 
 
 def ingest_lamp(
@@ -178,53 +141,100 @@ def ingest_lamp(
         PplugError: if the outputs file is not of LaMP's shape.
         UsageError: if the kind cannot be found out.
     """
-    require_files([questions] if outputs is None else [questions, outputs])
-    golds, counts = read_golds(outputs), ReferenceCounts()
+    source, *_ = [expanded([path])[0] for path in (questions, outputs) if path is not None]
+    golds = read_golds(outputs)
+    years = _usual_years(ds)
+    years = years if undated is None else replace(years, first=min(years.first, undated.year))
 
-    def fill(intake: Intake) -> None:
-        for name, row_id, row in read_lamp(questions, golds, ds, kinds, kind, undated, counts):
-            intake.take(name, row_id, row)
+    def fill(intake: Intake, folder: Path) -> None:
+        with opened(source) as file:
+            for name, chunk in lamp_chunks(source.label, file, golds, ds, kinds, kind, undated):
+                intake.take(name, source.name, chunk)
 
-    def ingest(run_id: str) -> IngestResult:
-        tables = ("histories", "tasks")
-        return ingest_source(warehouse, "ingest_lamp", questions, ds, run_id, tables, fill, dry_run=dry_run)
-
-    result = _recorded(warehouse, "ingest_lamp", ds, [questions], ingest, dry_run=dry_run)
-    counts.warn()
-    return result
+    rules, job, tables = Rules(kinds, years, read_forgotten(warehouse)), "ingest_lamp", ("histories", "tasks")
+    ingest = partial(
+        stage_and_write, warehouse, job, ds, tables, rules, [source.name], fill, IngestConfig(), dry_run=dry_run
+    )
+    return _recorded(warehouse, job, ds, [source.label], ingest, dry_run=dry_run)
 
 
 def _ingest_files(
     warehouse: Warehouse,
-    job: str,
+    name: str,
     files: Sequence[Path],
     ds: date,
-    parse: Callable[[object], Row | Refusal],
+    kinds: Container[str],
+    config: IngestConfig,
+    *,
     dry_run: bool,
 ) -> IngestResult:
-    require_files(files)
-    name = job.removeprefix("ingest_")
-    columns = {*TABLES[name].names, "deleted"}
+    if not files and config.sql is None:
+        raise UsageError(f"nothing to read: pplug ingest {name} FILE, or --sql 'select ...'")
+    columns = renamed(name, config.columns)
+    sources = expanded(files)
+    years = Years.any() if config.any_year else _usual_years(ds)
 
-    def fill(intake: Intake, path: Path) -> None:
-        for line, record in records(path, columns):
-            intake.take(name, f"{path.name}:{line}", record if isinstance(record, Refusal) else parse(record))
+    def fill(intake: Intake, folder: Path) -> None:
+        for source in sources:
+            for chunk in read_chunks(source, columns, folder):
+                intake.take(name, source.name, chunk)
+        if config.sql is not None:
+            for chunk in sql_chunks(config.sql, columns, folder):
+                intake.take(name, SQL, chunk)
 
-    def ingest(run_id: str) -> IngestResult:
-        result = IngestResult()
-        for path in files:
-            given = partial(fill, path=path)
-            result += ingest_source(warehouse, job, path, ds, run_id, (name,), given, dry_run=dry_run)
-        return result
+    rules = Rules(kinds, years, read_forgotten(warehouse), config.kind)
+    names = [source.name for source in sources] + ([SQL] if config.sql is not None else [])
+    ingest = partial(
+        stage_and_write, warehouse, f"ingest_{name}", ds, (name,), rules, names, fill, config, dry_run=dry_run
+    )
+    labels = [source.label for source in sources]
+    return _recorded(warehouse, f"ingest_{name}", ds, labels, ingest, dry_run=dry_run)
 
-    return _recorded(warehouse, job, ds, files, ingest, dry_run=dry_run)
+
+def _usual_years(ds: date) -> Years:
+    return Years.until(max(ds.year, datetime.now(UTC).year))
+
+
+def stage_and_write(
+    warehouse: Warehouse,
+    job: str,
+    ds: date,
+    names: Sequence[str],
+    rules: Rules,
+    sources: Sequence[str],
+    fill: Callable[[Intake, Path], None],
+    config: IngestConfig,
+    run_id: str,
+    *,
+    dry_run: bool,
+) -> IngestResult:
+    """Stage what `fill` reads, and write it."""
+    with contextlib.ExitStack() as stack:
+        place = tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id)
+        folder = Path(stack.enter_context(place))
+        intake = stack.enter_context(Intake.opened(folder, job, run_id, names, rules))
+        fill(intake, folder)
+        total = Upserted()
+        for name, staged in intake.tables.items():
+            staged.close()
+            what = (warehouse, name, ds, run_id, staged.path)
+            total += retried(partial(upsert, *what, overwrite_newer=config.overwrite_newer, dry_run=dry_run))
+        intake.rejects.close()
+        rejected = intake.rejects.count
+        if not dry_run:
+            warehouse.replace_rejects(job, ds, run_id, [intake.rejects.path] if rejected else [], sources)
+    intake.references.warn()
+    for line in advice(intake.seen, names, config.columns):
+        logger.warning(line)
+    taken = intake.rows_in - rejected
+    return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - total.key_count)
 
 
 def _recorded(
     warehouse: Warehouse,
     job: str,
     ds: date,
-    files: Sequence[Path],
+    files: Sequence[str],
     ingest: Callable[[str], IngestResult],
     *,
     dry_run: bool,
@@ -232,7 +242,7 @@ def _recorded(
     """Ingest under a run id, and leave a row in `runs` unless it is a dry run."""
     if dry_run:
         return ingest(uuid.uuid4().hex)
-    with recorded_run(warehouse, job, ds, {"files": [path.name for path in files]}) as record:
+    with recorded_run(warehouse, job, ds, {"files": list(files)}) as record:
         result = ingest(record.run_id)
         record.rows_in, record.rows_out, record.rows_rejected = result.rows_in, result.rows_out, result.rows_rejected
     return result

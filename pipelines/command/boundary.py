@@ -41,6 +41,8 @@ class State:
     """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
     beam_options: tuple[str, ...] = ()
     """Flags of Apache Beam: [beam] of pplug.toml."""
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Tables [ingest.NAME] of pplug.toml."""
     config: Path | None = None
     """--config, if it was given on the command line."""
     warehouse: str | None = None

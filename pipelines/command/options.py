@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from pipelines.command.console import Row, format_logs, loud_libraries, print_rows
+from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
-    from pipelines.ingest import IngestResult
+    from pipelines.ingest import IngestConfig, IngestResult
     from pipelines.nights.runners import Runner
     from pipelines.nights.runs import RunRecord
     from pipelines.store.stored import Store
@@ -133,6 +133,13 @@ def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
     return load_kinds(ctx.obj.kinds)
 
 
+def kind_name(ctx: typer.Context, value: str | None) -> str | None:
+    """The name that tables know a kind by: `headline` is LaMP_4, unless pplug.toml has a headline of its own."""
+    from llm_jobs.kinds import SPOKEN
+
+    return value if value is None or value in ctx.find_root().obj.kinds else SPOKEN.get(value, value)
+
+
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
     """The plugs to answer the control arms with."""
     if is_wanted != bool(plugs):
@@ -154,18 +161,22 @@ SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
 
-Files = Annotated[list[Path], typer.Argument(help="JSONL or Parquet, one item or task a row.")]
-Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
-IngestNight = Annotated[
-    date, option("--ds", "Night of ingestion.", default_factory=today, show_default="today", **DATE)
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[SOURCE]...", help="Files, folders, globs, or - for stdin; one item or task a row."),
 ]
+Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
+IngestNight = Annotated[date | None, option("--ds", "Night of ingestion.", show_default="today", **DATE)]
 CheckNight = Annotated[date | None, option("--ds", "Only this night; all nights unless given.", **DATE)]
 Until = Annotated[date | None, option("--until", "Last day whose items are used.", **DATE)]
 TaskNights = Annotated[list[date], option("--tasks", "Night whose references are used too; repeatable.", **DATE)]
 NewPlug = Annotated[Path, option("--plug", "Folder the plug is saved in.", **PATH)]
 Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.", **PATH)]
-KindName = Annotated[str | None, option("--kind", "Kind of task; the only one of the histories unless given.")]
-LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.")]
+KindName = Annotated[
+    str | None,
+    option("--kind", "Kind of task, like headline; the only one of the histories unless given.", callback=kind_name),
+]
+LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.", callback=kind_name)]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
 Seed = Annotated[int, option("--seed", "Start of the random numbers; another one gives another plug.", min=0)]
@@ -267,6 +278,12 @@ class Counted(Writing):
 
     max_reject_rate: Annotated[float, option("--max-reject-rate", "Exit with 3 above this share.", min=0, max=1)] = 0.05
 
+    def show_ingest(self, counts: "IngestResult") -> None:
+        """Print what became of the rows, and say what a later night keeps."""
+        if counts.left_alone:
+            message(f"{counts.left_alone} rows of later nights were left alone: --overwrite-newer replaces them")
+        self.show_counts(counts)
+
     def show_counts(self, counts: "IngestResult | RunRecord", *hidden: str) -> None:
         """Print how a job ended, and fail if it refused too many rows."""
         self.show([asdict(counts)], *hidden)
@@ -274,6 +291,48 @@ class Counted(Writing):
             told = f"{counts.rows_rejected} of {counts.rows_in} rows rejected"
             limit = f"more than --max-reject-rate {self.max_reject_rate}"
             raise TooManyRejects(f"{told}, {limit}: run `pplug query reject_reasons`")
+
+
+@dataclass(frozen=True)
+class Read:
+    """How the files of an ingestion are read."""
+
+    columns: Annotated[
+        str, option("--map", "What a file calls our columns: user_id=author,text=body; the others have our names.")
+    ] = ""
+    kind: Annotated[
+        str | None, option("--kind", "Kind of the rows that name none, like headline.", callback=kind_name)
+    ] = None
+    sql: Annotated[str | None, option("--sql", "A DuckDB query to read: \"select ... from 'articles.csv'\".")] = None
+    like: Annotated[str | None, option("--like", "Read as the table [ingest.NAME] of pplug.toml says.")] = None
+    any_year: Annotated[bool, option("--any-year", "Take times of all years, not only from 1990 to the next.")] = False
+    overwrite_newer: Annotated[
+        bool, option("--overwrite-newer", "Also replace what a later night wrote or deleted.")
+    ] = False
+
+    def config(self, ctx: typer.Context) -> "IngestConfig":
+        """The same as the job takes it; a flag goes before what is saved under a name."""
+        from pipelines.ingest import IngestConfig
+
+        saved = saved_source(ctx, self.like)
+        columns = dict(saved.get("map", {})) | dict(map(key_and_value, filter(None, self.columns.split(","))))
+        kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
+        return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
+
+
+def saved_source(ctx: typer.Context, name: str | None) -> dict[str, Any]:
+    """The table [ingest.NAME] of pplug.toml."""
+    saved: dict[str, Any] = ctx.find_root().obj.sources
+    if name is None:
+        return {}
+    if name not in saved:
+        raise UsageError(f"no [ingest.{name}] in pplug.toml: there are {', '.join(saved) or 'none'}")
+    found = {key.replace("_", "-"): value for key, value in saved[name].items()}
+    known = {"map": dict, "kind": str, "any-year": bool}
+    for key, value in found.items():
+        if not isinstance(value, known.get(key, ())):
+            raise UsageError(f"[ingest.{name}] {key} = {value!r}: it may have map (a table), kind and any-year")
+    return found
 
 
 @dataclass(frozen=True)

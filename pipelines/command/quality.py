@@ -23,7 +23,7 @@ class Compared:
     compare: Annotated[
         bool, opt.option("--compare", "Answer again in every other way to personalise; keep the numbers.")
     ] = False
-    kind: Annotated[str | None, opt.option("--kind", "With --compare: only this kind.")] = None
+    kind: Annotated[str | None, opt.option("--kind", "With --compare: only this kind.", callback=opt.kind_name)] = None
     rivals: Annotated[
         str, opt.option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")
     ] = ""

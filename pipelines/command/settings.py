@@ -8,6 +8,7 @@
     options = { AWS_REGION = "eu-central-1" }
     [beam]                            options of Apache Beam, as behind `--`
     runner = "FlinkRunner"
+    [ingest.articles]                 how files of one origin are read: map, kind; see --like
     [kinds.recipes]                   a kind of task; its fields are those of llm_jobs/kinds/*.toml
 
 An option in no command is an error, so that a misspelled one cannot go unnoticed.
@@ -38,6 +39,8 @@ class Settings:
     """For each command (and below a group for each of its commands) the values of parameters."""
     kinds: Mapping[str, Any]
     """The tables below [kinds], unchecked."""
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The tables below [ingest] that are no command, unchecked."""
     warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the store of the warehouse wants to know."""
     beam_options: tuple[str, ...] = ()
@@ -54,7 +57,7 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     found = path or DEFAULT_FILE
     if not found.is_file():
         if path is None:
-            return Settings({}, {})
+            return Settings({}, {}, {})
         raise InputMissing(f"no settings file {path}: check --config")
     try:
         content = tomllib.loads(found.read_text(encoding="utf8"))
@@ -63,9 +66,19 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     kinds = content.pop("kinds", {})
     if not isinstance(kinds, dict):
         raise UsageError(f"{found}: kinds = {kinds!r} is no table: write [kinds.NAME]")
+    sources = _sources(content, options)
     beam = _beam_flags(content.pop("beam", {}), found)
     store_options = _take_warehouse(content, found)
-    return Settings(_defaults(content, options, found), kinds, store_options, beam)
+    return Settings(_defaults(content, options, found), kinds, sources, store_options, beam)
+
+
+def _sources(content: dict[str, Any], options: OptionNames) -> dict[str, Any]:
+    """Take the tables out that say how files are read; they have a `map` or a kind of their own and name no command."""
+    ingest = content.get("ingest")
+    if not isinstance(ingest, dict):
+        return {}
+    own = [name for name, value in ingest.items() if isinstance(value, dict) and f"ingest {name}" not in options]
+    return {name: ingest.pop(name) for name in own}
 
 
 def _take_warehouse(content: dict[str, Any], path: Path) -> Mapping[str, str]:

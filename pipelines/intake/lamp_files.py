@@ -1,7 +1,7 @@
 """LaMP's JSON files, read so that a broken one gives what it can.
 
-questions.json ─▶ elements ─▶ question or Refusal     one at a time: the largest file has gigabytes
-outputs.json ─▶ read_golds ─▶ Golds
+questions.json ─▶ questions_of ─▶ question or Refusal     one at a time: the largest file has gigabytes
+outputs.json   ─▶ read_golds   ─▶ Golds
 """
 
 import json
@@ -10,18 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from embedder.errors import PplugError
-from llm_jobs.labels import label_text
-from pipelines.intake.rows import Refusal, shown
+from pipelines.intake.found import as_text
+from pipelines.intake.json_files import LIST, elements, text_of_file
+from pipelines.intake.rows import Refusal, described
 
-CHUNK_CHARACTERS: Final = 2**20
-ELEMENT_CHARACTERS: Final = 2**28
-"""An element that has no end by then is broken."""
-
-_OPENING: Final = re.compile(r"\s*\[\s*")
-_SIGN: Final = re.compile(r"\s*([,\]])\s*")
+HEAD_CHARACTERS: Final = 2**12
+_WRAPPED: Final = re.compile(r'\s*\{\s*("task"\s*:\s*"[^"]*"\s*,\s*)?"golds"\s*:\s*\[\s*')
 
 
 @dataclass(frozen=True)
@@ -34,50 +31,12 @@ class Golds:
     """Row id and refusal of what is no answer."""
 
 
-def text_of(value: object) -> object:
-    """A number as text, for ids and scores; anything else as it is."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def elements(path: Path) -> Iterator[object | Refusal]:
-    """The elements of a JSON list; of a broken one, those before the break and then a refusal."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:  # a bad byte refuses its row alone
-        text = file.read(CHUNK_CHARACTERS)
-        opening = _OPENING.match(text)
-        if opening is None:
-            yield Refusal("not_a_list", shown(text[:1000]))
-            return
-        at, sign = opening.end(), ","
-        while sign == ",":
-            try:
-                found, at, sign = _element(text, at)
-            except (ValueError, RecursionError):
-                chunk = file.read(max(CHUNK_CHARACTERS, len(text) - at)) if len(text) - at < ELEMENT_CHARACTERS else ""
-                if not chunk:
-                    yield Refusal("broken_json", shown(text[at : at + 1000]))
-                    return
-                text, at = (text[at:] + chunk).lstrip(), 0
-            else:
-                yield from found
-        rest = (text[at:] + file.read(1000)).strip()
-        if rest:
-            yield Refusal("broken_json", shown(f"after the list: {rest}"))
-
-
-def _element(text: str, at: int) -> tuple[list[object], int, str]:
-    """The element at `at` if there is one, where the next begins, and the `,` or `]` between.
-
-    Raises:
-        ValueError: if the text ends before the element does, or the element is broken.
-    """
-    found: list[object] = []
-    if text[at : at + 1] != "]":
-        value, at = json.JSONDecoder().raw_decode(text, at)
-        found.append(value)
-    sign = _SIGN.match(text, at)
-    if sign is None:
-        raise ValueError("the text ends inside the list")
-    return found, sign.end(), sign[1]
+def questions_of(file: IO[bytes]) -> Iterator[object | Refusal]:
+    """The questions of a file: a list, or, as for Avocado (LaMP_6), the list `golds` of an object."""
+    with text_of_file(file) as text:
+        head = text.read(HEAD_CHARACTERS)
+        opening = _WRAPPED if _WRAPPED.match(head) else LIST
+        yield from elements(text, opening, head)
 
 
 def read_golds(path: Path | None) -> Golds:
@@ -101,7 +60,7 @@ def read_golds(path: Path | None) -> Golds:
         if isinstance(gold, Refusal):
             refused.append((f"{path.name}:{number}", gold))
         elif different[gold[0]] > 1:
-            refused.append((gold[0], Refusal("conflicting_gold", shown(gold[1]), gold[0])))
+            refused.append((gold[0], Refusal("conflicting_gold", described(gold[1]), gold[0])))
         else:
             outputs[gold[0]] = gold[1]
     return Golds(task if isinstance(task, str) else None, outputs, tuple(refused))
@@ -109,10 +68,11 @@ def read_golds(path: Path | None) -> Golds:
 
 def _gold(entry: object) -> tuple[str, str] | Refusal:
     if not isinstance(entry, Mapping):
-        return Refusal("not_an_object", shown(entry))
-    question, output = text_of(entry.get("id")), label_text(entry.get("output"))
-    if not isinstance(question, str):
-        return Refusal("missing_id" if question is None else "wrong_type_id", shown(entry))
-    if not isinstance(output, str):
-        return Refusal("missing_output" if output is None else "wrong_type_output", shown(entry), question)
+        return Refusal("not_an_object", described(entry))
+    question, output = as_text(entry.get("id")), as_text(entry.get("output"))
+    if question is None:
+        return Refusal("missing_id" if entry.get("id") is None else "wrong_type_id", described(entry.get("id")))
+    if output is None:
+        found = entry.get("output")
+        return Refusal("missing_output" if found is None else "wrong_type_output", described(found), question)
     return question, output

@@ -1,12 +1,11 @@
-"""Count the references that are not spelled like one of their task's choices, and warn of them."""
+"""Give references the spelling of their task's choices, and count those that name none."""
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from llm_jobs.labels import label_text
-from pipelines.intake.rows import Refusal, Row
+import pyarrow as pa
+
+from llm_jobs.labels import spelled_as
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +19,16 @@ class ReferenceCounts:
     foreign: int = 0
     """Name no choice: no answer can be right."""
 
-    def counting(self, parse: Callable[[object], Row | Refusal]) -> Callable[[object], Row | Refusal]:
-        """The same parser of tasks, with its rows counted."""
-
-        def counted(record: object) -> Row | Refusal:
-            row = parse(record)
-            if isinstance(record, Mapping) and not isinstance(row, Refusal):
-                self.count(record.get("reference"), row)
-            return row
-
-        return counted
-
-    def count(self, given: object, row: Mapping[str, Any]) -> None:
-        """Count a task as it was parsed, whose reference was `given`."""
-        reference, choices = row["reference"], row["choices"]
-        if reference is not None and choices:
-            self.foreign += reference not in choices
-            self.respelled += reference != label_text(given)
+    def spelled(self, tasks: pa.Table) -> pa.Table:
+        """The tasks, each reference in the spelling of the choice that it names."""
+        choices, references = tasks["choices"].to_pylist(), tasks["reference"].to_pylist()
+        spelled = [reference and spelled_as(reference, own) for reference, own in zip(references, choices, strict=True)]
+        self.respelled += sum(new != old for new, old in zip(spelled, references, strict=True))
+        self.foreign += sum(bool(new and own and new not in own) for new, own in zip(spelled, choices, strict=True))
+        if spelled == references:
+            return tasks
+        at = tasks.schema.get_field_index("reference")
+        return tasks.set_column(at, tasks.schema.field(at), pa.array(spelled, pa.string()))
 
     def warn(self) -> None:
         """Say what was counted, without the texts."""

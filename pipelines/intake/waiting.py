@@ -1,100 +1,104 @@
-"""Rows of one source that wait on disk until all of it is read, so that memory stays bounded.
+"""Rows of a command that wait on disk until all of it is read, so that memory stays bounded.
 
-row ─▶ take ─▶ <table>.parquet
-         └───▶ rejects.parquet
+chunk ─▶ check_chunk ─▶ <table>.parquet
+             └────────▶ rejects.parquet
 """
 
 import contextlib
-from collections.abc import Container, Generator, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.intake.rows import Refusal, Row, named_user
+from pipelines.intake import limits
+from pipelines.intake.checks import Rules, check_chunk, staged_schema
+from pipelines.intake.chunks import Chunk
+from pipelines.intake.references import ReferenceCounts
+from pipelines.intake.rows import Refusal
 from pipelines.tables.schema import file_schema
-
-BATCH_ROWS: Final = 5_000
-BATCH_CHARACTERS: Final = 16 * 2**20
 
 
 class StagedRows:
-    """Rows of a table that wait in a Parquet file."""
+    """Rows of a table that wait in a Parquet file, a row group for each chunk."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.count = path, 0
-        self._rows: list[Row] = []
-        self._characters = 0
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
 
-    def add(self, row: Row) -> None:
-        """Add a row; every few thousand go to disk."""
-        self.count += 1
-        self._rows.append(row)
-        self._characters += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(self._rows) == BATCH_ROWS or self._characters > BATCH_CHARACTERS:
-            self._flush()
+    def add(self, rows: pa.Table) -> None:
+        """Put rows on disk."""
+        if rows.num_rows:
+            self.count += rows.num_rows
+            self._file.write_table(rows.cast(self._file.schema))
 
     def close(self) -> None:
         """Finish the file; closing twice does nothing."""
         if self._file.is_open:
-            self._flush()
             self._file.close()
 
-    def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._file.schema))
-        self._rows, self._characters = [], 0
 
+@dataclass
+class Seen:
+    """What the rows of a source were, to tell when all were refused for one reason."""
 
-def staged_schema(name: str) -> pa.Schema:
-    """The columns of a table, all of which a deleted row may lack, and what ingestion adds."""
-    columns = [pa.field(field.name, field.type) for field in file_schema(name)]
-    return pa.schema([*columns, pa.field("deleted", pa.bool_()), pa.field("row_id", pa.string())])
+    names: frozenset[str] = frozenset()
+    """The columns of the first chunk."""
+    rows_in: int = 0
+    reasons: Counter[str] = field(default_factory=Counter[str])
 
 
 @dataclass(frozen=True)
 class Intake:
-    """One source on its way into the warehouse."""
+    """The sources of a command on their way into the warehouse."""
 
-    folder: Path
     job: str
-    source: str
     run_id: str
     tables: dict[str, StagedRows]
     rejects: StagedRows
-    forgotten: Container[object]
-    """Ids of users whose rows are refused, and nothing of them kept."""
+    rules: Rules
+    seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    """By the name of the source."""
+    references: ReferenceCounts = field(default_factory=ReferenceCounts)
 
     @classmethod
     @contextlib.contextmanager
-    def opened(
-        cls, folder: Path, job: str, source: Path, run_id: str, names: Iterable[str], forgotten: Container[object] = ()
-    ) -> Generator[Self]:
+    def opened(cls, folder: Path, job: str, run_id: str, names: Iterable[str], rules: Rules) -> Generator[Self]:
         """An empty intake for tables of these names."""
         tables = {name: StagedRows(folder / f"{name}.parquet", staged_schema(name)) for name in names}
         rejects = StagedRows(folder / "rejects.parquet", file_schema("rejects"))
         try:
-            yield cls(folder, job, source.absolute().as_posix(), run_id, tables, rejects, forgotten)
+            yield cls(job, run_id, tables, rejects, rules)
         finally:
             for staged in (*tables.values(), rejects):
                 staged.close()
 
-    def take(self, name: str, row_id: str, row: Row | Refusal) -> None:
-        """Stage a row of a table, or its refusal."""
-        if isinstance(row, Refusal):
-            self.refuse(row_id, row)
-        elif row["user_id"] in self.forgotten:
-            self.refuse(row_id, Refusal("forgotten_user", user_id=row["user_id"]))
-        else:
-            self.tables[name].add(row | {"row_id": row_id})
+    @property
+    def rows_in(self) -> int:
+        """Rows read so far, each once."""
+        return self.rejects.count + sum(staged.count for staged in self.tables.values())
 
-    def refuse(self, row_id: str, refusal: Refusal) -> None:
-        """Stage a row of `rejects`; of a forgotten user's row only where it stands in the file."""
-        if refusal.user_id in self.forgotten or named_user(refusal.detail) in self.forgotten:
-            name = Path(self.source).name
-            row_id = row_id if row_id.startswith(f"{name}:") else name  # LaMP's row ids are ids of users
-            refusal = Refusal("forgotten_user")
-        origin = {"job": self.job, "source": self.source, "run_id": self.run_id, "row_id": row_id}
-        self.rejects.add(origin | vars(refusal))
+    def take(self, name: str, source: str, chunk: Chunk) -> None:
+        """Put the rows of a chunk aside, or their refusals."""
+        checked = check_chunk(name, chunk, self.rules)
+        self.tables[name].add(self.references.spelled(checked.rows) if name == "tasks" else checked.rows)
+        for start in range(0, len(checked.refused), limits.BATCH_ROWS):
+            self._refuse(source, checked.refused[start : start + limits.BATCH_ROWS])
+        seen = self.seen.setdefault(source, Seen(chunk.names))
+        seen.rows_in += checked.rows.num_rows + len(checked.refused)
+        seen.reasons.update(refusal.reason for _, refusal in checked.refused)
+
+    def _refuse(self, source: str, refused: Sequence[tuple[str, Refusal]]) -> None:
+        """Put refusals aside; of a forgotten user's row only where it stands in the file."""
+        origin = {"job": self.job, "source": source, "run_id": self.run_id}
+        label = Path(source).name
+        found: list[dict[str, Any]] = []
+        for row_id, refusal in refused:
+            if refusal.reason == "forgotten_user" or refusal.user_id in self.rules.forgotten:
+                row_id = row_id if row_id.startswith(f"{label}:") else label  # LaMP's row ids are ids of users
+                refusal = Refusal("forgotten_user")
+            found.append(origin | {"row_id": row_id} | vars(refusal))
+        self.rejects.add(pa.Table.from_pylist(found, schema=file_schema("rejects")))

@@ -91,7 +91,7 @@ class NightJob(Protocol):
         ...
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
-        """Count the rows of each user, as (user_id, count), in the order of the ids."""
+        """Count the rows of each user, in the order of the ids: user_id, count, and a weight if it is not the count."""
         ...
 
     def load(self, facts: Mapping[str, Any]) -> Any:

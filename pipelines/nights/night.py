@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
+from typing import Any
 
 from embedder.errors import InputMissing, PplugError
 from pipelines.nights.job import Night, NightJob
@@ -71,7 +72,7 @@ def plan_night(job: NightJob, warehouse: Warehouse, ds: date) -> Plan:
 
 def is_done(inputs: NightInputs, record: RunRecord, *, force: bool) -> bool:
     """Note the inputs in `record`; if the night holds its rows already, take over their counts and return True."""
-    record.config = {**record.config, **inputs.settings, "work": asdict(inputs.work)}
+    record.config = {**record.config, **inputs.settings, **inputs.notes, "work": asdict(inputs.work)}
     published = inputs.published()
     if force or published is None or published.state(inputs.work) != DONE:
         return False
@@ -95,16 +96,18 @@ def cut(job: NightJob, inputs: NightInputs) -> list[Shard]:
         InputMissing: if there is no row.
     """
     with connect(inputs.warehouse, files=inputs.reads) as db:
-        shards = cut_shards(_pairs(job.row_counts(db, inputs.ds).to_arrow_reader()), job.shard_rows)
+        shards = cut_shards(_users(job.row_counts(db, inputs.ds).to_arrow_reader()), job.shard_rows)
     if not shards:
         table, ds = job.reads[0], inputs.ds
         raise InputMissing(f"no {table} as of {ds} in {inputs.warehouse}: run `pplug ingest {table} FILE --ds {ds}`")
     return list(with_files(shards, inputs.warehouse, inputs.reads))
 
 
-def _pairs(batches: "Iterator[object]") -> Iterator[tuple[str, int]]:
+def _users(batches: Any) -> Iterator[tuple[str, int, int]]:
+    """Id, rows and weight of each user; a row weighs one unless the job says more."""
     for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)  # pyright: ignore
+        columns = [column.to_pylist() for column in batch.columns]
+        yield from zip(*columns, *columns[1:] if len(columns) == 2 else (), strict=True)
 
 
 def finish_shards(night: Night, shards: Sequence[Shard], run: RunShards, progress: Progress, record: RunRecord) -> None:

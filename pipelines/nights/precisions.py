@@ -64,7 +64,7 @@ def last_precision(warehouse: Warehouse, model_key: str, model: str, dtype_key: 
     params = {"model_key": f"$.{model_key}", "model": model, "dtype_key": f"$.{dtype_key}"}
     with connect(warehouse, warehouse.versions(["runs"])) as db:
         rows = run_sql(db, "jobs/last_precision", params).to_pylist()
-    found = cast(Precision | None, rows[0]["precision"] if rows else None)
+    found = cast(Precision | None, rows[0]["dtype"] if rows else None)
     return None if found == "bfloat16" and not has_bfloat16() else found
 
 

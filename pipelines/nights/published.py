@@ -81,6 +81,8 @@ class NightInputs:
     """Whatever else they depend on."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the workers are told besides."""
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the run record says besides."""
 
     @property
     def work(self) -> Work:

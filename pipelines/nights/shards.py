@@ -157,15 +157,23 @@ def canonical_sha256(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Shard]:
-    """Cut users, given in the order of their ids, into shards of at most `most_rows` rows; no user is ever split."""
+def cut_shards(users: Iterable[tuple[str, int, int]], most: int) -> list[Shard]:
+    """Cut users into shards of at most so much weight; no user is ever split.
+
+    Args:
+        users: id, rows and weight of each, in the order of the ids.
+        most: weight of a shard, unless one user alone is heavier.
+    """
     shards: list[Shard] = []
-    for user_id, rows in row_counts:
+    filled = 0
+    for user_id, rows, weight in users:
         last = shards[-1] if shards else None
-        if last is not None and last.row_count + rows <= most_rows:
+        if last is not None and filled + weight <= most:
             shards[-1] = Shard(last.index, last.first_user, user_id, last.row_count + rows)
+            filled += weight
         else:
             shards.append(Shard(len(shards), user_id, user_id, rows))
+            filled = weight
     return shards
 
 

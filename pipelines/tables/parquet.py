@@ -25,6 +25,8 @@ ROW_GROUP_ROWS: Final = 16_384
 ROW_GROUP_BYTES: Final = 32 * 2**20
 FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
+FILE_BYTES: Final = 256 * 2**20
+"""The same in memory."""
 
 
 def night_of(path: Path) -> date:
@@ -66,20 +68,20 @@ def by_user(table: pa.Table) -> pa.Table:
 
 
 def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[Path]:
-    """Write batches, a row group each, into files of at most about FILE_ROWS rows, `<stem>-0.parquet` and so on.
+    """Write batches, a row group each, into files of about FILE_ROWS rows or FILE_BYTES: `<stem>-0.parquet` and so on.
 
     Yields:
         Each file when it is finished; none without rows.
     """
     left = iter(batches)
     for number in itertools.count():
-        path, rows = stem.with_name(f"{stem.name}-{number}.parquet"), 0
-        path.unlink(missing_ok=True)  # never write into it: it may be another file's name as well
+        path, rows, size = stem.with_name(f"{stem.name}-{number}.parquet"), 0, 0
+        path.unlink(missing_ok=True)  # never write into it: a published file may be the same one under another name
         with named_causes(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
             for batch in left:
                 file.write_batch(batch.cast(schema))
-                rows += batch.num_rows
-                if rows >= FILE_ROWS:
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+                if rows >= FILE_ROWS or size >= FILE_BYTES:
                     break
         if not rows:
             path.unlink()

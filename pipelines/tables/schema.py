@@ -37,7 +37,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best rival in that metric"),
     "config": (_TEXT, "JSON: the settings of the run"),
     "counts": (_list_of(_INT), "items behind each of `vectors`"),
-    "detail": (_TEXT, "the offending value, at most 200 characters"),
+    "detail": (_TEXT, "what was found there, never the value itself"),
     "difference": (_FLOAT, "value less that of the arm `compared_with`, paired over users"),
     "difference_high": (_FLOAT, "upper end of its 95% interval over users"),
     "difference_low": (_FLOAT, "lower end of its 95% interval over users"),
@@ -108,6 +108,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
 
 _TABLES: Final[Mapping[str, str]] = {
     "histories": "user_id item_id kind posted_at text output? ds",
+    "deletions": "user_id kind item_id ds",
     "history_vectors": "user_id kind item_id posted_at vector encoder_sha256 item_sha256 vector_scale ds",
     "persona_vectors": (
         "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id"
@@ -128,6 +129,7 @@ _TABLES: Final[Mapping[str, str]] = {
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "histories": ("user_id", "kind", "item_id"),
+    "deletions": ("user_id", "kind", "item_id"),
     "tasks": ("task_id", "ds"),
 }
 """Key of the tables that are filled by upsert."""

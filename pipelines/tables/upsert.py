@@ -1,36 +1,81 @@
 """Bring rows into a table by key, in one transaction that touches as little as it can.
 
-    settled rows ─┬─▶ rows that differ from the table ─▶ new files of the night ──────────────┐
-    live files ───┘         └▶ the files that hold their old rows ─▶ the same without them ───┴─▶ one commit
+    staged rows ─▶ keys, hashes ─▶ one row a key ─┬─▶ the rows that differ, in the order of users ───────┐
+    live files ──▶ keys, hashes ──────────────────┘      └▶ the files with their old rows, without them ─┴─▶ one commit
 
-Delta's own merge holds the whole table in memory (0.5 GB per million rows of 400 letters, deltalake 1.6.6); this
-stays within DuckDB's limit. New files are ordered by user, so that a change of one user rewrites few of them.
+DuckDB sees keys and hashes only; whole rows go from file to file in batches of bounded bytes. Delta's own merge holds
+the whole table in memory (0.5 GB per million rows of 400 letters, deltalake 1.6.6). New files are ordered by user, so
+that a change of one user rewrites few of them.
+
+Of the rows of a key a deletion wins, then the last one. What a later night wrote or deleted stays: `deletions`
+remembers the night in which an item was deleted last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pipelines.tables.parquet import ROW_GROUP_ROWS, write_batches
+from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
 from pipelines.tables.schema import KEYS, file_schema
-from pipelines.tables.views import named_rows, quoted
-from pipelines.tables.warehouse import DataFile, Warehouse
+from pipelines.tables.views import quoted
+from pipelines.tables.warehouse import Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
+PART_BYTES: Final = 64 * 2**20
+"""Rows that are sorted at once."""
+GROUP_BYTES: Final = 16 * 2**20
+"""Of a row group, which readers hold whole."""
+DELETIONS: Final = {"histories": "deletions"}
+"""Where a table's deletions are remembered."""
+_DELETED_RANK: Final = 2**62
+"""Added to the place of a row that deletes, which so comes last."""
+
+
+@dataclass(frozen=True)
+class Upserted:
+    """What became of the keys of some rows."""
+
+    unchanged: int = 0
+    """The row was there already, or its deletion found none."""
+    changed: int = 0
+    """New, or a new row."""
+    deleted: int = 0
+    left_alone: int = 0
+    """A later night wrote or deleted them."""
+
+    def __add__(self, other: "Upserted") -> "Upserted":
+        return Upserted(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def key_count(self) -> int:
+        """Different keys."""
+        return self.unchanged + self.changed + self.deleted + self.left_alone
 
 
 def scratch(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that sorts and joins what does not fit into memory in a folder."""
     db = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "duckdb")})
-    return db.execute("set TimeZone = 'UTC'")
+    return db.execute("set TimeZone = 'UTC'").execute("set preserve_insertion_order = false")
 
 
 def upsert(
-    warehouse: Warehouse, name: str, ds: date, run_id: str, settled: Path, *, dry_run: bool = False
-) -> tuple[int, int]:
+    warehouse: Warehouse,
+    name: str,
+    ds: date,
+    run_id: str,
+    staged: Path,
+    *,
+    overwrite_newer: bool = False,
+    dry_run: bool = False,
+) -> Upserted:
     """Apply what differs from the table.
 
     Args:
@@ -38,66 +83,249 @@ def upsert(
         name: a table with a key.
         ds: the night that new and changed rows move to; rows that are equal stay in theirs.
         run_id: written to the commit.
-        settled: a Parquet file with the columns of the table's files and a BOOL `deleted`, each key at most once.
-            Files that are not finished are written beside it.
+        staged: a Parquet file with the columns of the table's files and a BOOL `deleted`, in the order in which the
+            rows came. Files that are not finished are written beside it.
+        overwrite_newer: also replace what a later night wrote or deleted.
         dry_run: count only.
 
-    Returns:
-        How many keys are new or changed, and how many were deleted.
-
     Raises:
-        CommitConflict: if the table was changed meanwhile; nothing is written.
+        CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, which then are
+            found again.
     """
+    memory = DELETIONS.get(name)
+    names = [name] if memory is None else [name, memory]
     if not dry_run:
-        warehouse.create(name)
-    version = warehouse.version(name)
-    files = {file.name: file for file in ([] if version is None else warehouse.live(name, version))}
-    with scratch(settled.parent) as db:
-        db.read_parquet(quoted(settled)).create_view("settled")
-        _find_changes(db, warehouse, name, ds, list(files.values()))
-        counts = db.sql("select count(*) filter (not deleted), count(*) filter (deleted) from changes").fetchall()
-        changed, deleted = counts[0]
-        if version is not None and changed + deleted and not dry_run:
-            old = db.sql("select distinct old_file from changes where old_file is not null").fetchall()
-            touched = [files[row[0]] for row in old]
-            new = list(_new_files(db, name, settled.parent))
-            kept = [
-                (file.ds, path)
-                for number, file in enumerate(touched)
-                for path in _kept_rows(db, warehouse, name, file, settled.parent / f"{name}.kept-{number}")
-            ]
-            warehouse.swap(name, run_id, touched, [*((ds, path) for path in new), *kept], version)
-    return changed, deleted
+        for table in names:
+            warehouse.create(table)
+    versions = warehouse.versions(names)
+    with scratch(staged.parent) as db:
+        _choose_rows(db, name, staged)
+        live = [
+            warehouse.copied_files(table, versions[table], staged.parent) if table in versions else []
+            for table in (name, memory or "")
+        ]
+        _list_live_rows(db, name, ds, live[0])
+        _list_live_rows(db, "deletions", ds, live[1], view="gone")
+        _find_changes(db, name, ds, overwrite_newer=overwrite_newer)
+        counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
+        if not dry_run:
+            if memory is not None:
+                _remember_deletions(db, warehouse, memory, ds, run_id, versions[memory], staged.parent)
+            if counts.get("changed") or counts.get("deleted"):
+                _swap_rows(db, warehouse, name, ds, run_id, versions[name], staged)
+    return Upserted(**counts)
 
 
-def _find_changes(
-    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, ds: date, files: list[DataFile]
+def _own_keys(name: str) -> list[str]:
+    return [key for key in KEYS[name] if key != "ds"]
+
+
+def _content(name: str) -> list[str]:
+    return [column for column in file_schema(name).names if column not in _own_keys(name)]
+
+
+def _size(name: str) -> str:
+    texts = [field.name for field in file_schema(name) if pa.types.is_string(field.type)]
+    return " + ".join(f"coalesce(strlen({column}), 0)" for column in texts) + " + 64"
+
+
+def _choose_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> None:
+    """Make `chosen`: of each key the row that counts, with its place among the staged rows."""
+    keys = ", ".join(_own_keys(name))
+    rows = f"read_parquet({_literal(quoted(staged))}, file_row_number = true, hive_partitioning = false)"
+    db.execute(f"""
+        create temp table chosen as
+        with last as (
+            select {keys}, max(file_row_number + case when deleted then {_DELETED_RANK} else 0 end) as place
+            from {rows}
+            group by all
+        ),
+        contents as (
+            select file_row_number as place, user_id as owner, hash({", ".join(_content(name))}) as content,
+                {_size(name)} as size
+            from {rows}
+        )
+        select last.* exclude (place), last.place >= {_DELETED_RANK} as deleted, contents.*
+        from last
+        inner join contents on contents.place = last.place % {_DELETED_RANK}""")
+
+
+def _list_live_rows(
+    db: duckdb.DuckDBPyConnection, name: str, ds: date, files: Sequence[Path], view: str = "there"
 ) -> None:
-    """Make `changes`: the settled rows that differ from the table, with the file their old row is in."""
-    named_rows(db, warehouse, name, files).create_view("there")
-    own = [key for key in KEYS[name] if key != "ds"]
-    same = " and ".join(f"there.{key} = {'$ds::date' if key == 'ds' else f'settled.{key}'}" for key in KEYS[name])
-    rest = [column for column in file_schema(name).names if column not in own]
-    other = " or ".join(f"there.{column} is distinct from settled.{column}" for column in rest)
-    query = f"""
-        create temp table changes as
-        select settled.*, there.file as old_file
-        from settled left join there on {same}
-        where case when settled.deleted then there.file is not null else there.file is null or {other} end"""
-    db.execute(query, {"ds": ds} if "ds" in KEYS[name] else {})
+    """Make a view of keys, hashes, nights and places of the live rows. Nights come from Delta's own folders alone."""
+    wanted = [file for file in files if "ds" not in KEYS[name] or night_of(file) == ds]
+    keys, content = ", ".join(_own_keys(name)), ", ".join(_content(name)) or "1"
+    nights = pa.table(
+        {"filename": pa.array(map(str, wanted), pa.string()), "ds": pa.array(map(night_of, wanted), pa.date32())}
+    )
+    db.register(f"{view}_nights", nights)
+    if not wanted:
+        columns = ", ".join(f"null::varchar as {key}" for key in _own_keys(name))
+        empty = "null::ubigint as content, null::varchar as filename, null::bigint as place, null::date as ds"
+        db.execute(f"create temp view {view} as select {columns}, {empty} limit 0")
+        return
+    paths = ", ".join(_literal(quoted(file)) for file in wanted)
+    db.execute(f"""
+        create temp view {view} as
+        select {keys}, hash({content}) as content, filename, file_row_number as place, ds
+        from read_parquet([{paths}], file_row_number = true, filename = true, hive_partitioning = false)
+        inner join {view}_nights using (filename)""")
 
 
-def _new_files(db: duckdb.DuckDBPyConnection, name: str, folder: Path) -> Iterator[Path]:
-    columns = ", ".join(file_schema(name).names)
-    rows = db.sql(f"select {columns} from changes where not deleted order by user_id")
-    return write_batches(folder / f"{name}.new", file_schema(name), rows.to_arrow_reader(ROW_GROUP_ROWS))
+def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwrite_newer: bool) -> None:
+    """Make `fates`: what becomes of each chosen row, and where the row is that it replaces."""
+    keys = _own_keys(name)
+    same = " and ".join(f"there.{key} = chosen.{key}" for key in keys)
+    is_gone_later = "false"
+    joined = ""
+    if name in DELETIONS:
+        is_gone_later = "coalesce(gone.ds > $ds, false)"
+        joined = "left join gone on " + " and ".join(f"gone.{key} = chosen.{key}" for key in keys)
+    db.execute(
+        f"""
+        create temp table fates as
+        select
+            chosen.*,
+            there.filename as old_file,
+            there.place as old_place,
+            case
+                when chosen.deleted and there.filename is null then 'unchanged'
+                when not chosen.deleted and there.content = chosen.content then 'unchanged'
+                when not $overwrite and (coalesce(there.ds > $ds, false) or {is_gone_later}) then 'left_alone'
+                when chosen.deleted then 'deleted'
+                else 'changed'
+            end as fate
+        from chosen
+        left join there on {same}
+        {joined}""",
+        {"ds": ds, "overwrite": overwrite_newer},
+    )
 
 
-def _kept_rows(
-    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, file: DataFile, stem: Path
-) -> Iterator[Path]:
-    columns = ", ".join(f"there.{column}" for column in file_schema(name).names)
-    keys = ", ".join(key for key in KEYS[name] if key != "ds")
-    named_rows(db, warehouse, name, [file]).create_view("there", replace=True)
-    rows = db.sql(f"select {columns} from there anti join changes using ({keys}) order by user_id")
-    return write_batches(stem, file_schema(name), rows.to_arrow_reader(ROW_GROUP_ROWS))
+def _remember_deletions(
+    db: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    name: str,
+    ds: date,
+    run_id: str,
+    version: int,
+    folder: Path,
+) -> None:
+    """Note the night of each deletion, if none of that night or a later one is known."""
+    keys = ", ".join(f"chosen.{key}" for key in _own_keys(name))
+    same = " and ".join(f"gone.{key} = chosen.{key}" for key in _own_keys(name))
+    db.execute(
+        f"""
+        create temp table noted as
+        select {keys}, gone.filename as old_file, gone.place as old_place
+        from chosen
+        left join gone on {same}
+        where chosen.deleted and coalesce(gone.ds < $ds, true)""",
+        {"ds": ds},
+    )
+    old = _old_places(db, "noted")
+    plain = keys.replace("chosen.", "")
+    batches = db.sql(f"select {plain} from noted order by user_id").to_arrow_reader(ROW_GROUP_ROWS)
+    new = list(write_batches(folder / f"{name}.new", file_schema(name), batches))
+    if new:
+        warehouse.swap(name, run_id, list(old), [*((ds, path) for path in new), *_kept(name, old, folder)], version)
+
+
+def _swap_rows(
+    db: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    name: str,
+    ds: date,
+    run_id: str,
+    version: int,
+    staged: Path,
+) -> None:
+    """Put the changed rows into new files, and write the files anew that held their old rows."""
+    db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
+    old = _old_places(db, "replaced")
+    new = write_batches(staged.parent / f"{name}.new", file_schema(name), _sorted_rows(db, name, staged))
+    added = [*((ds, path) for path in new), *_kept(name, old, staged.parent)]
+    warehouse.swap(name, run_id, list(old), added, version)
+
+
+def _old_places(db: duckdb.DuckDBPyConnection, table: str) -> dict[Path, NDArray[Any]]:
+    """The rows of live files that are replaced, by file."""
+    rows = db.sql(f"select old_file, old_place from {table} where old_file is not null")
+    found = rows.to_arrow_table()
+    files: NDArray[Any] = np.asarray(found["old_file"].to_pylist(), object)
+    places = found["old_place"].to_numpy()
+    return {Path(file): places[files == file] for file in dict.fromkeys(files.tolist())}
+
+
+def _kept(name: str, old: dict[Path, NDArray[Any]], folder: Path) -> list[tuple[date, Path]]:
+    """The files without their old rows, each with its night."""
+    return [
+        (night_of(file), path)
+        for file, places in old.items()
+        for path in write_batches(folder / f"{name}.{file.stem}", file_schema(name), _without(file, places))
+    ]
+
+
+def _without(file: Path, places: NDArray[Any]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in bounded_batches(file):
+        keep = np.ones(batch.num_rows, bool)
+        own = places[(places >= start) & (places < start + batch.num_rows)]
+        keep[own - start] = False
+        start += batch.num_rows
+        yield batch.filter(pa.array(keep))
+
+
+def _sorted_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> Iterator[pa.RecordBatch]:
+    """The changed rows in the order of users: dealt into parts that fit into memory, then part by part."""
+    dealt = db.sql(f"""
+        select
+            place,
+            (sum(size) over (order by owner, place rows unbounded preceding) // {PART_BYTES})::integer as part
+        from replaced
+        where fate = 'changed'""").to_arrow_table()
+    if not dealt.num_rows:
+        return
+    parts = np.full(pq.read_metadata(staged).num_rows, -1, np.int32)
+    parts[dealt["place"].to_numpy()] = dealt["part"].to_numpy()
+    schema = file_schema(name)
+    files = _deal(parts, schema, staged)
+    for part in sorted(files):
+        with pa.memory_map(str(files[part])) as source, pa.ipc.open_stream(source) as rows:
+            table = rows.read_all().sort_by("user_id")
+        rows_each = int(max(1, min(ROW_GROUP_ROWS, GROUP_BYTES * table.num_rows // max(1, table.nbytes))))
+        yield from table.combine_chunks().to_batches(rows_each)
+
+
+def _deal(parts: NDArray[Any], schema: pa.Schema, staged: Path) -> dict[int, Path]:
+    """Write each staged row to the file of its part; -1 is none."""
+    writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+    start = 0
+    try:
+        for batch in bounded_batches(staged):
+            own = parts[start : start + batch.num_rows]
+            start += batch.num_rows
+            for part in np.unique(own[own >= 0]).tolist():
+                if part not in writers:
+                    writers[part] = pa.ipc.new_stream(str(staged.with_suffix(f".{part}.arrow")), schema)
+                rows = batch.filter(pa.array(own == part)).select(schema.names)
+                writers[part].write_batch(rows.cast(schema))
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return {part: staged.with_suffix(f".{part}.arrow") for part in writers}
+
+
+def bounded_batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of a file in their order, in batches of about GROUP_BYTES."""
+    with pq.ParquetFile(file) as parquet:
+        meta = parquet.metadata
+        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+        rows = int(max(1, min(ROW_GROUP_ROWS, GROUP_BYTES / max(1, most))))
+        yield from parquet.iter_batches(rows)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -195,6 +195,18 @@ class Warehouse:
         """The live files of a table of a warehouse on this machine, in a fixed order."""
         return [self.root / file.name for file in self.live(name, version)]
 
+    def copied_files(self, name: str, version: int, folder: Path) -> list[Path]:
+        """The live files of a table on this machine: its own, or copies below a folder."""
+        if self.store.folder is not None:
+            return self.files(name, version)
+        found = list[Path]()
+        for file in self.live(name, version):
+            path = folder / "live" / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.store.get(file.name) or b"")
+            found.append(path)
+        return found
+
     def counts(self, name: str, ds: date) -> Counts:
         """What a table counts of a night now; name it to `publish` when the rows are made."""
         table = self.table(name)
@@ -242,12 +254,12 @@ class Warehouse:
         self._append(table, name, run_id, [file], [], {})
 
     def replace_rejects(
-        self, job: str, ds: date, run_id: str, files: Sequence[Path | DataFile], source: str | None = None
+        self, job: str, ds: date, run_id: str, files: Sequence[Path | DataFile], sources: Sequence[str] | None = None
     ) -> None:
-        """Replace what a job refused in a night, of one source if given, by the rows of finished files."""
+        """Replace what a job refused in a night, of some sources if given, by the rows of finished files."""
         own = pc.field("job") == job
-        if source is not None:
-            own &= pc.field("source") == source
+        if sources is not None:
+            own &= pc.field("source").isin(list(sources))
 
         def attempt() -> None:
             table = self.create("rejects")
@@ -323,7 +335,7 @@ class Warehouse:
 
     def _named(self, path: Path) -> DataFile:
         """A live file by its path on this machine."""
-        name = path.relative_to(self.root).as_posix()
+        name = "/".join(path.parts[-3:])  # <table>/ds=<night>/<file>, wherever the copy lies
         return DataFile(name, night_of(path), path.stat().st_size, 0)
 
     def _put(self, name: str, ds: date, run_id: str, path: Path) -> list[DataFile]:

@@ -2,8 +2,8 @@
 -- Grain:  at most one row
 -- Reads:  runs
 -- Params: $model_key (TEXT), $model (TEXT), $dtype_key (TEXT): JSON paths into config and the model's name
--- Holds:  precision is float32 or bfloat16; no row if the model is in no run that is done
-select config ->> $dtype_key as precision
+-- Holds:  dtype is float32 or bfloat16; no row if the model is in no run that is done
+select config ->> $dtype_key as dtype
 from runs
 where
     status = 'done'

@@ -24,26 +24,27 @@ HISTORY_LINES: list[tuple[bytes, str]] = [
     (b"[]", "not_an_object"),
     (b'{"user_id": "a", "user_id": "b"}', "repeated_field"),
     (line(ITEM, user_id=...), "missing_user_id"),
-    (line(ITEM, user_id=7), "wrong_type_user_id"),
+    (line(ITEM, user_id=True), "wrong_type_user_id"),
     (line(ITEM, user_id=" "), "empty_user_id"),
-    (line(ITEM, item_id=None), "missing_item_id"),
+    (line(ITEM, item_id=None, deleted=True), "missing_item_id"),
     (line(ITEM, kind="LaMP_99"), "unknown_kind"),
     (line(ITEM, posted_at="2026-02-30"), "bad_time"),
     (line(ITEM, posted_at=10**400), "bad_time"),
-    (line(ITEM, posted_at=1.5), "wrong_type_posted_at"),
+    (line(ITEM, posted_at=1.5), "bad_time"),
+    (line(ITEM, posted_at=20261101), "bad_time"),
+    (line(ITEM, posted_at="20180227115530Z"), "bad_time"),
     (line(ITEM, text=""), "empty_text"),
     (line(ITEM, text="half \udc00"), "not_utf8"),
     (line(ITEM, output=["o"]), "wrong_type_output"),
     (line(ITEM, deleted="yes"), "wrong_type_deleted"),
-    (line(ITEM, item_id="twice", text="one"), "conflicting_key"),
-    (line(ITEM, item_id="twice", text="two"), "conflicting_key"),
+    (line(ITEM, text="x" * 2**21), "row_too_large"),
 ]
 
 TASK_LINES: list[tuple[bytes, str]] = [
     (b"no json", "broken_json"),
     (line(TASK, task_id=...), "missing_task_id"),
     (line(TASK, task_id=""), "empty_task_id"),
-    (line(TASK, user_id=1), "wrong_type_user_id"),
+    (line(TASK, user_id=[1]), "wrong_type_user_id"),
     (line(TASK, kind="x"), "unknown_kind"),
     (line(TASK, queued_at="soon"), "bad_time"),
     (line(TASK, input="  "), "empty_input"),
@@ -52,7 +53,7 @@ TASK_LINES: list[tuple[bytes, str]] = [
     (line(TASK, choices=[]), "empty_choices"),
     (line(TASK, choices=["a", ""]), "empty_choice"),
     (line(TASK, choices=["a", "a"]), "repeated_choices"),
-    (line(TASK, reference=5), "wrong_type_reference"),
+    (line(TASK, reference=[5]), "wrong_type_reference"),
 ]
 
 QUESTIONS: list[tuple[object, str]] = [
@@ -64,13 +65,13 @@ QUESTIONS: list[tuple[object, str]] = [
     (QUESTION | {"id": "3", "profile": "none"}, "wrong_type_profile"),
     (QUESTION | {"id": "4", "profile": [PROFILE | {"date": None}]}, "missing_date"),
     (QUESTION | {"id": "5", "profile": [PROFILE | {"date": "2016-13"}]}, "bad_time"),
-    (QUESTION | {"id": "6", "profile": [PROFILE | {"text": 5}]}, "wrong_type_text"),
+    (QUESTION | {"id": "6", "profile": [PROFILE | {"text": [5]}]}, "wrong_type_text"),
     (QUESTION | {"id": "7", "profile": [None]}, "not_an_object"),
 ]
 
 FILES: list[tuple[str, str, bytes, str]] = [
-    ("histories", "packed.jsonl", gzip.compress(line(ITEM), mtime=0), "not_jsonl_or_parquet"),
-    ("histories", "wide.jsonl", line(ITEM).decode().encode("utf-16"), "not_jsonl_or_parquet"),
+    ("histories", "packed.jsonl", gzip.compress(line(ITEM), mtime=0)[:-20], "broken_archive"),
+    ("histories", "wide.jsonl", line(ITEM).decode().encode("utf-16"), "unknown_format"),
     ("histories", "text.parquet", b"user_id,text", "not_a_parquet_file"),
     ("tasks", "cut.parquet", b"PAR1" + bytes(100), "not_a_parquet_file"),
     ("lamp", "object.json", line(QUESTION), "not_a_list"),

@@ -39,7 +39,7 @@ IMPORTED = (
 """What the fork server imports once, so that a child starts at once."""
 
 PHASES: Mapping[str, tuple[str, ...]] = {
-    "ingest": ("pipelines.ingest:ingest_source",),
+    "ingest": ("pipelines.ingest:stage_and_write",),
     "reading": ("pipelines.personas.items:read_items", "pipelines.answers.queue:queued_tasks"),
     "encoding": ("pipelines.personas.items:encode_items",),
     "grouping": ("pipelines.personas.persona_table:persona_table",),

@@ -12,10 +12,12 @@ from small_night import ITEMS, NIGHT, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import WRITES, EncodeConfig, encode_night, plan_encode
+from pipelines.encode import WRITES, EncodeConfig, encode_job, encode_night, plan_encode
 from pipelines.nights.job import Night
+from pipelines.nights.night import cut
 from pipelines.nights.runners import Runner
 from pipelines.nights.shards import Shard
+from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -245,3 +247,25 @@ def test_the_tables_have_the_columns_of_the_contract(
         "vector_scales",
         "ds",
     ]
+
+
+def test_items_of_the_future_wait_for_their_night_and_are_counted(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill([*ITEMS, item("cid", 99, "not yet", "red", day=-1)])
+    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    assert (record.rows_out, record.config["later_item_count"]) == (len(ITEMS), 1)
+    with connect(warehouse) as db:
+        (row,) = run_checks(db, NIGHT)["items_of_the_future"].to_pylist()
+    assert (row["item_count"], row["user_count"]) == (1, 1)
+
+
+def test_long_texts_are_cut_into_more_shards(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
+    long = [item(f"user {n}", n, "word " * 4_000, "red") for n in range(6)]
+    job = encode_job(replace(encode_config, shard_items=30), kinds)
+    inputs = job.inputs(fill([*long, *ITEMS]), NIGHT)
+    shards = cut(job, inputs)
+    assert [shard.row_count for shard in shards] == [20, 3, 2]
+    assert sum(shard.row_count for shard in shards) == len(long) + len(ITEMS)
+    record = encode_night(inputs.warehouse, NIGHT, replace(encode_config, shard_items=30), kinds)
+    assert record.rows_out == len(long) + len(ITEMS)

@@ -130,7 +130,7 @@ def test_every_shape_becomes_a_task_and_its_users_history(
         ({"profile": [ITEM, "x"]}, [("110/2", "not_an_object")], 2),
         ({"profile": [{**ITEM, "text": None}]}, [("110/1", "missing_text")], 1),
         ({"profile": [{**ITEM, "text": ""}]}, [("110/1", "empty_text")], 1),
-        ({"profile": [{**ITEM, "text": 5}]}, [("110/1", "wrong_type_text")], 1),
+        ({"profile": [{**ITEM, "text": [5]}]}, [("110/1", "wrong_type_text")], 1),
         ({"profile": [{**ITEM, "date": None}]}, [("110/1", "missing_date")], 1),
         ({"profile": [{**ITEM, "date": "soon"}]}, [("110/1", "bad_time")], 1),
         ({"profile": [{**ITEM, "date": "2016-13"}]}, [("110/1", "bad_time")], 1),
@@ -141,11 +141,13 @@ def test_every_shape_becomes_a_task_and_its_users_history(
         ({"profile": [{**ITEM, "id": None}]}, [("110/1", "missing_id")], 1),
         ({"profile": [{**ITEM, "id": 7}]}, [], 2),
         ({"profile": [ITEM, ITEM]}, [], 3),
+        ({"profile": [ITEM, {**ITEM, "text": "other"}]}, [], 3),
         (
-            {"profile": [ITEM, {**ITEM, "text": "other"}]},
-            [("110/1", "conflicting_key"), ("110/2", "conflicting_key")],
+            {"profile": [{**ITEM, "date": 16}, {**ITEM, "date": "16"}]},
+            [("110/1", "bad_time"), ("110/2", "bad_time")],
             1,
         ),
+        ({"profile": [{**ITEM, "date": 20160503}]}, [], 2),
     ],
 )
 def test_a_bad_record_is_refused_alone(
@@ -170,7 +172,7 @@ def test_a_question_without_gold_is_kept_and_a_gold_without_question_is_refused(
     assert result == IngestResult(3, 2, 1, changed=2)
     assert rows(warehouse, "select task_id, reference from tasks order by all") == [("1", "one"), ("2", None)]
     assert rows(warehouse, "select row_id, user_id, reason, detail from rejects") == [
-        ("3", "3", "gold_without_question", "three")
+        ("3", "3", "gold_without_question", "a text of 5 characters")
     ]
 
 
@@ -204,10 +206,10 @@ def test_bad_golds_are_refused_and_their_questions_kept(warehouse: Warehouse) ->
     ]
 
 
-def test_an_id_that_two_questions_share_refuses_both_tasks(warehouse: Warehouse) -> None:
+def test_of_two_questions_with_one_id_the_last_wins(warehouse: Warehouse) -> None:
     questions = [question("1", profile=[]), question("1", input=PROMPT + " more"), question("2", profile=[])]
-    assert ingest(warehouse, questions) == IngestResult(4, 2, 2, changed=2)
-    assert refused(warehouse) == [("1", "conflicting_key"), ("1", "conflicting_key")]
+    assert ingest(warehouse, questions) == IngestResult(4, 4, 0, changed=3, superseded=1)
+    assert rows(warehouse, "select input from tasks where task_id = '1'") == [(PROMPT + " more",)]
 
 
 def test_the_same_files_twice_change_nothing(warehouse: Warehouse) -> None:
@@ -306,6 +308,25 @@ def test_a_bad_byte_refuses_its_row_alone(warehouse: Warehouse, tmp_path: Path) 
     assert refused(warehouse) == [("2/1", "not_utf8")]
 
 
+def test_the_questions_of_avocado_stand_in_an_object(warehouse: Warehouse, tmp_path: Path) -> None:
+    prompt, item, _ = SHAPES["LaMP_6"]
+    content = {"task": "LaMP_6", "golds": [{"id": n, "input": prompt, "profile": [item]} for n in ("1", "2")]}
+    file = write(tmp_path / "q.json", content)
+    assert ingest_lamp(warehouse, file, None, NIGHT, KINDS) == IngestResult(4, 4, 0, changed=4)
+    assert rows(warehouse, "select distinct kind from tasks") == [("LaMP_6",)]
+
+
+def test_a_file_of_another_benchmark_is_not_guessed(warehouse: Warehouse) -> None:
+    asked = {"id": "1", "question": "Q", "narrative": "N", "profile": [{"id": "7", "text": "T", "category": "C"}]}
+    with pytest.raises(UsageError, match="name it with --kind"):
+        ingest(warehouse, [asked])
+
+
+def test_a_list_with_a_question_a_line_is_read_whole(warehouse: Warehouse) -> None:
+    content = "[" + ",\n".join(json.dumps(question(str(number))) for number in range(5)) + "]"
+    assert ingest(warehouse, content).rows_out == 10
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"golds": 5}', '{"golds": null}', "[" * 100_000])
 def test_an_outputs_file_of_another_shape_is_told_in_one_line(
     content: str, warehouse: Warehouse, tmp_path: Path
@@ -329,6 +350,10 @@ def test_a_missing_file_is_told_before_anything_is_written(warehouse: Warehouse,
         ("2016-5", datetime(2016, 5, 1, tzinfo=UTC)),
         ("2016-05-03", datetime(2016, 5, 3, tzinfo=UTC)),
         ("2016-5-3", datetime(2016, 5, 3, tzinfo=UTC)),
+        (20160503, datetime(2016, 5, 3, tzinfo=UTC)),
+        ("20160503", datetime(2016, 5, 3, tzinfo=UTC)),
+        ("16", "16"),
+        (16, 16),
         ("2016-5-3-14-30", datetime(2016, 5, 3, 14, 30, tzinfo=UTC)),
         ("2016-13", "2016-13"),
         ("2016-05-03T00:00:00Z", "2016-05-03T00:00:00Z"),

@@ -108,7 +108,7 @@ def test_folders_above_the_warehouse_are_no_columns(folder: str, tmp_path: Path)
     for version, changed in enumerate((3, 0)):  # the second time all rows are there
         staged = tmp_path / f"{version}.parquet"
         write_shard(staged, items(*users).append_column("deleted", pa.array([False] * 3)))
-        assert upsert(warehouse, "histories", NIGHT, f"run-{version}", staged) == (changed, 0)
+        assert upsert(warehouse, "histories", NIGHT, f"run-{version}", staged).changed == changed
     with connect(warehouse) as db:
         assert db.sql("select user_id, kind, text, ds from histories order by all").fetchall() == [
             (user, "LaMP_4", "rain", NIGHT) for user in users

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.intake import lamp_files
-from pipelines.intake.lamp_files import elements
+from pipelines.intake import json_files
+from pipelines.intake.json_files import elements
 from pipelines.intake.rows import Refusal
 
 
@@ -33,8 +33,10 @@ def test_a_list_is_read_element_by_element_whatever_the_size_of_the_chunks(
 ) -> None:
     text = json.dumps(values, indent=indent)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(lamp_files, "CHUNK_CHARACTERS", chunk)
-        assert list(elements(write(Path(folder) / "q.json", text))) == values
-        *whole, refusal = elements(write(Path(folder) / "q.json", text[:-1]))
+        patch.setattr(json_files, "CHUNK_CHARACTERS", chunk)
+        with write(Path(folder) / "q.json", text).open(encoding="utf8") as file:
+            assert list(elements(file)) == values
+        with write(Path(folder) / "q.json", text[:-1]).open(encoding="utf8") as file:
+            *whole, refusal = elements(file)
         assert whole == values[:-1]
         assert isinstance(refusal, Refusal)

@@ -1,0 +1,118 @@
+"""Read Parquet of any writer in pieces of bounded size, however large its rows are and however well they are packed.
+
+Columns of texts stay in their dictionaries until a piece is cut: 2,000 rows of one text of 2 MB are 10 KB in a file.
+"""
+
+from collections.abc import Collection, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import IO, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.intake import limits
+from pipelines.intake.chunks import Chunk, Columns, numbered_id
+from pipelines.intake.found import byte_lengths
+from pipelines.intake.rows import Refusal
+
+MAGIC: Final = b"PAR1"
+
+
+def parquet_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Chunk]:
+    """Read a file that can be read in any order; one that breaks off gives what stands before the break."""
+    number = 0
+    try:
+        names = pq.read_schema(file).names
+        twice = [theirs for theirs in columns.values() if names.count(theirs) > 1]
+        if twice:
+            yield Chunk(0, {}, str, [(f"{label}:0", Refusal("repeated_column", f"column {twice[0]}"))])
+            return
+        wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
+        file.seek(0)
+        packed = _dictionaries(pq.read_metadata(file), wanted.values())
+        file.seek(0)
+        parquet = pq.ParquetFile(file, read_dictionary=packed, coerce_int96_timestamp_unit="us")
+        for batch in _batches(parquet, list(wanted.values()) or names[:1]):
+            yield from pieces(label, batch, number, wanted, frozenset(names))
+            number += batch.num_rows
+    except (pa.ArrowException, OSError, ValueError):
+        reason = "broken_parquet" if number else "not_a_parquet_file"
+        yield Chunk(0, {}, str, [(f"{label}:0", Refusal(reason, f"after {number} rows"))])
+
+
+def _dictionaries(meta: pq.FileMetaData, wanted: Collection[str]) -> list[str]:
+    """The columns to read as dictionaries: Arrow holds those of a row group whole, so only where that is little."""
+    most: dict[str, int] = {}
+    for group in range(meta.num_row_groups):
+        for number in range(meta.num_columns):
+            column = meta.row_group(group).column(number)
+            if column.physical_type == "BYTE_ARRAY" and column.path_in_schema in wanted:
+                name = column.path_in_schema
+                most[name] = max(most.get(name, 0), column.total_uncompressed_size)
+    return [name for name, size in most.items() if size <= 2 * limits.BATCH_BYTES]
+
+
+def _batches(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """One row group after the other, so that a broken one costs no rows of those before."""
+    rows = _batch_rows(parquet)
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(rows, row_groups=[group], columns=names)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+
+
+def _batch_rows(parquet: pq.ParquetFile) -> int:
+    """Rows that hold about BATCH_BYTES, in the row group with the largest rows."""
+    meta = parquet.metadata
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return int(max(1, min(limits.BATCH_ROWS, limits.BATCH_BYTES / max(1, most))))
+
+
+def pieces(label: str, batch: pa.RecordBatch, before: int, wanted: Columns, names: frozenset[str]) -> Iterator[Chunk]:
+    """Cut a batch where BATCH_BYTES are full; rows that are too large are refused before anything is unpacked."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        sizes += _text_bytes(column)
+    numbers = np.arange(before + 1, before + batch.num_rows + 1)
+    large = sizes > limits.ROW_BYTES
+    users = _users(batch, wanted, large)
+    refused = [
+        (f"{label}:{number}", Refusal("row_too_large", f"a row of {size} bytes", user))
+        for number, size, user in zip(numbers[large].tolist(), sizes[large].tolist(), users, strict=True)
+    ]
+    kept, numbers = batch.filter(pa.array(~large)), numbers[~large]
+    parts = np.cumsum(sizes[~large]) // limits.BATCH_BYTES
+    cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), kept.num_rows]
+    for start, end in pairwise(cuts):
+        piece = kept.slice(start, end - start)
+        found = {ours: piece.column(theirs) for ours, theirs in wanted.items()}
+        yield Chunk(piece.num_rows, found, partial(numbered_id, label, numbers[start:end].tolist()), refused, names)
+        refused = []
+
+
+def _users(batch: pa.RecordBatch, wanted: Columns, large: NDArray[Any]) -> list[str | None]:
+    """Whose the large rows are, where it is a text."""
+    if "user_id" not in wanted or not large.any():
+        return [None] * int(large.sum())
+    column = batch.column(wanted["user_id"]).filter(pa.array(large))
+    return [
+        user if isinstance(user, str) and len(user) <= limits.ID_CHARACTERS else None for user in column.to_pylist()
+    ]
+
+
+def _text_bytes(column: pa.Array) -> NDArray[Any]:
+    """Bytes of each value of a column of texts; 8 of any other."""
+    if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+        sizes = byte_lengths(column.dictionary).take(column.indices)
+    elif _is_text(column.type):
+        sizes = byte_lengths(column)
+    else:
+        return np.full(len(column), 8, np.int64)
+    return np.asarray(pc.fill_null(sizes.cast(pa.int64()), 0), np.int64)

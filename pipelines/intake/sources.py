@@ -1,0 +1,233 @@
+"""What a SOURCE of `pplug ingest` names, and how it is opened.
+
+    file, folder, glob, - ─▶ expanded ─▶ Source ─▶ opened: unpacked, known by its content ─▶ chunks
+
+A pipe is read once, from its beginning; only Parquet, which is read from its end, is copied to disk first.
+"""
+
+import contextlib
+import glob
+import io
+import os
+import re
+import shutil
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from embedder.errors import InputMissing, PplugError
+from pipelines.intake.chunks import Chunk, Columns, chunks_of_records
+from pipelines.intake.csv_files import DELIMITERS, csv_chunks
+from pipelines.intake.json_files import json_elements, json_lines
+from pipelines.intake.parquet_files import MAGIC, parquet_chunks
+from pipelines.intake.rows import Refusal
+
+STDIN: Final = "-"
+HEAD_BYTES: Final = 64 * 2**10
+ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+PACKED: Final = {".gz": "gzip", ".zst": "zstd"}
+_PACKED_MAGIC: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
+_LIST: Final = re.compile(rb"\s*\[\s*(\{|\Z)")
+_EMPTY_LIST: Final = re.compile(rb"\s*\[\s*\]\s*\Z")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read."""
+
+    path: Path
+    partitions: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
+    """Columns that the names of folders hold, as in kind=LaMP_4/part-0.parquet."""
+
+    @property
+    def is_stdin(self) -> bool:
+        """Whether it is standard input."""
+        return str(self.path) == STDIN
+
+    @property
+    def label(self) -> str:
+        """How the file is called in row ids."""
+        return "stdin" if self.is_stdin else self.path.name
+
+    @property
+    def name(self) -> str:
+        """How the file is called in `rejects.source`."""
+        return "stdin" if self.is_stdin else self.path.absolute().as_posix()
+
+
+def expanded(given: Sequence[Path]) -> list[Source]:
+    """The files that are meant, in a fixed order.
+
+    Raises:
+        InputMissing: if there is none of some name.
+        PplugError: if one may not be read.
+    """
+    sources = [source for path in given for source in _files_of(path)]
+    for source in sources:
+        if not source.is_stdin and not os.access(source.path, os.R_OK):
+            raise PplugError(f"{source.path} cannot be read (Permission denied): name a readable file")
+    return sources
+
+
+def _files_of(path: Path) -> Iterator[Source]:
+    if str(path) == STDIN:
+        yield Source(path)
+    elif path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if _is_data(file, path)]
+        if not files:
+            raise InputMissing(f"no file in {path} ends in {', '.join(ENDINGS)}: check the path")
+        yield from (Source(file, _partitions(file, path)) for file in files)
+    elif path.exists():
+        yield Source(path)
+    else:
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if not files:
+            raise InputMissing(f"no file {path}: check the path")
+        root = Path(*path.parts[: next(at for at, part in enumerate(path.parts) if glob.has_magic(part))])
+        for file in files:
+            if file.is_dir():
+                yield from _files_of(file)
+            else:
+                yield Source(file, _partitions(file, root))
+
+
+def _is_data(file: Path, root: Path) -> bool:
+    """Spark and Delta keep their own files under names with _ and . in front."""
+    own = any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)
+    suffixes = [suffix for suffix in file.suffixes[-2:] if suffix not in PACKED]
+    return not own and file.is_file() and bool(suffixes) and suffixes[-1] in ENDINGS
+
+
+def _partitions(file: Path, root: Path) -> dict[str, str | None]:
+    pairs = [part.partition("=") for part in file.relative_to(root).parts[:-1] if "=" in part]
+    return {key: None if value == _NULL_PARTITION else unquote(value) for key, _, value in pairs}
+
+
+def read_chunks(source: Source, columns: Columns, folder: Path) -> Iterator[Chunk]:
+    """Read a file, whatever its form.
+
+    Args:
+        source: the file.
+        columns: the columns to read.
+        folder: where a piped Parquet file goes meanwhile.
+    """
+    partitions = {ours: source.partitions[theirs] for ours, theirs in columns.items() if theirs in source.partitions}
+    with opened(source) as file:
+        for chunk in _chunks(source.label, file, columns, folder):
+            more = {name: [value] * chunk.count for name, value in partitions.items()}
+            yield Chunk(chunk.count, {**chunk.columns, **more}, chunk.row_id, chunk.refused, chunk.names)
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Generator[io.BufferedReader]:
+    """Open a file, unpacked if it is packed."""
+    with contextlib.ExitStack() as stack:
+        raw: Any = sys.stdin.buffer if source.is_stdin else stack.enter_context(source.path.open("rb"))
+        head = raw.peek(4)[:4]
+        codec = next((codec for magic, codec in _PACKED_MAGIC.items() if head.startswith(magic)), None)
+        if codec is not None:
+            raw = io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec), HEAD_BYTES)
+        yield raw
+
+
+def _chunks(label: str, file: io.BufferedReader, columns: Columns, folder: Path) -> Iterator[Chunk]:
+    try:
+        head, seen = _head(file)
+    except OSError:
+        yield _refused(label, "broken_archive")
+        return
+    form = form_of(head, label)
+    if form == "parquet":
+        with _seekable(file, seen, folder) as whole:
+            yield from parquet_chunks(label, whole, columns)
+        return
+    try:
+        if form == "csv":
+            yield from csv_chunks(label, seen, columns)
+        elif form in ("jsonl", "json"):
+            found = json_lines(seen) if form == "jsonl" else json_elements(seen)
+            yield from chunks_of_records(label, found, columns)
+        else:
+            yield _refused(label, form)
+    except OSError:  # an archive that breaks off
+        yield _refused(label, "broken_archive")
+
+
+def _refused(label: str, reason: str) -> Chunk:
+    return Chunk(0, {}, str, [(f"{label}:0", Refusal(reason))])
+
+
+def form_of(head: bytes, label: str) -> str:
+    """The form of a file by its beginning: parquet, jsonl, json, csv, or the reason why it is none."""
+    stem = label.removesuffix(".gz").removesuffix(".zst")
+    if head.startswith(MAGIC):
+        return "parquet"
+    if stem.endswith(".parquet") and head and not head.lstrip().startswith(b"{"):
+        return "not_a_parquet_file"
+    if b"\0" in head:  # binary, or UTF-16
+        return "unknown_format"
+    text = head.removeprefix(b"\xef\xbb\xbf")
+    if text.lstrip().startswith(b"{"):
+        return "jsonl"
+    if _LIST.match(text) or (stem.endswith(".json") and _EMPTY_LIST.match(text)):
+        return "json"
+    return "csv" if stem.endswith((".csv", ".tsv")) or _is_header(text) else "jsonl"
+
+
+def _is_header(text: bytes) -> bool:
+    """Whether the first line names columns: several words between delimiters, and no object after it."""
+    lines = text.splitlines()
+    if not lines or any(line.lstrip().startswith(b"{") for line in lines[1:20]):
+        return False
+    header = lines[0].decode("utf8", "replace")
+    return any(_are_names(header.split(delimiter)) for delimiter in DELIMITERS)
+
+
+def _are_names(parts: Sequence[str]) -> bool:
+    return len(parts) > 1 and all(re.fullmatch(r'\s*"?[^\W\d][\w .-]{0,60}"?\s*', part) for part in parts)
+
+
+def _head(file: io.BufferedReader) -> tuple[bytes, io.BufferedReader]:
+    """The beginning, and the file with the beginning still in it."""
+    head = b""
+    while len(head) < HEAD_BYTES and (more := file.read1(HEAD_BYTES - len(head))):
+        head += more
+    return head, io.BufferedReader(_Joined(head, file), 2**20)
+
+
+class _Joined(io.RawIOBase):
+    """Bytes that were read already, then the rest of the file."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head, self._rest = memoryview(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._head:
+            count = min(len(buffer), len(self._head))
+            buffer[:count], self._head = self._head[:count], self._head[count:]
+            return count
+        more = self._rest.read(len(buffer))
+        buffer[: len(more)] = more
+        return len(more)
+
+
+@contextlib.contextmanager
+def _seekable(file: io.BufferedReader, seen: io.BufferedReader, folder: Path) -> Generator[IO[bytes]]:
+    """A file that can be read in any order: itself, or a copy of what a pipe gives."""
+    if file.seekable():
+        file.seek(0)
+        yield file
+        return
+    with (folder / "piped").open("w+b") as copy:
+        shutil.copyfileobj(seen, copy)
+        copy.seek(0)
+        yield copy
