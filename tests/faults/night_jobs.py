@@ -56,7 +56,7 @@ def item(user: str, number: int, **changes: object) -> dict[str, Any]:
     """A line of a histories file."""
     seed = int(user[4:]) * 31 + number * 7
     text = " ".join(WORDS[(seed + 3 * at) % len(WORDS)] for at in range(2 + seed % 5))
-    posted = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(hours=seed)
+    posted = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(hours=seed % 700)  # all before the first night
     row = {"user_id": user, "item_id": f"i{number}", "kind": "note", "posted_at": posted.isoformat()}
     return row | {"text": text, "output": CHOICES[seed % 3]} | changes
 
