@@ -23,8 +23,9 @@ from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Excludes, Progress, RunRecord, leased_run, no_progress
 from pipelines.nights.shards import Manifest, Shard, ShardLog, cut_shards, with_files
 from pipelines.store.leases import Lease
+from pipelines.tables.data_files import Counts, DataFile
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import Counts, DataFile, Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 POLL_SECONDS = 0.5
 

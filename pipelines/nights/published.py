@@ -13,8 +13,9 @@ from datetime import date
 from typing import Any
 
 from pipelines.nights.shards import canonical_sha256
+from pipelines.tables.data_files import Counts, DataFile
 from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Counts, DataFile, Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 DONE = "done"
 MISSING = "missing"

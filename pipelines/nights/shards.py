@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
 from pipelines.store.stored import Store
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.schema import TABLES
-from pipelines.tables.warehouse import DataFile, Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 SHARDS: Final = "_shards"
 READERS: Final = 8

@@ -18,8 +18,9 @@ import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.schema import TABLES
-from pipelines.tables.warehouse import DataFile, Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 SQL_ROOT = Path(__file__).parents[2] / "sql"
 """In a checkout and in an installed wheel alike."""

@@ -10,13 +10,10 @@ yesterday, and it gets a `CommitConflict`; so of two writers of a night one wins
 """
 
 import contextlib
-import json
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -27,63 +24,24 @@ import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from embedder.durable import make_folder
 from embedder.errors import PplugError, UsageError
 from pipelines.store.folder import named_causes
 from pipelines.store.stored import Store, open_store
+from pipelines.tables.data_files import SWAP, Counts, DataFile, counts_of, live_files, new_name
 from pipelines.tables.delta_log import lost_entry, require_commits, settle_log, sync_log
 from pipelines.tables.parquet import night_of, parquet_bytes, write_batches, write_shard
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
-SWAP: Final = "swap"
-"""What counts the commits that take single files out of a table."""
-
 __all__ = ["CommitConflict", "DataFile", "Warehouse", "retried", "write_shard"]
 
 
 class CommitConflict(PplugError):
     """Another run committed to the same night of the same table first."""
 
-
-@dataclass(frozen=True)
-class DataFile:
-    """A Parquet file of a table."""
-
-    name: str
-    """In the store: `<table>/ds=<night>/<file>`."""
-    ds: date
-    size: int
-    """Bytes."""
-    rows: int
-
-    def add_action(self) -> AddAction:
-        """Describe the file for Delta's log.
-
-        Never a range of values: the least and the greatest `user_id` would stay in the log when the users are
-        forgotten. Readers skip by the statistics inside the Parquet files, which go when the files go.
-        """
-        facts = json.dumps({"numRecords": self.rows})
-        return AddAction(self._in_table, self.size, {"ds": self.ds.isoformat()}, _milliseconds(), True, facts)
-
-    def remove_action(self) -> RemoveAction:
-        """Describe for Delta's log that the file goes."""
-        return RemoveAction(self._in_table, True, _milliseconds(), self.size, {"ds": self.ds.isoformat()})
-
-    @property
-    def _in_table(self) -> str:
-        return self.name.partition("/")[2]
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 10**6
-
-
-Counts = Mapping[str, int]
-"""What a table counts, by the name of the night (`ds=...`) or `swap`; what never happened is 0."""
 
 ATTEMPTS: Final = 20
 """To commit a night while other nights are committed to the same table."""
@@ -248,7 +206,7 @@ class Warehouse:
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
         """Add rows to a night."""
         packed = parquet_bytes(rows.select(file_schema(name).names).cast(file_schema(name)))
-        file = DataFile(_new_name(name, ds, run_id), ds, len(packed), rows.num_rows)
+        file = DataFile(new_name(name, ds, run_id), ds, len(packed), rows.num_rows)
         table = self.create(name)
         self.store.put(file.name, packed)
         self._append(table, name, run_id, [file], [], {})
@@ -346,7 +304,7 @@ class Warehouse:
             raise PplugError(f"{path} vanished before it was published: run the command again") from None
         if not rows:
             return []
-        file = DataFile(_new_name(name, ds, run_id), ds, path.stat().st_size, rows)
+        file = DataFile(new_name(name, ds, run_id), ds, path.stat().st_size, rows)
         self.store.put(file.name, path)
         return [file]
 
@@ -424,29 +382,7 @@ class Warehouse:
             yield
 
 
-def live_files(name: str, table: DeltaTable) -> list[DataFile]:
-    """The live files of an open table. `file_uris` would return names that are percent-encoded."""
-    columns = ["path", "partition.ds", "size_bytes", "num_records"]
-    actions = pa.table(table.get_add_actions(flatten=True)).select(columns).to_pydict()
-    rows = zip(*(actions[column] for column in columns), strict=True)
-    return sorted((DataFile(f"{name}/{path}", ds, size, count) for path, ds, size, count in rows), key=by_name)
-
-
-def by_name(file: DataFile) -> str:
-    """The order of files."""
-    return file.name
-
-
-def counts_of(table: DeltaTable, ds: date) -> dict[str, int]:
-    """What an open table counts of a night."""
-    return {name: table.transaction_version(name) or 0 for name in (f"ds={ds.isoformat()}", SWAP)}
-
-
 def _known(name: str) -> str:
     if name not in TABLES:
         raise UsageError(f"no table {name!r}: there are {', '.join(TABLES)}")
     return name
-
-
-def _new_name(name: str, ds: date, run_id: str) -> str:
-    return f"{name}/ds={ds.isoformat()}/{run_id}-{uuid.uuid4().hex[:12]}.parquet"

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pipelines.nights.shards import Finished, Manifest, Shard, ShardLog, clear_night, cut_shards, data_name, with_files
 from pipelines.store.folder import Folder
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import parquet_bytes
-from pipelines.tables.warehouse import DataFile, Warehouse
+from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 1)
 
