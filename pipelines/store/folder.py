@@ -86,7 +86,8 @@ class Folder:
             path = self.folder / name
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # others are in it, or have removed it
-                path.parent.rmdir()
+                for folder in path.relative_to(self.folder).parents[:-1]:
+                    (self.folder / folder).rmdir()
 
     def filesystem(self) -> Any:
         from pyarrow.fs import LocalFileSystem, SubTreeFileSystem

@@ -1,4 +1,4 @@
-"""One S3 server, one job service of Beam and one pool of workers for all tests here."""
+"""One job service of Beam and one pool of workers for all tests here."""
 
 import os
 import socket
@@ -10,16 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from s3_server import s3_server
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def s3_options() -> Iterator[dict[str, str]]:
-    """What a client of the server must know; its bucket is named `bucket`."""
-    with s3_server() as options:
-        yield options
 
 
 def free_port() -> int:
