@@ -6,7 +6,7 @@ A night that is done is skipped, so a backfill that was stopped goes on where it
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.encode import JOB as JOB_ENCODE
-from pipelines.encode import EncodeConfig, encode_inputs, encode_night, plan_encode
-from pipelines.generate import JOB as JOB_GENERATE
-from pipelines.generate import generate_inputs, generate_night, plan_generate
+from pipelines.answers.models import GenerateConfig
+from pipelines.encode import EncodeConfig, EncodeJob, encode_job
+from pipelines.generate import GenerateJob, generate_job
+from pipelines.nights.night import cut, run_night
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
-from pipelines.nights.published import DONE, NightInputs
-from pipelines.nights.runs import Clock, Progress, RunRecord, no_progress, utc_now
+from pipelines.nights.published import DONE
+from pipelines.nights.runners import Runner
+from pipelines.nights.runs import Clock, Progress, no_progress, utc_now
 from pipelines.nights.steps import Step, run_step
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -34,18 +34,16 @@ logger = logging.getLogger(__name__)
 class Backfill:
     """A job and the nights of a range that have anything to work on."""
 
-    job: str
+    warehouse: Warehouse
+    job: EncodeJob | GenerateJob
     nights: Sequence[date]
     """The oldest first."""
-    inputs: Callable[[date], NightInputs]
-    """What a night is made from."""
-    plans: Callable[[Sequence[date]], Iterable[Plan]]
-    """What nights cost, each after those before it."""
-    run: Callable[[date], RunRecord]
+    progress: Progress = no_progress
+    runner: Runner | None = None
 
     def todo(self) -> list[date]:
         """The nights that must be run."""
-        return [ds for ds in self.nights if self.inputs(ds).state() != DONE]
+        return [ds for ds in self.nights if self.job.inputs(self.warehouse, ds).state() != DONE]
 
 
 def encode_backfill(
@@ -57,9 +55,10 @@ def encode_backfill(
     *,
     rebuild: bool = False,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
     clock: Clock = utc_now,
 ) -> Backfill:
-    """Every day of the range as of which there are histories; none that is still to come, unless it has items already.
+    """Choose every day of a range as of which there are histories; none still to come, unless it has items already.
 
     Raises:
         InputMissing: if there is none.
@@ -74,16 +73,9 @@ def encode_backfill(
         logger.warning("the nights after %s have no data yet and are left out", last)
     if not nights:
         raise InputMissing(f"no histories as of {end}: run `pplug ingest histories FILE --ds {start}`")
-
     config = with_precisions(warehouse, config)
-
-    def plans(chosen: Sequence[date]) -> Iterable[Plan]:
-        planned = set[int]()
-        return (plan_encode(warehouse, ds, config, kinds, rebuild=rebuild, planned=planned) for ds in chosen)
-
-    inputs = partial(encode_inputs, warehouse, config=config, kinds=kinds)
-    run = partial(encode_night, warehouse, config=config, kinds=kinds, rebuild=rebuild, progress=progress)
-    return Backfill(JOB_ENCODE, nights, inputs, plans, run)
+    job = encode_job(config, kinds, rebuild=rebuild, runner=runner)
+    return Backfill(warehouse, job, nights, progress, runner)
 
 
 def generate_backfill(
@@ -96,8 +88,9 @@ def generate_backfill(
     *,
     max_persona_age: int | None = None,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
 ) -> Backfill:
-    """Every day of the range that has tasks.
+    """Choose every day of a range that has tasks.
 
     Raises:
         InputMissing: if there is none.
@@ -111,12 +104,8 @@ def generate_backfill(
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")
     config = with_precisions(warehouse, config)
-    models = load_models(config)
-    inputs = partial(generate_inputs, warehouse, models=models, plugs=load_plugs(plugs, models), kinds=kinds)
-    what = {"plugs": plugs, "config": config, "kinds": kinds}
-    run = partial(generate_night, warehouse, **what, max_persona_age=max_persona_age, progress=progress)
-    plans = partial(map, partial(plan_generate, warehouse, **what))
-    return Backfill(JOB_GENERATE, nights, inputs, plans, run)
+    job = generate_job(plugs, config, kinds, max_persona_age=max_persona_age, runner=runner)
+    return Backfill(warehouse, job, nights, progress, runner)
 
 
 def days(start: date, end: date) -> list[date]:
@@ -137,9 +126,16 @@ def run_nights(backfill: Backfill, max_reject_rate: float) -> Iterator[Step]:
         How each of them ended, when it is over.
     """
     for ds in backfill.todo():
-        yield run_step(backfill.job, ds, partial(backfill.run, ds), max_reject_rate)
+        run = partial(run_night, backfill.job, backfill.warehouse, ds, backfill.progress, backfill.runner)
+        yield run_step(backfill.job.name, ds, run, max_reject_rate)
 
 
 def plan_nights(backfill: Backfill) -> list[Plan]:
-    """What `run_nights` would do; nothing is written."""
-    return list(backfill.plans(backfill.todo()))
+    """Say what `run_nights` would do; nothing is written."""
+    job, found, planned = backfill.job, list[Plan](), set[int]()
+    for ds in backfill.todo():
+        inputs = job.inputs(backfill.warehouse, ds)
+        shards = cut(job, inputs)
+        is_encoding = isinstance(job, EncodeJob)
+        found.append(job.estimate(inputs, shards, planned) if is_encoding else job.estimate(inputs, shards))
+    return found

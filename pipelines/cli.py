@@ -42,6 +42,7 @@ def root(
     settings = read_settings(config, option_names(ctx.command))
     ctx.default_map = dict(settings.defaults)
     ctx.obj.kinds, ctx.obj.sources = settings.kinds, settings.sources
+    ctx.obj.warehouse_options, ctx.obj.beam_options = settings.warehouse_options, settings.beam_options
     ctx.obj.config = config if opt.is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
         sys.stderr.write(ctx.get_help() + "\n")
@@ -127,7 +128,7 @@ def ingest_tasks(
     common.show_ingest(ingest_tasks(*what, dry_run=common.dry_run))
 
 
-@app.command()
+@app.command(**opt.BEAM)
 @opt.grouped
 def encode(
     ctx: typer.Context,
@@ -137,7 +138,7 @@ def encode(
     rebuild: opt.Rebuild = False,
     *,
     models: opt.EncoderNames,
-    common: opt.Counted,
+    common: opt.Computing,
 ) -> None:
     """Encode all histories into persona vectors.
 
@@ -152,11 +153,11 @@ def encode(
     if common.dry_run:
         return common.show([asdict(plan_encode(*what, force=force, rebuild=rebuild))])
     with progress_bars() as progress:
-        record = encode_night(*what, force=force, rebuild=rebuild, progress=progress)
+        record = encode_night(*what, force=force, rebuild=rebuild, progress=progress, runner=common.runner(ctx))
     common.show_counts(record, "config", "versions", "error")
 
 
-@app.command()
+@app.command(**opt.BEAM)
 @opt.grouped
 def generate(
     ctx: typer.Context,
@@ -167,7 +168,7 @@ def generate(
     max_persona_age: opt.MaxPersonaAge = None,
     *,
     models: opt.Answering,
-    common: opt.Counted,
+    common: opt.Computing,
 ) -> None:
     """Answer the night's tasks, each for its own user.
 
@@ -182,11 +183,12 @@ def generate(
     if common.dry_run:
         return common.show([asdict(plan_generate(*what, force=force))])
     with progress_bars() as progress:
-        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress)
+        runner = common.runner(ctx)
+        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress, runner=runner)
     common.show_counts(record, "config", "versions", "error")
 
 
-@app.command()
+@app.command(**opt.BEAM)
 @opt.grouped
 def nightly(
     ctx: typer.Context,
@@ -198,7 +200,7 @@ def nightly(
     max_persona_age: opt.MaxPersonaAge = None,
     *,
     models: opt.Answering,
-    common: opt.Counted,
+    common: opt.Computing,
 ) -> None:
     """Encode, generate and check a night.
 
@@ -210,7 +212,8 @@ def nightly(
     from pipelines.nights.steps import raise_worst
 
     configs = opt.configs_of(models, max_vectors)
-    night = Nightly(common.tables, ds, plug, *configs, opt.kinds_of(ctx), force, rebuild, max_persona_age)
+    runner = common.runner(ctx)
+    night = Nightly(common.tables, ds, plug, *configs, opt.kinds_of(ctx), force, rebuild, max_persona_age, runner)
     if common.dry_run:
         return common.show(map(asdict, plan_nightly(night)))
     with progress_bars() as progress:
@@ -219,7 +222,7 @@ def nightly(
     raise_worst(steps)
 
 
-@app.command()
+@app.command(**opt.BEAM)
 @opt.grouped
 def backfill(
     ctx: typer.Context,
@@ -232,7 +235,7 @@ def backfill(
     max_persona_age: opt.MaxPersonaAge = None,
     *,
     models: opt.Answering,
-    common: opt.Counted,
+    common: opt.Computing,
 ) -> None:
     """Run the nights of a range that are missing, or whose inputs or settings changed since.
 
@@ -246,12 +249,13 @@ def backfill(
     encoding, answering = opt.configs_of(models, max_vectors)
     what = (common.tables, start, end)
     with progress_bars() as progress:
+        runner, kinds = common.runner(ctx), opt.kinds_of(ctx)
         if job == "encode":
             opt.no_plugs(plug)
-            chosen = encode_backfill(*what, encoding, opt.kinds_of(ctx), rebuild=rebuild, progress=progress)
+            chosen = encode_backfill(*what, encoding, kinds, rebuild=rebuild, progress=progress, runner=runner)
         else:
-            given = (*what, plug, answering, opt.kinds_of(ctx))
-            chosen = generate_backfill(*given, max_persona_age=max_persona_age, progress=progress)
+            limits = {"max_persona_age": max_persona_age}
+            chosen = generate_backfill(*what, plug, answering, kinds, **limits, progress=progress, runner=runner)
         if common.dry_run:
             return common.show([plan.in_minutes() for plan in plan_nights(chosen)])
         steps = list(run_nights(chosen, common.max_reject_rate))

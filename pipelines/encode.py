@@ -4,34 +4,35 @@
     history_vectors (earlier nights) ─┘      │  └────────────────▶ history_vectors   (items encoded for the first time)
                                              └──────────────────▶ rejects           (reason)
 
-A shard is a range of users with at most `shard_items` items, fewer where they are long. It is read, encoded and
-summarised in one fused step, so that neither text nor vectors cross a shuffle; the driver publishes the finished
-shards. Every item read is in one user's persona or in `rejects`, exactly once.
+A shard is a range of users with at most `shard_items` items, fewer where they are long. Every item
+read is in one user's persona or in `rejects`, exactly once.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.metrics.metric import Metrics
+import duckdb
+import pyarrow as pa
 
-from embedder.errors import InputMissing, PplugError
+from embedder.encoder import TextEncoder
+from embedder.errors import PplugError
 from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
-from pipelines.nights.encoders import load_encoder
-from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
+from pipelines.nights.job import Made, Night
+from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.precisions import with_precisions
-from pipelines.nights.published import DONE, NightInputs
-from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
-from pipelines.nights.shards import Receipt, Shard, cut_shards
-from pipelines.personas.items import JOB, Encoded, Items, encode_items, pending_items, read_items, shard_tables
-from pipelines.tables.parquet import night_of
-from pipelines.tables.views import connect, run_sql
+from pipelines.nights.published import NightInputs
+from pipelines.nights.runners import Runner
+from pipelines.nights.runs import Progress, RunRecord, no_progress
+from pipelines.nights.shards import Shard
+from pipelines.personas.encoders import absolute_model, encoder_facts, load_encoder, require_same
+from pipelines.personas.items import JOB, Encoded, encode_items, pending_items, read_items, shard_tables
+from pipelines.tables.views import connect, query_text, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -62,113 +63,131 @@ class EncodeConfig:
     """Where exported models are kept; the user's cache folder unless given."""
 
 
-class ReadItems(beam.DoFn):
-    """Shard in, its items out."""
+@dataclass(frozen=True)
+class EncodeJob:
+    """Encoding as a `NightJob`."""
 
-    def __init__(self, night: Night, encoder_sha256: str) -> None:
-        self._night, self._encoder_sha256 = night, encoder_sha256
+    config: EncodeConfig
+    kinds: Mapping[str, Kind]
+    force: bool = False
+    """Encode every item anew instead of taking over vectors of earlier runs."""
+    rebuild: bool = False
+    """Allow another encoder than that of the nights before."""
+    is_apart: bool = False
+    """Others compute: this process shall hold no weights."""
 
-    def process(self, shard: Shard) -> Iterator[Items]:
-        yield read_items(shard, self._night, self._encoder_sha256)
+    name = JOB
+    unit = "items"
+    reads = READS
+    writes = WRITES
+
+    @property
+    def shard_rows(self) -> int:
+        """Most items of a shard."""
+        return self.config.shard_items
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The config, for the run record."""
+        return asdict(self.config)
+
+    def decided(self, warehouse: Warehouse) -> "EncodeJob":
+        """Decide the encoder's precision."""
+        return replace(self, config=with_precisions(warehouse, self.config))
+
+    def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
+        """Pin the items, the encoder, how each kind reads, and how many vectors stay.
+
+        Raises:
+            InputMissing: if there is no such encoder.
+        """
+        encoder = encoder_facts(self.config, is_apart=self.is_apart)
+        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
+        items = [file for file in live.get("histories", ()) if file.ds <= ds]
+        with connect(warehouse, files={"histories": items}) as db:
+            found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+            later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
+        settings = {
+            "encoder_sha256": encoder.sha256,
+            "kernel": encoder.kernel,
+            "max_vectors": self.config.max_vectors,
+            "kinds": {name: self.kinds[name].sha256 if name in self.kinds else None for name in found},
+        }
+        reads = live | {"histories": items}
+        facts = {"encoder_sha256": encoder.sha256}
+        notes = {"later_item_count": later} if later else {}
+        return NightInputs(warehouse, JOB, ds, WRITES, reads, items, settings, facts, notes)
+
+    def require(self, inputs: NightInputs) -> None:
+        """Refuse to change the encoder unasked, and tell of items that wait for their night."""
+        if later := inputs.notes.get("later_item_count"):
+            logger.warning("%d items are dated after %s and wait for their night", later, inputs.ds)
+        if not self.rebuild:
+            require_encoder(inputs.warehouse, inputs.ds, inputs.facts["encoder_sha256"])
+
+    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
+        """Count each user's items."""
+        return db.sql(query_text("jobs/user_sizes"), params={"ds": ds})
+
+    def load(self, facts: Mapping[str, Any]) -> TextEncoder:
+        """Load the encoder that the night was planned with."""
+        encoder = load_encoder(self.config)
+        require_same("encoder", self.config.encoder, encoder.sha256, facts["encoder_sha256"])
+        return encoder
+
+    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Read the items, each with the vector that an earlier run made of it."""
+        return read_items(db, shard, night.ds, night.facts["encoder_sha256"])
+
+    def compute(self, night: Night, rows: pa.Table, models: TextEncoder) -> Encoded:
+        """Encode the items that have no vector yet."""
+        return encode_items(pending_items(rows, night.ds, self.kinds, force=self.force), models)
+
+    def shape(self, night: Night, results: Encoded) -> Made:
+        """Make personas, and vectors of new items."""
+        tables = shard_tables(results, night.run_id, self.config.max_vectors, night.facts["encoder_sha256"])
+        return Made(tables, results.rows.num_rows, results.tokens)
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        """Tell nothing: what is refused is in `rejects`."""
+
+    def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
+        """Say what a night would cost.
+
+        Args:
+            inputs: of the night.
+            shards: all of it.
+            planned: hashes of the items that nights before this one will have encoded by then; its own are added.
+        """
+        self.require(inputs)
+        encoder = load_encoder(self.config)
+        users = items = texts = tokens = 0
+        sample: list[str] = []
+        for shard in shards:
+            with connect(inputs.warehouse, files=shard.files) as db:
+                rows = read_items(db, shard, inputs.ds, encoder.sha256)
+            pending = pending_items(rows, inputs.ds, self.kinds, force=self.force)
+            todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
+            todo = list(dict.fromkeys(todo))
+            users += len(set(pending.rows["user_id"].to_pylist()))
+            items, texts = items + len(pending.texts), texts + len(todo)
+            tokens += sum(encoder.token_counts(todo))
+            sample = sample or todo[:SAMPLE_TEXTS]
+        speed = speed_of(inputs.warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
+        return Plan(JOB, inputs.ds, users, items, texts, tokens, speed.seconds(items, tokens), inputs.state())
 
 
-class EncodeItems(beam.DoFn):
-    """A shard's items in, the same items with their vectors out."""
-
-    def __init__(self, night: Night, config: EncodeConfig, *, force: bool) -> None:
-        self._night, self._config, self._force = night, config, force
-        self._tokens = Metrics.counter(JOB, "tokens")
-
-    def setup(self) -> None:
-        self._encoder = load_encoder(self._config)
-
-    def process(self, items: Items) -> Iterator[Encoded]:
-        encoded = encode_items(items, self._night, self._encoder, force=self._force)
-        self._tokens.inc(encoded.tokens)
-        yield encoded
-
-
-class WriteShard(beam.DoFn):
-    """A shard's vectors in, its finished files on disk; only the shard's number goes on."""
-
-    def __init__(self, night: Night, max_vectors: int, encoder_sha256: str) -> None:
-        self._night, self._max_vectors, self._encoder_sha256 = night, max_vectors, encoder_sha256
-
-    def process(self, encoded: Encoded) -> Iterator[int]:
-        tables = shard_tables(encoded, self._night, self._max_vectors, self._encoder_sha256)
-        rejected, kept = encoded.rejects.num_rows, encoded.rows.num_rows
-        receipt = Receipt(encoded.shard.index, kept + rejected, kept, rejected, encoded.tokens, encoded.seconds)
-        self._night.folder.write(encoded.shard, tables, receipt)
-        yield encoded.shard.index
-
-
-class EncodeNight(beam.PTransform):
-    """Shards in, their finished files on disk."""
-
-    def __init__(self, night: Night, config: EncodeConfig, encoder_sha256: str, *, force: bool) -> None:
-        super().__init__()
-        self._night, self._config, self._encoder_sha256, self._force = night, config, encoder_sha256, force
-
-    def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        return (
-            shards
-            | "Read" >> beam.ParDo(ReadItems(self._night, self._encoder_sha256))
-            | "Encode" >> beam.ParDo(EncodeItems(self._night, self._config, force=self._force))
-            | "Write" >> beam.ParDo(WriteShard(self._night, self._config.max_vectors, self._encoder_sha256))
-        )
-
-
-def encode_inputs(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind]) -> NightInputs:
-    """What a night's personas depend on: the items, the encoder, how each kind reads, and how many vectors stay."""
-    versions = warehouse.versions(READS)
-    items = warehouse.files("histories", versions["histories"]) if "histories" in versions else []
-    with connect(warehouse, versions) as db:
-        found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
-    encoder = load_encoder(config)
-    settings = {
-        "encoder_sha256": encoder.sha256,
-        "kernel": encoder.kernel,
-        "max_vectors": config.max_vectors,
-        "kinds": {name: kinds[name].sha256 if name in kinds else None for name in found},
-    }
-    files = [path for path in items if night_of(path) <= ds]
-    return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
-
-
-def user_shards(inputs: NightInputs, shard_items: int) -> list[Shard]:
-    """The users with items as of the night, cut into shards; long items count more than once.
-
-    Raises:
-        InputMissing: if no history is there as of that night.
-    """
-    ds, root = inputs.ds, inputs.warehouse.root
-    with connect(inputs.warehouse, inputs.versions) as db:
-        sizes = run_sql(db, "jobs/user_sizes", {"ds": ds})
-    if not sizes.num_rows:
-        raise InputMissing(f"no histories as of {ds} in {root}: run `pplug ingest histories FILE --ds {ds}`")
-    users, counts, weights = (sizes[name].to_pylist() for name in ("user_id", "item_count", "weight"))
-    left = iter(zip(users, counts, strict=True))
-    return [
-        replace(shard, row_count=sum(count for _, count in _until(left, shard.last_user)))
-        for shard in cut_shards(zip(users, weights, strict=True), shard_items)
-    ]
-
-
-def _until(users: Iterator[tuple[str, int]], last: str) -> Iterator[tuple[str, int]]:
-    """The next users up to this one."""
-    for user, count in users:
-        yield user, count
-        if user == last:
-            return
-
-
-def note_later_items(inputs: NightInputs, record: RunRecord) -> None:
-    """Say how many items are dated after the night; they wait for theirs."""
-    with connect(inputs.warehouse, inputs.versions) as db:
-        count = run_sql(db, "jobs/later_items", {"ds": inputs.ds})["item_count"][0].as_py()
-    if count:
-        record.config = {**record.config, "later_item_count": count}
-        logger.warning("%d items are dated after %s and wait for their night", count, inputs.ds)
+def encode_job(
+    config: EncodeConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    force: bool = False,
+    rebuild: bool = False,
+    runner: Runner | None = None,
+) -> EncodeJob:
+    """Make the job, with a model that workers in other folders find."""
+    is_apart = runner is not None and runner.is_elsewhere
+    return EncodeJob(replace(config, encoder=absolute_model(config.encoder)), kinds, force, rebuild, is_apart)
 
 
 def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None:
@@ -177,7 +196,9 @@ def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None
     Raises:
         PplugError: if the newest personas up to the night came from another encoder.
     """
-    with connect(warehouse) as db:
+    there = [file for file in warehouse.live("persona_vectors") if file.ds <= ds]
+    newest = [file for file in there if file.ds == max(file.ds for file in there)]
+    with connect(warehouse, files={"persona_vectors": newest}) as db:
         found = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
     if found and found[0]["encoder_sha256"] != encoder_sha256:
         persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
@@ -197,6 +218,7 @@ def encode_night(
     force: bool = False,
     rebuild: bool = False,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
 ) -> RunRecord:
     """Write the night's `persona_vectors`, and `history_vectors` of the items no earlier night holds.
 
@@ -210,27 +232,15 @@ def encode_night(
         force: encode every item anew instead of taking over vectors of earlier runs.
         rebuild: allow another encoder than that of the nights before.
         progress: told of the items done.
+        runner: who computes; this process unless given.
 
     Raises:
         AlreadyRunning: if another process encodes that night.
         InputMissing: if there are no histories as of that night, or there is no such encoder.
         PplugError: if the encoder is another one and `rebuild` is not set.
     """
-    with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
-        config = with_precisions(warehouse, config, record)
-        encoder = load_encoder(config)
-        if not rebuild:
-            require_encoder(warehouse, ds, encoder.sha256)
-        inputs = encode_inputs(warehouse, ds, config, kinds)
-        if is_done(inputs, record, force=force):
-            return record
-        shards = user_shards(inputs, config.shard_items)
-        note_later_items(inputs, record)
-        night = planned_night(inputs, record.run_id, config.shard_items, force=force)
-        transform = EncodeNight(night, config, encoder.sha256, force=force)
-        run_shards(shards, transform, night.folder, "items", progress, record)
-        publish_shards(inputs, night, shards, record)
-    return record
+    job = encode_job(config, kinds, force=force, rebuild=rebuild, runner=runner)
+    return run_night(job, warehouse, ds, progress, runner)
 
 
 def plan_encode(
@@ -241,36 +251,6 @@ def plan_encode(
     *,
     force: bool = False,
     rebuild: bool = False,
-    planned: set[int] | None = None,
 ) -> Plan:
-    """What `encode_night` would do; nothing is written.
-
-    Args:
-        warehouse: read.
-        ds: the night.
-        config: as for `encode_night`.
-        kinds: as for `encode_night`.
-        force: as for `encode_night`.
-        rebuild: as for `encode_night`.
-        planned: hashes of the items that nights before this one will have encoded by then; this night's are added.
-    """
-    config = with_precisions(warehouse, config)
-    encoder = load_encoder(config)
-    if not rebuild:
-        require_encoder(warehouse, ds, encoder.sha256)
-    inputs = encode_inputs(warehouse, ds, config, kinds)
-    state = inputs.state()
-    if state == DONE and not force:
-        return Plan(JOB, ds, state=state)
-    night = planned_night(inputs, "", config.shard_items)
-    users = items = texts = tokens = 0
-    sample: list[str] = []
-    for shard in user_shards(inputs, config.shard_items):
-        pending = pending_items(read_items(shard, night, encoder.sha256), night, force=force)
-        todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
-        todo = list(dict.fromkeys(todo))
-        users += len(set(pending.rows["user_id"].to_pylist()))
-        items, texts, tokens = items + len(pending.texts), texts + len(todo), tokens + sum(encoder.token_counts(todo))
-        sample = sample or todo[:SAMPLE_TEXTS]
-    speed = speed_of(warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
-    return Plan(JOB, ds, users, items, texts, tokens, speed.seconds(items, tokens), state)
+    """What `encode_night` would do; nothing is written."""
+    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild), warehouse, ds)

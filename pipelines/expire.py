@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-import pyarrow.parquet as pq
-
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
-from pipelines.tables.parquet import night_of
 from pipelines.tables.retention import READER_SECONDS, vacuum
 from pipelines.tables.warehouse import Warehouse
 
@@ -56,7 +53,7 @@ def expire_nights(
             nights = {night.ds for night in found if night.table == name}
             version = warehouse.version(name)
             if version is not None and nights:
-                old = [path for path in warehouse.files(name, version) if night_of(path) in nights]
+                old = [file for file in warehouse.live(name, version) if file.ds in nights]
                 warehouse.swap(name, record.run_id, old, [], version)
         vacuum(warehouse, EXPIRING, reader_seconds)
         record.rows_in = record.rows_out = sum(night.row_count for night in found)
@@ -73,16 +70,16 @@ def first_kept(personas: set[date], answers: set[date], keep: int) -> tuple[date
 
 
 def _expired(warehouse: Warehouse, keep: int) -> list[Expired]:
-    files = {name: warehouse.files(name) for name in EXPIRING}
-    nights = {name: {night_of(path) for path in paths} for name, paths in files.items()}
+    files = {name: warehouse.live(name) for name in EXPIRING}
+    nights = {name: {file.ds for file in there} for name, there in files.items()}
     first_persona, first = first_kept(nights["persona_vectors"], nights["outputs"], keep)
     found: list[Expired] = []
-    for name, paths in files.items():
+    for name, there in files.items():
         limit = first_persona if name == "persona_vectors" else first
         rows, sizes = Counter[date](), Counter[date]()
-        for path in paths:
-            if night_of(path) < limit:
-                rows[night_of(path)] += pq.read_metadata(path).num_rows
-                sizes[night_of(path)] += path.stat().st_size
+        for file in there:
+            if file.ds < limit:
+                rows[file.ds] += file.rows
+                sizes[file.ds] += file.size
         found += [Expired(name, night, rows[night], sizes[night]) for night in sorted(rows)]
     return found

@@ -21,7 +21,7 @@ from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
 from pipelines.erasure.user_key import read_key
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
-from pipelines.tables.parquet import night_of
+from pipelines.nights.shards import SHARDS
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse, write_shard
@@ -65,23 +65,27 @@ def forget_user(
     """
     check_user_id(user_id)
     trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
-    root = warehouse.root
     if dry_run:
-        person = find_person(root, user_id)
-        return [*found_rows(warehouse, person, find_traces(root, person)), *trained]
+        with warehouse.copied() as root:
+            person = find_person(root, user_id)
+            return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         record.config = request_of(warehouse, user_id)
-        person = find_person(root, user_id)
-        telling = find_traces(root, person)
-        found = found_rows(warehouse, person, telling)
-        for name in TABLES:
-            remove_rows(warehouse, name, person, set(telling), record.run_id)
-        remove_leftovers(root, telling)
+        with warehouse.copied() as root:
+            person = find_person(root, user_id)
+            telling = find_traces(root, person)
+            found = found_rows(warehouse, root, person, telling)
+            for name in TABLES:
+                remove_rows(warehouse, root, name, person, set(telling), record.run_id)
+            remove_leftovers(warehouse, root, telling)
+            logs = {path.parent.parent.name for path in telling if path.parent.name == LOG_FOLDER}
         vacuum(warehouse, TABLES, reader_seconds)
-        for name in {path.parent.parent.name for path in telling if path.parent.name == LOG_FOLDER}:
+        for name in logs:
             rewrite_log(warehouse, name)  # earlier versions of pplug wrote the range of user ids there
-        if left := find_traces(root, person):
-            names = ", ".join(str(path.relative_to(root)) for path in left[:3])
+        with warehouse.copied() as root:
+            left = [str(path.relative_to(root)) for path in find_traces(root, person)]
+        if left:
+            names = ", ".join(left[:3])
             raise PplugError(
                 f"{len(left)} files still tell of the user: {names}: delete them and run the command again"
             )
@@ -123,11 +127,11 @@ def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
     return key.hash(user_id) in users
 
 
-def found_rows(warehouse: Warehouse, person: Person, telling: Sequence[Path]) -> list[Found]:
+def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[Found]:
     """What is there of the user, table by table, and in how many of the files that tell of them besides."""
     found, others = list[Found](), set(telling)
     for name in TABLES:
-        live = others.intersection(warehouse.files(name))
+        live = others.intersection(root / file.name for file in warehouse.live(name))
         others -= live
         if live:
             count = sum(own_rows(read_rows(path, NEEDED), person).true_count for path in live)
@@ -135,26 +139,31 @@ def found_rows(warehouse: Warehouse, person: Person, telling: Sequence[Path]) ->
     return [*found, Found("other files", 0, len(others))] if others else found
 
 
-def remove_rows(warehouse: Warehouse, name: str, person: Person, telling: Container[Path], run_id: str) -> None:
+def remove_rows(
+    warehouse: Warehouse, root: Path, name: str, person: Person, telling: Container[Path], run_id: str
+) -> None:
     """Take the user's rows out of the newest version of a table, in one commit."""
     version = warehouse.version(name)
-    files = [path for path in warehouse.files(name, version) if path in telling]
+    files = [file for file in warehouse.live(name, version) if root / file.name in telling]
     if version is None or not files:
         return
     kept: list[tuple[date, Path]] = []
     with warehouse.staging(f"{run_id}-{name}") as folder:
-        for number, path in enumerate(files):
+        for number, file in enumerate(files):
             rest = folder / f"{number}.parquet"
-            write_shard(rest, without(read_rows(path), person))
-            kept.append((night_of(path), rest))
+            write_shard(rest, without(read_rows(root / file.name), person))
+            kept.append((file.ds, rest))
         warehouse.swap(name, run_id, files, kept, version)
 
 
-def remove_leftovers(root: Path, telling: Sequence[Path]) -> None:
-    """Delete what killed commands left, and finished shards that hold the user; their work is done again."""
+def remove_leftovers(warehouse: Warehouse, root: Path, telling: Sequence[Path]) -> None:
+    """Delete what killed commands left, and what is left of work that holds the user; it is done again."""
+    works = [path for path in telling if root / SHARDS in path.parents]
+    if warehouse.store.folder is None:
+        warehouse.store.delete(path.relative_to(root).as_posix() for path in works)
+        return
     leftovers = [path for pattern in LEFTOVERS for path in root.glob(pattern)]
-    shards = {path.parent for path in telling if root / "_shards" in path.parents}
-    for folder in (*leftovers, *shards):
+    for folder in (*leftovers, *{path.parent for path in works}):
         if folder.is_symlink():  # its place stays as it was chosen
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

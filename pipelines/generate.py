@@ -8,32 +8,35 @@ read is in `outputs` or in `rejects`, exactly once.
 """
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.metrics.metric import Metrics
+import duckdb
 
 from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
+from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
 from llm_jobs.tasks import Answered
+from pipelines.answers.facts import AnsweringFacts, answering_facts
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
-from pipelines.answers.outputs import JOB, Answers, Queued, answer_queue, shard_tables
-from pipelines.answers.queue import newest_personas, queued_tasks
-from pipelines.nights.jobs import Night, is_done, planned_night, publish_shards, run_shards
+from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
+from pipelines.answers.queue import QueuedTask, newest_personas, queued_tasks
+from pipelines.nights.job import Made, Night
+from pipelines.nights.loading import load_once
+from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.precisions import with_precisions
-from pipelines.nights.published import DONE, NightInputs
-from pipelines.nights.runs import Excludes, Progress, RunRecord, no_progress, recorded_run
-from pipelines.nights.shards import Receipt, Shard, canonical_sha256, cut_shards
-from pipelines.tables.parquet import night_of
-from pipelines.tables.views import connect, run_sql
+from pipelines.nights.published import NightInputs
+from pipelines.nights.runners import Runner
+from pipelines.nights.runs import Progress, RunRecord, no_progress
+from pipelines.nights.shards import Shard, canonical_sha256
+from pipelines.personas.encoders import absolute_model, require_same
+from pipelines.tables.views import connect, query_text, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -55,134 +58,171 @@ SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
 
 
-class ReadQueue(beam.DoFn):
-    """Shard in, its tasks joined with their users' personas out."""
+@dataclass(frozen=True)
+class GenerateJob:
+    """Answering as a `NightJob`."""
 
-    def __init__(self, night: Night, persona_ds: date, width: int) -> None:
-        self._night, self._persona_ds, self._width = night, persona_ds, width
+    config: GenerateConfig
+    plugs: tuple[Path, ...]
+    """Folders of plugs, one for each kind of task."""
+    kinds: Mapping[str, Kind]
+    force: bool = False
+    """Answer every task anew."""
+    max_persona_age: int | None = None
+    """Most days between the night of the personas and that of the tasks; None for no limit."""
+    is_apart: bool = False
+    """Others compute: this process shall hold no weights."""
 
-    def process(self, shard: Shard) -> Iterator[Queued]:
-        users = shard.first_user, shard.last_user
-        with connect(Warehouse(self._night.root), self._night.versions) as db:
-            yield Queued(shard, queued_tasks(db, self._night.ds, self._persona_ds, users, self._width))
+    name = JOB
+    unit = "tasks"
+    reads = READS
+    writes = WRITES
 
+    @property
+    def shard_rows(self) -> int:
+        """Most tasks of a shard."""
+        return self.config.shard_tasks
 
-class AnswerTasks(beam.DoFn):
-    """A shard's tasks in, the same tasks with their answers out."""
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The config, for the run record."""
+        return asdict(self.config)
 
-    def __init__(self, night: Night, config: GenerateConfig, folders: Sequence[Path]) -> None:
-        self._night, self._config, self._folders = night, config, folders
-        self._answered = Metrics.counter(JOB, "tasks")
+    def decided(self, warehouse: Warehouse) -> "GenerateJob":
+        """Decide the precision of both models."""
+        return replace(self, config=with_precisions(warehouse, self.config))
 
-    def setup(self) -> None:
-        self._models = load_models(self._config)
-        self._plugs = load_plugs(self._folders, self._models)
+    def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
+        """Pin the night's tasks, the newest personas, the models, the plugs and the kinds.
 
-    def process(self, queued: Queued) -> Iterator[Answers]:
-        start = time.perf_counter()
-        results = answer_queue(queued.tasks, self._plugs, self._night.kinds, self._models)
-        self._answered.inc(len(results))
-        return_free_memory()  # shards of many shapes leave holes
-        yield Answers(queued.shard, results, time.perf_counter() - start)
-
-
-class WriteAnswers(beam.DoFn):
-    """A shard's answers in, its finished files on disk; only the shard's number goes on."""
-
-    def __init__(self, night: Night, constants: Mapping[str, Any]) -> None:
-        self._night, self._constants = night, constants
-
-    def process(self, answers: Answers) -> Iterator[int]:
-        tables = shard_tables(answers, self._night, self._constants)
-        kept, rejected = tables["outputs"].num_rows, tables["rejects"].num_rows
-        counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
-        tokens = sum(map(sum, counts))
-        told = [result.answer for _, result in answers.results if isinstance(result, Answered)]
-        receipt = Receipt(
-            answers.shard.index,
-            kept + rejected,
-            kept,
-            rejected,
-            tokens,
-            answers.seconds,
-            tied_count=sum(answer.tie_count > 0 for answer in told),
-            shortened_count=sum(answer.is_shortened for answer in told),
-        )
-        self._night.folder.write(answers.shard, tables, receipt)
-        yield answers.shard.index
-
-
-class GenerateNight(beam.PTransform):
-    """Shards in, their finished files on disk."""
-
-    def __init__(
-        self, night: Night, config: GenerateConfig, folders: Sequence[Path], width: int, constants: Mapping[str, Any]
-    ) -> None:
-        super().__init__()
-        self._night, self._config, self._folders = night, config, folders
-        self._width, self._constants = width, constants
-
-    def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        return (
-            shards
-            | "Join" >> beam.ParDo(ReadQueue(self._night, self._constants["persona_ds"], self._width))
-            | "Answer" >> beam.ParDo(AnswerTasks(self._night, self._config, self._folders))
-            | "Write" >> beam.ParDo(WriteAnswers(self._night, self._constants))
-        )
-
-
-def task_shards(warehouse: Warehouse, versions: Mapping[str, int], ds: date, shard_tasks: int) -> list[Shard]:
-    """The users with tasks of the night, cut into shards.
-
-    Raises:
-        InputMissing: if nothing is queued for that night.
-    """
-    with connect(warehouse, versions) as db:
-        counts = run_sql(db, "jobs/task_counts", {"ds": ds})
-    if not counts.num_rows:
-        raise InputMissing(f"no tasks for {ds} in {warehouse.root}: run `pplug ingest tasks FILE --ds {ds}`")
-    return cut_shards(zip(*(column.to_pylist() for column in counts.columns), strict=True), shard_tasks)
-
-
-def answer_settings(models: Models, kinds: Mapping[str, Kind], plugs: Mapping[str, LoadedPlug]) -> dict[str, Any]:
-    """Everything besides the tasks and the personas that an answer depends on.
-
-    Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory where it
-    changes no answer.
-    """
-    beams = {} if models.llm.num_beams == 1 else {"num_beams": models.llm.num_beams}
-    memory = {} if models.llm.kv_memory is None else {"kv_memory": models.llm.kv_memory}
-    return (
-        beams
-        | memory
-        | {
-            "encoder_sha256": models.encoder.sha256,
-            "llm_sha256": models.llm.sha256,
-            "llm_kernel": models.llm.kernel,
-            "plugs": {kind: loaded.sha256 for kind, loaded in plugs.items()},
-            "kinds": {
-                name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(plugs.keys() & kinds.keys())
-            },
+        Raises:
+            InputMissing: if the night has no tasks, or there is no such model or plug.
+            PplugError: if plug, encoder and LLM do not belong together.
+        """
+        versions = warehouse.versions((*READS, *LABEL_TABLES))
+        live = {name: warehouse.live(name, version) for name, version in versions.items()}
+        tasks = [file for file in live.get("tasks", ()) if file.ds == ds]
+        if not tasks:  # a night without any needs no models
+            raise InputMissing(f"no tasks for {ds} in {warehouse}: run `pplug ingest tasks FILE --ds {ds}`")
+        facts = answering_facts(self.config, self.plugs, is_apart=self.is_apart)
+        there = [file for file in live.get("persona_vectors", ()) if file.ds <= ds]
+        persona_ds = max((file.ds for file in there), default=None)
+        personas = [file for file in there if file.ds == persona_ds]
+        labels = {
+            name: [file for file in live.get(name, ()) if persona_ds and file.ds <= persona_ds] for name in LABEL_TABLES
         }
-    )
+        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas} | labels
+        sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
+        constants = {"persona_ds": persona_ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
+        told = {"answering": facts, "constants": constants}
+        return NightInputs(warehouse, JOB, ds, WRITES, reads, [*tasks, *personas], settings, told)
+
+    def require(self, inputs: NightInputs) -> None:
+        """Refuse to answer without personas, with those of another encoder, or with old ones.
+
+        Raises:
+            InputMissing: if no night up to this one has personas.
+            PplugError: if they are not of the encoder, or too old.
+        """
+        with connect(inputs.warehouse, files=inputs.reads) as db:
+            persona_ds = newest_personas(db, inputs.ds, inputs.facts["answering"].encoder_sha256)
+        require_young(inputs.ds, persona_ds, self.max_persona_age)
+
+    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
+        """Count each user's tasks."""
+        return db.sql(query_text("jobs/task_counts"), params={"ds": ds})
+
+    def load(self, facts: Mapping[str, Any]) -> tuple[Models, Mapping[str, LoadedPlug]]:
+        """Load the models and plugs that the night was planned with."""
+        planned: AnsweringFacts = facts["answering"]
+        models = load_models(self.config)
+        require_same("encoder", self.config.encoder, models.encoder.sha256, planned.encoder_sha256)
+        require_same("LLM", self.config.llm, models.llm.sha256, planned.llm_sha256)
+        plugs = _loaded_plugs(self.config, self.plugs, tuple(fingerprint(folder) for folder in self.plugs))
+        for kind, sha256 in planned.plugs.items():
+            require_same("plug", kind, plugs[kind].sha256 if kind in plugs else "none", sha256)
+        return models, plugs
+
+    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> list[QueuedTask]:
+        """Read the tasks, each with its user's persona."""
+        persona_ds, width = night.facts["constants"]["persona_ds"], night.facts["answering"].width
+        return queued_tasks(db, night.ds, persona_ds, (shard.first_user, shard.last_user), width)
+
+    def compute(
+        self, night: Night, rows: Sequence[QueuedTask], models: tuple[Models, Mapping[str, LoadedPlug]]
+    ) -> Results:
+        """Answer the tasks, or say why not."""
+        loaded, plugs = models
+        results = answer_queue(rows, plugs, self.kinds, loaded)
+        return_free_memory()  # shards of many shapes leave holes
+        return results
+
+    def shape(self, night: Night, results: Results) -> Made:
+        """Make outputs and rejects."""
+        tables = shard_tables(results, night.run_id, night.facts["constants"])
+        counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
+        answers = [result.answer for _, result in results if isinstance(result, Answered)]
+        counted = {
+            "task_count": len(results),
+            "tied_count": sum(answer.tie_count > 0 for answer in answers),
+            "shortened_count": sum(answer.is_shortened for answer in answers),
+        }
+        return Made(tables, tables["outputs"].num_rows, sum(map(sum, counts)), counted)
+
+    def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
+        """Tell of prompts that were shortened."""
+        if shortened := counts["shortened_count"]:
+            told = (
+                "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"
+            )
+            facts: AnsweringFacts = inputs.facts["answering"]
+            logger.warning(told, shortened, counts["task_count"], facts.context_length)
+
+    def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
+        """Say what a night would cost."""
+        models = load_models(self.config)
+        loaded = load_plugs(self.plugs, models)
+        with connect(inputs.warehouse, files=inputs.reads) as db:
+            tasks = run_sql(db, "jobs/tasks_of_night", {"ds": inputs.ds}).to_pylist()
+        with connect(inputs.warehouse, inputs.warehouse.versions(["outputs"])) as db:
+            lengths = {row["kind"]: row["output_tokens"] for row in run_sql(db, "jobs/answer_lengths").to_pylist()}
+        covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in self.kinds]
+        sizes = [task_tokens(models, loaded[task["kind"]], self.kinds[task["kind"]], task, lengths) for task in covered]
+        sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]
+        speed = speed_of(
+            inputs.warehouse,
+            JOB,
+            lambda: models.llm.answer(sample[:SAMPLE_TASKS], Placement.AFTER),
+            sum(sizes[:SAMPLE_TASKS]),
+        )
+        users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
+        seconds = speed.seconds(len(covered), sum(sizes))
+        counts = (len(users), len(covered), len(texts), sum(sizes))
+        return Plan(JOB, inputs.ds, *counts, seconds, inputs.state())
 
 
-def generate_inputs(
-    warehouse: Warehouse,
-    ds: date,
-    models: Models,
-    plugs: Mapping[str, LoadedPlug],
+def generate_job(
+    plugs: Sequence[Path],
+    config: GenerateConfig,
     kinds: Mapping[str, Kind],
-    versions: Mapping[str, int] | None = None,
-) -> NightInputs:
-    """What a night's answers depend on: its tasks, the newest personas, the models, the plugs and the kinds."""
-    versions = warehouse.versions((*READS, *LABEL_TABLES)) if versions is None else versions
-    there = {name: warehouse.files(name, version) for name, version in versions.items()}
-    nights = sorted({night_of(path) for path in there.get("persona_vectors", ()) if night_of(path) <= ds})
-    read = {"tasks": ds, "persona_vectors": nights[-1] if nights else None}
-    files = [path for name, night in read.items() for path in there.get(name, ()) if night_of(path) == night]
-    settings = answer_settings(models, kinds, plugs)
-    return NightInputs(warehouse, JOB, ds, WRITES, versions, files, settings, kinds)
+    *,
+    force: bool = False,
+    max_persona_age: int | None = None,
+    runner: Runner | None = None,
+) -> GenerateJob:
+    """Make the job, with models and plugs that workers in other folders find, and their share of the memory."""
+    runner = runner or Runner()
+    memory = config.memory and config.memory // runner.workers
+    named = replace(config, encoder=absolute_model(config.encoder), llm=absolute_model(config.llm), memory=memory)
+    folders = tuple(folder.expanduser().resolve() for folder in plugs)
+    return GenerateJob(named, folders, kinds, force, max_persona_age, runner.is_elsewhere)
+
+
+@load_once
+def _loaded_plugs(
+    config: GenerateConfig, folders: tuple[Path, ...], sha256s: tuple[str, ...]
+) -> Mapping[str, LoadedPlug]:
+    return load_plugs(folders, load_models(config))
 
 
 def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> None:
@@ -209,6 +249,7 @@ def generate_night(
     force: bool = False,
     max_persona_age: int | None = None,
     progress: Progress = no_progress,
+    runner: Runner | None = None,
 ) -> RunRecord:
     """Write the night's `outputs`.
 
@@ -223,37 +264,15 @@ def generate_night(
         force: answer every task anew.
         max_persona_age: most days between the night of the personas and that of the tasks; None for no limit.
         progress: told of the tasks done.
+        runner: who computes; this process unless given.
 
     Raises:
         AlreadyRunning: if another process answers that night.
         InputMissing: if the night has no tasks, or no night up to it has personas.
         PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
     """
-    with recorded_run(warehouse, JOB, ds, asdict(config), Excludes.SAME_NIGHT) as record:
-        versions = warehouse.versions((*READS, *LABEL_TABLES))
-        shards = task_shards(warehouse, versions, ds, config.shard_tasks)  # a night without any needs no models
-        config = with_precisions(warehouse, config, record)
-        models = load_models(config)
-        inputs = generate_inputs(warehouse, ds, models, load_plugs(plugs, models), kinds, versions)
-        with connect(warehouse, versions) as db:
-            persona_ds = newest_personas(db, ds, models.encoder.sha256)
-        require_young(ds, persona_ds, max_persona_age)
-        if is_done(inputs, record, force=force):
-            return record
-        night = planned_night(inputs, record.run_id, config.shard_tasks, force=force)
-        sha256s = {"llm_sha256": models.llm.sha256, "settings_sha256": canonical_sha256(inputs.settings)}
-        constants = {"persona_ds": persona_ds, "plugs": inputs.settings["plugs"], "sha256s": sha256s}
-        transform = GenerateNight(night, config, plugs, models.encoder.width, constants)
-        run_shards(shards, transform, night.folder, "tasks", progress, record)
-        receipts = publish_shards(inputs, night, shards, record)
-        counts = {name: sum(getattr(receipt, name) for receipt in receipts) for name in COUNTED}
-        record.config = {**record.config, **counts}
-        if shortened := counts["shortened_count"]:
-            told = (
-                "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"
-            )
-            logger.warning(told, shortened, record.rows_in, models.llm.context_length)
-    return record
+    job = generate_job(plugs, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
+    return run_night(job, warehouse, ds, progress, runner)
 
 
 def plan_generate(
@@ -266,26 +285,7 @@ def plan_generate(
     force: bool = False,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
-    models = load_models(with_precisions(warehouse, config))
-    loaded = load_plugs(plugs, models)
-    state = generate_inputs(warehouse, ds, models, loaded, kinds).state()
-    if state == DONE and not force:
-        return Plan(JOB, ds, state=state)
-    with connect(warehouse) as db:
-        tasks = run_sql(db, "jobs/tasks_of_night", {"ds": ds}).to_pylist()
-        lengths = {row["kind"]: row["output_tokens"] for row in run_sql(db, "jobs/answer_lengths").to_pylist()}
-    covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in kinds]
-    sizes = [task_tokens(models, loaded[task["kind"]], kinds[task["kind"]], task, lengths) for task in covered]
-    sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]
-    speed = speed_of(
-        warehouse,
-        JOB,
-        lambda: models.llm.answer(sample[:SAMPLE_TASKS], Placement.AFTER),
-        sum(sizes[:SAMPLE_TASKS]),
-    )
-    users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
-    seconds = speed.seconds(len(covered), sum(sizes))
-    return Plan(JOB, ds, len(users), len(covered), len(texts), sum(sizes), seconds, state)
+    return plan_night(generate_job(plugs, config, kinds, force=force), warehouse, ds)
 
 
 def task_tokens(

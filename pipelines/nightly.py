@@ -18,6 +18,7 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
 from pipelines.generate import generate_night, plan_generate
 from pipelines.nights.plans import Plan
+from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.nights.steps import REFUSED, Step, run_step
 from pipelines.tables.queries import run_checks
@@ -44,6 +45,8 @@ class Nightly:
     """Allow another encoder than that of the nights before."""
     max_persona_age: int | None = None
     """Most days between the night of the personas and this one."""
+    runner: Runner | None = None
+    """Who computes; this process unless given."""
 
 
 def run_nightly(night: Nightly, max_reject_rate: float, progress: Progress = no_progress) -> Iterator[Step]:
@@ -52,7 +55,8 @@ def run_nightly(night: Nightly, max_reject_rate: float, progress: Progress = no_
     Yields:
         How each step ended, when it is over.
     """
-    what, shared = (night.warehouse, night.ds), {"force": night.force, "progress": progress}
+    what = (night.warehouse, night.ds)
+    shared = {"force": night.force, "progress": progress, "runner": night.runner}
     encoding = partial(encode_night, *what, night.encode, night.kinds, rebuild=night.rebuild, **shared)
     given = (*what, night.plugs, night.generate, night.kinds)
     answering = partial(generate_night, *given, max_persona_age=night.max_persona_age, **shared)

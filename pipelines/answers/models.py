@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from embedder.encoder import TextEncoder
@@ -15,7 +13,8 @@ from embedder.precision import Dtype
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.vllm_engine import VllmLLM
-from pipelines.nights.encoders import load_encoder
+from pipelines.nights.loading import load_once
+from pipelines.personas.encoders import load_encoder
 
 Engine = Literal["transformers", "vllm"]
 
@@ -64,18 +63,9 @@ class LoadedPlug(NamedTuple):
     sha256: str
 
 
-_one_at_a_time = Lock()
-"""A cache alone lets two threads load the same models."""
-
-
+@load_once
 def load_models(config: GenerateConfig) -> Models:
     """Encoder and LLM; kept, so that a process loads them once however many steps and threads ask."""
-    with _one_at_a_time:
-        return _loaded(config)
-
-
-@lru_cache(maxsize=1)
-def _loaded(config: GenerateConfig) -> Models:
     encoder = load_encoder(config)
     named = (config.llm, config.llm_dtype, config.cache)
     more: dict[str, Any] = {"memory": config.memory, "thinking": config.thinking}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,27 +12,13 @@ from llm_jobs.prompts import Refusal
 from llm_jobs.tasks import Answered
 from pipelines.answers.models import LoadedPlug, Models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
-from pipelines.nights.jobs import Night
-from pipelines.nights.shards import Shard
 from pipelines.tables.schema import file_schema
 
 JOB = "generate"
 
 
-class Queued(NamedTuple):
-    """A shard's tasks."""
-
-    shard: Shard
-    tasks: list[QueuedTask]
-
-
-class Answers(NamedTuple):
-    """A shard's tasks, each with its answer or the reason why there is none."""
-
-    shard: Shard
-    results: list[tuple[QueuedTask, Answered | Refusal]]
-    seconds: float
-    """Time in which the models ran."""
+Results = Sequence[tuple[QueuedTask, Answered | Refusal]]
+"""A shard's tasks, each with its answer or the reason why there is none."""
 
 
 def answer_queue(
@@ -51,14 +37,14 @@ def answer_queue(
     return results
 
 
-def shard_tables(answers: Answers, night: Night, constants: Mapping[str, Any]) -> dict[str, pa.Table]:
-    """The shard's rows of each table."""
+def shard_tables(results: Results, run_id: str, constants: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """Make a shard's rows of each table."""
     outputs, rejects = list[dict[str, Any]](), list[dict[str, Any]]()
-    for task, result in answers.results:
+    for task, result in results:
         if isinstance(result, Refusal):
-            rejects.append(reject_row(task, result) | {"run_id": night.run_id})
+            rejects.append(reject_row(task, result) | {"run_id": run_id})
         else:
-            outputs.append(output_row(task, result, **constants) | {"run_id": night.run_id})
+            outputs.append(output_row(task, result, **constants) | {"run_id": run_id})
     return {
         name: pa.Table.from_pylist(rows, schema=file_schema(name))
         for name, rows in (("outputs", outputs), ("rejects", rejects))

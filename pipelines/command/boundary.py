@@ -37,11 +37,15 @@ class State:
     is_debug: bool = False
     kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Tables [kinds.NAME] of pplug.toml."""
+    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
+    beam_options: tuple[str, ...] = ()
+    """Flags of Apache Beam: [beam] of pplug.toml."""
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Tables [ingest.NAME] of pplug.toml."""
     config: Path | None = None
     """--config, if it was given on the command line."""
-    warehouse: Path | None = None
+    warehouse: str | None = None
     """--warehouse, likewise."""
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
     from pipelines.ingest import IngestConfig, IngestResult
+    from pipelines.nights.runners import Runner
     from pipelines.nights.runs import RunRecord
+    from pipelines.store.stored import Store
     from pipelines.tables.warehouse import Warehouse
 
 
@@ -60,18 +62,21 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def note_warehouse(ctx: typer.Context, value: Path) -> Path:
-    """Remember --warehouse for the commands that an error names."""
-    if is_given(ctx, "warehouse"):
-        ctx.find_root().obj.warehouse = value
-    return value
-
-
 def set_log_format(value: str | None) -> str | None:
     """Obey --log-format, wherever it stands."""
     if value is not None:
         format_logs(as_json=value == "json")
     return value
+
+
+def find_warehouse(ctx: typer.Context, value: str) -> Any:
+    """Turn --warehouse into a store, with the credentials of [warehouse.options]."""
+    from pipelines.store.stored import open_store
+
+    state = ctx.find_root().obj
+    if is_given(ctx, "warehouse"):
+        state.warehouse = value  # for the commands that an error names
+    return open_store(value, state.warehouse_options if state else {})
 
 
 def keep_private(value: bool) -> bool:
@@ -99,13 +104,6 @@ def parse_date(text: str | date) -> date:
 def parse_path(text: str | Path) -> Path:
     """Read a path; `~` is the home folder in a variable or a settings file too, where no shell expands it."""
     return Path(text).expanduser()
-
-
-def parse_warehouse(text: str | Path) -> Path:
-    """Read where the tables are."""
-    from pipelines.tables.location import local_path
-
-    return local_path(text)
 
 
 def parse_size(text: str | int) -> int:
@@ -232,9 +230,8 @@ class Common:
     """What every command that uses a warehouse takes."""
 
     warehouse: Annotated[
-        Path,
-        option("--warehouse", "Folder of the tables.", parser=parse_warehouse, metavar="PATH", callback=note_warehouse),
-    ] = Path("warehouse")
+        str, option("--warehouse", "Folder of the tables, or s3://, gs://, az://, abfss://.", callback=find_warehouse)
+    ] = "warehouse"
     as_json: AsJson = False
     private: Private = False
     debug: Debug = False
@@ -243,8 +240,11 @@ class Common:
     @property
     def tables(self) -> "Warehouse":
         """The warehouse, as the jobs take it."""
-        if not self.warehouse.is_dir():
-            raise InputMissing(f"no warehouse {self.warehouse}: run `pplug ingest histories FILE` or name --warehouse")
+        folder = self.store.folder
+        if folder is not None and not folder.is_dir():
+            here = Path.cwd()
+            shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+            raise InputMissing(f"no warehouse {shown}: run `pplug ingest histories FILE` or name --warehouse")
         return self.new_tables
 
     @property
@@ -252,7 +252,13 @@ class Common:
         """The warehouse to ingest into; it need not be there yet."""
         from pipelines.tables.warehouse import Warehouse
 
-        return Warehouse(self.warehouse)
+        return Warehouse(self.store)
+
+    @property
+    def store(self) -> "Store":
+        """Where the warehouse is; what `find_warehouse` made of the option."""
+        found: Any = self.warehouse
+        return found
 
     def show(self, rows: Iterable[Row], *hidden: str) -> None:
         """Print rows, without the columns `hidden` unless for machines."""
@@ -358,6 +364,25 @@ class Answering(ModelNames):
     """How a command answers tasks."""
 
     num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
+
+
+@dataclass(frozen=True)
+class Computing(Counted):
+    """What every command takes that computes nights; what stands behind `--` goes to Apache Beam."""
+
+    workers: Annotated[int, option("--workers", "Processes of this machine that compute.", min=1)] = 1
+
+    def runner(self, ctx: typer.Context) -> "Runner":
+        """Who computes."""
+        from pipelines.nights.runners import Runner
+
+        if ctx.args and not ctx.args[0].startswith("--"):
+            raise UsageError(f"unexpected argument {ctx.args[0]!r}: see `{ctx.command_path} --help`")
+        return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.beam_options)
+
+
+BEAM: dict[str, Any] = {"context_settings": {"allow_extra_args": True}}
+"""Of a command that hands on what stands behind `--`."""
 
 
 def configs_of(models: Answering, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":

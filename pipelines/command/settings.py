@@ -3,6 +3,11 @@
     warehouse = "/data/warehouse"     an option, for every command that has it
     [train]                           options of one command, spelled like its flags
     epochs = 4
+    [warehouse]                       instead of the one line: the place, and what its store wants to know
+    place = "s3://bucket/warehouse"
+    options = { AWS_REGION = "eu-central-1" }
+    [beam]                            options of Apache Beam, as behind `--`
+    runner = "FlinkRunner"
     [ingest.articles]                 how files of one origin are read: map, kind; see --like
     [kinds.recipes]                   a kind of task; its fields are those of llm_jobs/kinds/*.toml
 
@@ -10,8 +15,8 @@ An option in no command is an error, so that a misspelled one cannot go unnotice
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,8 +39,12 @@ class Settings:
     """For each command (and below a group for each of its commands) the values of parameters."""
     kinds: Mapping[str, Any]
     """The tables below [kinds], unchecked."""
-    sources: Mapping[str, Any]
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The tables below [ingest] that are no command, unchecked."""
+    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the store of the warehouse wants to know."""
+    beam_options: tuple[str, ...] = ()
+    """Flags of Apache Beam."""
 
 
 def read_settings(path: Path | None, options: OptionNames) -> Settings:
@@ -58,7 +67,9 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     if not isinstance(kinds, dict):
         raise UsageError(f"{found}: kinds = {kinds!r} is no table: write [kinds.NAME]")
     sources = _sources(content, options)
-    return Settings(_defaults(content, options, found), kinds, sources)
+    beam = _beam_flags(content.pop("beam", {}), found)
+    store_options = _take_warehouse(content, found)
+    return Settings(_defaults(content, options, found), kinds, sources, store_options, beam)
 
 
 def _sources(content: dict[str, Any], options: OptionNames) -> dict[str, Any]:
@@ -68,6 +79,34 @@ def _sources(content: dict[str, Any], options: OptionNames) -> dict[str, Any]:
         return {}
     own = [name for name, value in ingest.items() if isinstance(value, dict) and f"ingest {name}" not in options]
     return {name: ingest.pop(name) for name in own}
+
+
+def _take_warehouse(content: dict[str, Any], path: Path) -> Mapping[str, str]:
+    """Leave of a table [warehouse] its place, and return its options."""
+    table = content.get("warehouse")
+    if not isinstance(table, dict):
+        return {}
+    if unknown := table.keys() - {"place", "options"}:
+        raise UsageError(f"{path}: [warehouse] has no {min(unknown)!r}: it takes place and options")
+    place, options = table.get("place"), table.get("options", {})
+    if not isinstance(options, dict):
+        raise UsageError(f"{path}: options = {options!r} is no table: write [warehouse.options]")
+    del content["warehouse"]
+    content |= {} if place is None else {"warehouse": place}
+    return {str(name): str(value) for name, value in options.items()}
+
+
+def _beam_flags(table: object, path: Path) -> tuple[str, ...]:
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: beam = {table!r} is no table: write [beam] and its options below")
+    flags = list[str]()
+    for name, value in table.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}={one}" for one in _listed(value)]
+    return tuple(flags)
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [] if value is False else [value]
 
 
 def _defaults(content: Mapping[str, Any], options: OptionNames, path: Path) -> dict[str, Any]:

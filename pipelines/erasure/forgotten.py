@@ -36,7 +36,7 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
         found = run_sql(db, "jobs/forgotten_users").to_pylist()
     if not found:
         return Forgotten()
-    path, key = warehouse.root / KEY_FILE, read_key(warehouse)
+    path, key = f"{warehouse}/{KEY_FILE}", read_key(warehouse)
     if key is None:
         raise PplugError(f"{path} is gone, {LOST}")
     if any(row["key_check"] != key.check for row in found):

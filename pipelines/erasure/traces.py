@@ -18,9 +18,7 @@ import pyarrow as pa
 
 from pipelines.erasure.person import TEXT_COLUMNS, Person, own_rows, read_rows, texts_of
 from pipelines.erasure.user_key import KEY_FILE
-from pipelines.nights.running import running_folder
-from pipelines.tables.job_lock import LOCK_FILE
-from pipelines.tables.warehouse import Warehouse
+from pipelines.store.leases import RUNNING
 
 LOG_FOLDER: Final = "_delta_log"
 NEEDED: Final = ("user_id", "row_id", "detail", "source", "error", "config")
@@ -39,16 +37,15 @@ def find_traces(root: Path, person: Person) -> list[Path]:
 
 
 def data_files(root: Path) -> list[Path]:
-    """All files of a warehouse but its lock, its key and the mark of the run that asks, in a fixed order."""
-    own, running = (LOCK_FILE, KEY_FILE), running_folder(Warehouse(root)).name
+    """All files of a warehouse but its key and the leases of runs, in a fixed order."""
     found, seen = list[Path](), set[tuple[int, int]]()
     for folder, inner, names in os.walk(root, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen or Path(folder) == root / running:
+        if (status.st_dev, status.st_ino) in seen or Path(folder) == root / RUNNING:
             inner.clear()  # a link may lead back
             continue
         seen.add((status.st_dev, status.st_ino))
-        found += [Path(folder, name) for name in names if not name.startswith(own)]
+        found += [Path(folder, name) for name in names if not name.startswith(KEY_FILE)]
     return sorted(path for path in found if path.is_file())
 
 

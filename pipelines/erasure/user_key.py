@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from embedder.errors import PplugError
-from pipelines.tables.parquet import named_causes
+from pipelines.store.folder import named_causes
 from pipelines.tables.warehouse import Warehouse
 
 KEY_FILE: Final = "_forgotten.key"
@@ -43,11 +43,10 @@ def read_key(warehouse: Warehouse) -> UserKey | None:
     Raises:
         PplugError: if what is there is no key, as after a loss of power.
     """
-    path = warehouse.root / KEY_FILE
-    try:
-        with named_causes(path):
-            secret = path.read_bytes()
-    except FileNotFoundError:
+    path = f"{warehouse}/{KEY_FILE}"
+    with named_causes(path):
+        secret = warehouse.store.get(KEY_FILE)
+    if secret is None:
         return None
     if len(secret) != KEY_BYTES:
         raise PplugError(f"{path} is damaged ({len(secret)} of {KEY_BYTES} bytes), {LOST}")
@@ -59,10 +58,20 @@ def made_key(warehouse: Warehouse) -> UserKey:
     found = read_key(warehouse)
     if found is not None:
         return found
-    path = warehouse.root / KEY_FILE
+    if warehouse.store.folder is None:
+        warehouse.store.put_new(KEY_FILE, secrets.token_bytes(KEY_BYTES))
+    else:
+        _make_file(warehouse.root / KEY_FILE)
+    made = read_key(warehouse)
+    assert made is not None
+    return made
+
+
+def _make_file(path: Path) -> None:
+    """Make a key that its owner alone may read."""
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with named_causes(path):
-        warehouse.root.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(secrets.token_bytes(KEY_BYTES))
@@ -71,9 +80,6 @@ def made_key(warehouse: Warehouse) -> UserKey:
             _name(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
-    made = read_key(warehouse)
-    assert made is not None
-    return made
 
 
 def _name(fresh: Path, path: Path) -> None:

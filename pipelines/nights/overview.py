@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-from pipelines.nights.running import runs_under_way
 from pipelines.nights.runs import utc_now
+from pipelines.store.leases import runs_under_way
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -22,7 +22,11 @@ def list_runs(warehouse: Warehouse, ds: date | None = None, job: str | None = No
     with connect(warehouse, warehouse.versions(["runs"])) as db:
         recorded = run_sql(db, "jobs/recorded_runs")
     over = recorded.to_pylist()
-    begun = [_as_row(run, recorded.column_names) for run in runs_under_way(warehouse)]
+    leases = [
+        {**other.row, "status": "killed" if other.seems_dead() else "running"}
+        for other in runs_under_way(warehouse.store)
+    ]
+    begun = [_as_row(run, recorded.column_names) for run in leases]
     known = {row["run_id"] for row in over}
     for row in [*(run for run in begun if run["run_id"] not in known), *over]:
         if ds in (None, row["ds"]) and job in (None, row["job"]):

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 from embedder.encoder import encoder_folder
 from embedder.models import model_folder
 from embedder.precision import Dtype, Precision, decided_precision, has_bfloat16
-from pipelines.nights.encoders import NamesEncoder
 from pipelines.nights.runs import RunRecord
+from pipelines.personas.encoders import NamesEncoder
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 

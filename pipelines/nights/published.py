@@ -1,23 +1,21 @@
 """Whether a night is published already, and from which inputs and settings.
 
 live files of the tables read ─┐
-settings ──────────────────────┴─▶ Work ─▶ folder of shards, config of the run ─▶ the next run: is anything left to do?
+settings ──────────────────────┴─▶ Work ─▶ folder of manifests, config of the run ─▶ the next run: anything left to do?
 
 A file of a table is never changed and never named twice, so equal names are equal rows.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
-from pathlib import Path
 from typing import Any
 
-from llm_jobs.kinds import Kind
 from pipelines.nights.shards import canonical_sha256
-from pipelines.tables.parquet import night_of, stats
+from pipelines.tables.data_files import Counts, DataFile
 from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Warehouse, run_of
+from pipelines.tables.warehouse import Warehouse
 
 DONE = "done"
 MISSING = "missing"
@@ -36,9 +34,10 @@ class Work:
     settings_sha256: str
 
     @classmethod
-    def of(cls, inputs: Iterable[Path], settings: Mapping[str, Any]) -> "Work":
-        """The work on some files of tables with some settings."""
-        return cls(canonical_sha256({"files": sorted(path.name for path in inputs)}), canonical_sha256(settings))
+    def of(cls, inputs: Iterable[DataFile], settings: Mapping[str, Any]) -> "Work":
+        """Fingerprint the work on some files of tables with some settings."""
+        names = sorted(file.name.rpartition("/")[2] for file in inputs)
+        return cls(canonical_sha256({"files": names}), canonical_sha256(settings))
 
     @property
     def sha256(self) -> str:
@@ -75,40 +74,46 @@ class NightInputs:
     ds: date
     writes: Sequence[str]
     """Tables of which the night is replaced."""
-    versions: Mapping[str, int]
-    """Delta versions of the tables that are read."""
-    files: Sequence[Path]
-    """Those of their files that the rows of the night depend on."""
+    reads: Mapping[str, Sequence[DataFile]]
+    """The files of each table that the workers read."""
+    files: Sequence[DataFile]
+    """Those that the rows of the night depend on."""
     settings: Mapping[str, Any]
     """Whatever else they depend on."""
-    kinds: Mapping[str, Kind]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the workers are told besides."""
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the run record says besides."""
 
     @property
     def work(self) -> Work:
         """Fingerprints of files and settings."""
         return Work.of(self.files, self.settings)
 
-    def published(self) -> PublishedRun | None:
-        """The run that published the night.
+    def counts(self) -> dict[str, Counts]:
+        """What each table that is written counts of the night now."""
+        return {name: self.warehouse.counts(name, self.ds) for name in self.writes}
 
-        None if none did, if it was killed in between, if two wrote to it, or if not all of its rows are there any more.
+    def published(self) -> PublishedRun | None:
+        """Find the run that published the night.
+
+        None if none did, if it was killed in between, if others wrote to the night since, or if its rows were dropped.
         """
-        live = {
-            name: [path for path in self.warehouse.files(name) if night_of(path) == self.ds] for name in self.writes
-        }
-        run_ids = {run_of(path) for files in live.values() for path in files}
-        if len(run_ids) > 1:
-            return None
         with connect(self.warehouse, self.warehouse.versions(["runs"])) as db:
-            params = {"job": self.job, "ds": self.ds, "run_id": next(iter(run_ids), "")}
-            found = run_sql(db, "jobs/published_run", params).to_pylist()
+            found = run_sql(db, "jobs/published_run", {"job": self.job, "ds": self.ds}).to_pylist()
         if not found:
             return None
         run = PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])})
-        known = run.config.get(PUBLISHED_ROWS, {self.writes[-1]: None})  # earlier versions did not count them
-        counts = {name: sum(stats(path)["numRecords"] for path in live[name]) for name in known}
-        is_whole = counts == known if PUBLISHED_ROWS in run.config else bool(run.rows_out) == bool(sum(counts.values()))
-        return run if is_whole else None
+        night = f"ds={self.ds.isoformat()}"
+        if {name: counts[night] for name, counts in self.counts().items()} != run.config["published"]:
+            return None
+        return run if self.live_rows() == run.config.get(PUBLISHED_ROWS) else None
+
+    def live_rows(self) -> dict[str, int]:
+        """How many rows of the night each table holds that is written."""
+        return {
+            name: sum(file.rows for file in self.warehouse.live(name) if file.ds == self.ds) for name in self.writes
+        }
 
     def state(self) -> str:
         """DONE, or why the night must be run."""

@@ -3,14 +3,13 @@
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum, auto
-from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +17,18 @@ from deltalake.exceptions import DeltaError
 
 from embedder.errors import PplugError
 from pipelines.nights.leftovers import sweep
-from pipelines.nights.running import marked_run
-from pipelines.nights.shards import tokens_since
-from pipelines.tables.job_lock import job_lock
+from pipelines.nights.shards import clear_night, tokens_of_run
+from pipelines.store.leases import (
+    LOOK_SECONDS,
+    Fenced,
+    Lease,
+    Refused,
+    UnderWay,
+    acquire,
+    damaged_leases,
+    kept_alive,
+    runs_under_way,
+)
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -31,6 +39,12 @@ Clock = Callable[[], datetime]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being counted, how many are done and how many there are."""
+
+ALONE = "alone"
+"""Name of the lease of a run that all others wait for."""
+
+PATIENCE = 15.0
+"""Seconds to wait for runs that are in the way."""
 
 VERSIONED = ("pplug", "apache-beam", "deltalake", "duckdb", "pyarrow", "torch", "transformers")
 """Packages whose versions can change a result."""
@@ -97,10 +111,24 @@ def recorded_run(
     excludes: Excludes = Excludes.NOTHING,
     clock: Clock = utc_now,
 ) -> Generator[RunRecord]:
-    """Record what happens inside in `runs`, as its last commit, and then remove what runs that are over left behind.
+    """Record what happens inside in `runs`; see `leased_run`."""
+    with leased_run(warehouse, job, ds, config, excludes, clock) as (record, _):
+        yield record
+
+
+@contextmanager
+def leased_run(
+    warehouse: Warehouse,
+    job: str,
+    ds: date,
+    config: Mapping[str, Any],
+    excludes: Excludes = Excludes.NOTHING,
+    clock: Clock = utc_now,
+) -> Generator[tuple[RunRecord, Lease]]:
+    """Record what happens inside in `runs`, as its last commit, under a lease that workers can look for.
 
     The caller fills in the row counts. An exception is recorded as `failed` and goes on. Runs that were killed are
-    recorded first, as `killed`.
+    recorded first, as `killed`, and what they left is removed.
 
     Args:
         warehouse: written.
@@ -118,25 +146,59 @@ def recorded_run(
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
     record = RunRecord(run_id, job, ds, started_at, config=config, versions={name: version(name) for name in VERSIONED})
     begun = {"run_id": run_id, "job": job, "ds": ds, "started_at": started_at, "config": config}
-    name = f"{job}-{ds}" if excludes is Excludes.SAME_NIGHT else run_id
-    with (
-        job_lock(warehouse.root, is_alone=excludes is Excludes.ALL),
-        marked_run(warehouse, name, begun, partial(_record_killed, warehouse)) as marker,
-        named_in_logs(record),
-    ):
-        logger.debug("%s ds=%s begins", job, ds)
-        try:
-            yield record
-        except BaseException as error:
-            record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.error, record.ended_at = error_line(error), clock()
-            _record_failed(warehouse, record, marker)
-            raise
-        record.status, record.ended_at = "done", clock()
-        warehouse.append("runs", ds, run_id, record.to_table())
-        marker.unlink()
-        sweep(warehouse, job, ds, started_at)
-        logger.debug("%s ds=%s is done", job, ds)
+    what = {Excludes.ALL: ALONE, Excludes.SAME_NIGHT: f"{job}-{ds}"}.get(excludes, run_id)
+    lease, dead = acquire(warehouse.store, what, begun)
+    is_recorded = False
+    try:
+        with kept_alive(lease), named_in_logs(record):
+            for other in dead:
+                end_killed(warehouse, other)
+            make_room(warehouse, lease, is_alone=excludes is Excludes.ALL)
+            logger.debug("%s ds=%s begins", job, ds)
+            try:
+                yield record, lease
+                lease.require()
+            except BaseException as error:
+                record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record.error, record.ended_at = error_line(error), clock()
+                is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
+                raise
+            record.status, record.ended_at = "done", clock()
+            warehouse.append("runs", ds, run_id, record.to_table())
+            is_recorded = True
+            if excludes is Excludes.SAME_NIGHT:
+                clear_night(warehouse, job, ds)
+            logger.debug("%s ds=%s is done", job, ds)
+    finally:
+        if is_recorded or record.status == "running":  # else it stays for the next run to record
+            lease.release()
+
+
+def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
+    """End the leases of dead runs, and wait for live ones that exclude this one, or that this one excludes.
+
+    Raises:
+        Refused: if one of them goes on for too long.
+    """
+    for name in damaged_leases(warehouse.store):
+        logger.warning("%s/%s is empty or damaged, as a power loss leaves it: it is removed", warehouse, name)
+        warehouse.store.delete([name])
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        others = [other for other in runs_under_way(warehouse.store) if other.lease.run_id != lease.run_id]
+        dead = [other for other in others if other.seems_dead() and other.is_dead()]
+        for other in dead:
+            if other.lease.is_held():
+                end_killed(warehouse, other)
+        alive = [other for other in others if other not in dead and other.lease.is_held()]
+        in_the_way = [other for other in alive if is_alone or other.lease.what == ALONE]
+        if not in_the_way:
+            return
+        if time.monotonic() > give_up:
+            job, run_id = (in_the_way[0].row[name] for name in ("job", "run_id"))
+            told = f"`pplug {job}` is running in {warehouse} (run {run_id})"
+            raise Refused(f"{told}: run the command again when it is done")
+        time.sleep(LOOK_SECONDS)
 
 
 def error_line(error: BaseException) -> str:
@@ -145,30 +207,34 @@ def error_line(error: BaseException) -> str:
     return said.partition("\n")[0][:500]
 
 
-def _record_failed(warehouse: Warehouse, record: RunRecord, marker: Path) -> None:
-    """Record a run that failed; where not even that is possible, its marker stays and the next run records it."""
+def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:
+    """Record a run that failed; where not even that is possible, its lease stays and the next run records it."""
     try:
         warehouse.append("runs", record.ds, record.run_id, record.to_table())
-        marker.unlink()
     except (PplugError, OSError, DeltaError) as error:  # the disk may be full: the first error is the one to tell
         logger.warning("run %s is not recorded: %s", record.run_id, error_line(error))
+        return False
+    sweep(warehouse, record.run_id)
+    return True
 
 
-def _record_killed(warehouse: Warehouse, begun: Mapping[str, Any], ended_at: datetime) -> None:
-    """Record a run that was killed, unless it was killed after it had recorded its end.
+def end_killed(warehouse: Warehouse, dead: UnderWay) -> None:
+    """Record a run that was killed, unless it was killed after it had recorded its end; then end its lease.
 
-    Its lock is held, so every shard of the night that was finished since it began is its own.
+    Whatever is left of it finds its lease gone from then on, and what it left in the store is removed.
     """
-    run_id, ds = begun["run_id"], date.fromisoformat(begun["ds"])
-    started_at = datetime.fromisoformat(begun["started_at"])
+    run_id, job, ds = dead.row["run_id"], dead.row["job"], date.fromisoformat(dead.row["ds"])
+    started_at = datetime.fromisoformat(dead.row["started_at"])
     with connect(warehouse, warehouse.versions(["runs"])) as db:
-        if db.execute("select 1 from runs where run_id = $run_id", {"run_id": run_id}).fetchall():
-            return
-    record = RunRecord(run_id, begun["job"], ds, started_at, max(started_at, ended_at), "killed")
-    record.config, record.error = begun["config"], "killed: the next run of the night goes on where it was"
-    record.tokens = tokens_since(warehouse, record.job, ds, started_at)
-    warehouse.append("runs", ds, run_id, record.to_table())
-    logger.warning("%s ds=%s was killed (run %s, begun %s)", begun["job"], ds, run_id, begun["started_at"])
+        is_recorded = bool(db.execute("select 1 from runs where run_id = $run_id", {"run_id": run_id}).fetchall())
+    dead.lease.release()
+    if not is_recorded:
+        record = RunRecord(run_id, job, ds, started_at, max(started_at, dead.last_life), "killed")
+        record.config, record.error = dead.row["config"], "killed: the next run of the night goes on where it was"
+        record.tokens = tokens_of_run(warehouse.store, job, ds, run_id)
+        warehouse.append("runs", ds, run_id, record.to_table())
+        logger.warning("%s ds=%s was killed (run %s, begun %s)", job, ds, run_id, dead.row["started_at"])
+    sweep(warehouse, run_id)
 
 
 @contextmanager

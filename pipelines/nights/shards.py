@@ -1,25 +1,32 @@
-"""Shards: a night's work cut into ranges of users, each finished on disk before the night is published.
+"""Shards: a night's work cut into ranges of users, each finished in the store before the night is published.
 
-    users and their row counts ─▶ shards ─▶ (a Beam job) ─▶ files of each shard, its receipt last ─▶ receipts
+    users and their row counts ─▶ shards ─▶ data files below <table>/ds=<night>/ ─▶ a manifest, put if absent
 
-A shard whose files are those of its receipt is done: the next run of the same work skips it. The folder's name is a
-fingerprint of all that determines the work, so that nothing of another setting or another input is ever taken over. A
-night that is published needs none of its folders any more.
+A shard with a manifest is done: the next run of the same work takes it over. The folder of the manifests is named by a
+fingerprint of all that determines the work, so that nothing of another setting or another input is ever taken over.
+Two workers at the same shard write files of different names, and the manifest of the first one counts.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime
-from pathlib import Path
-from typing import Any, Self
+from datetime import date
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.store.stored import Store
+from pipelines.tables.data_files import DataFile
+from pipelines.tables.schema import TABLES
+from pipelines.tables.warehouse import Warehouse
+
+SHARDS: Final = "_shards"
+READERS: Final = 8
+"""Threads that read the footers of files."""
 
 
 @dataclass(frozen=True)
@@ -30,155 +37,213 @@ class Shard:
     first_user: str
     last_user: str
     row_count: int
+    files: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict[str, tuple[DataFile, ...]])
+    """The files of each table that may hold something of these users."""
 
 
 @dataclass(frozen=True)
-class ShardFile:
-    """A finished file of a shard, as it was written."""
+class Finished:
+    """A data file of a shard."""
 
-    row_count: int
+    name: str
+    size: int
+    rows: int
     sha256: str
 
-    @classmethod
-    def of(cls, path: Path, row_count: int) -> Self:
-        """The facts of a file that holds so many rows."""
-        with path.open("rb") as file:
-            return cls(row_count, hashlib.file_digest(file, "sha256").hexdigest())
+    @property
+    def table(self) -> str:
+        """The table that it is for."""
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Manifest:
     """What a finished shard holds."""
 
     index: int
+    run_id: str
     rows_in: int
     rows_out: int
     rows_rejected: int
     tokens: int
     seconds: float
     """Time in which the model computed them."""
-    tied_count: int = 0
-    """Answers that depend on a tie."""
-    shortened_count: int = 0
-    """Answers whose prompt lost its middle to fit the LLM's context."""
-    files: Mapping[str, ShardFile] = field(default_factory=dict[str, ShardFile])
-    """By table; a table without rows has none."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Whatever else the job counts."""
+    files: tuple[Finished, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Self | None:
-        """The receipt in a file; None if there is none, or one that a power loss or an earlier version left."""
+    def parsed(cls, text: bytes) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            ValueError: if it is none; a disk that lost power may leave such a one.
+        """
         try:
-            facts = json.loads(path.read_text(encoding="utf8"))
-            return cls(**facts | {"files": {name: ShardFile(**file) for name, file in facts["files"].items()}})
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
-            return None
-
-
-def cut_shards(row_counts: Iterable[tuple[str, int]], most_rows: int) -> list[Shard]:
-    """Cut users, given in the order of their ids, into shards of at most `most_rows` rows; no user is ever split."""
-    shards: list[Shard] = []
-    for user_id, rows in row_counts:
-        last = shards[-1] if shards else None
-        if last is not None and last.row_count + rows <= most_rows:
-            shards[-1] = Shard(last.index, last.first_user, user_id, last.row_count + rows)
-        else:
-            shards.append(Shard(len(shards), user_id, user_id, rows))
-    return shards
-
-
-def canonical_sha256(settings: Mapping[str, Any]) -> str:
-    """sha256 of settings, whatever the order they are written in."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+            found = json.loads(text)
+            return cls(**found | {"files": tuple(Finished(**file) for file in found["files"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError("no manifest") from error
 
 
 @dataclass(frozen=True)
-class ShardFolder:
-    """Where the finished shards of one piece of work lie: `_shards/<job>/<ds>/<fingerprint>` in the warehouse."""
+class ShardLog:
+    """The manifests of one piece of work: `_shards/<job>/<ds>/<work>/` in the store."""
 
-    path: Path
+    store: Store
+    job: str
+    ds: date
+    work: str
 
-    @classmethod
-    def of(cls, warehouse: Warehouse, job: str, ds: date, fingerprint: str) -> "ShardFolder":
-        """The folder of the work on a night that `fingerprint` stands for."""
-        return cls(shards_of_night(warehouse, job, ds) / fingerprint)
+    @property
+    def folder(self) -> str:
+        """Where they lie."""
+        return f"{SHARDS}/{self.job}/{self.ds.isoformat()}/{self.work}"
 
-    def file(self, shard: Shard, table: str) -> Path:
-        """The Parquet file that holds a shard's rows of a table."""
-        return self.path / f"{shard.index:05d}.{table}.parquet"
+    def name(self, index: int) -> str:
+        """The name of a shard's manifest."""
+        return f"{self.folder}/{index:05d}.json"
 
-    def receipt(self, shard: Shard) -> Receipt | None:
-        """What the shard holds by its receipt, or None while it is unfinished."""
-        return Receipt.read(self._receipt_file(shard))
-
-    def verified(self, shard: Shard) -> Receipt | None:
-        """The receipt of a shard whose files are there, byte for byte; None while it must be done, or done again."""
-        receipt = self.receipt(shard)
+    def manifest(self, index: int) -> Manifest | None:
+        """What a shard holds, or None while it is unfinished."""
+        found = self.store.get(self.name(index))
         try:
-            if receipt is None or receipt.index != shard.index:
-                return None
-            found = {name: ShardFile.of(self.file(shard, name), file.row_count) for name, file in receipt.files.items()}
-        except FileNotFoundError:
+            manifest = None if found is None else Manifest.parsed(found)
+        except ValueError:
             return None
-        return receipt if found == receipt.files else None
+        return manifest if manifest is not None and manifest.index == index else None
 
-    def unfinished(self, shards: Iterable[Shard]) -> list[Shard]:
-        """The shards that must be done; what is left of them is removed, so that nobody takes them for done."""
-        todo = [shard for shard in shards if self.verified(shard) is None]
-        for shard in todo:
-            self._receipt_file(shard).unlink(missing_ok=True)
-        return todo
+    def finished(self) -> set[int]:
+        """Which shards have a manifest."""
+        names = (entry.name.rpartition("/")[2] for entry in self.store.list(self.folder))
+        return {int(name.removesuffix(".json")) for name in names if name[:5].isdigit() and name.endswith(".json")}
 
-    def write(self, shard: Shard, tables: Mapping[str, pa.Table], receipt: Receipt) -> None:
-        """Write a shard's tables, then its receipt with the facts of the files; each appears whole or not at all.
+    def manifests(self) -> dict[int, Manifest]:
+        """Every shard that is finished."""
+        found = {index: self.manifest(index) for index in sorted(self.finished())}
+        return {index: manifest for index, manifest in found.items() if manifest is not None}
 
-        Neither waits for the disk: after a power loss what does not fit the receipt is done again.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        files: dict[str, ShardFile] = {}
-        for name, table in tables.items():
-            if table.num_rows:
-                write_shard(self.file(shard, name), table)
-                files[name] = ShardFile.of(self.file(shard, name), table.num_rows)
-        path = self._receipt_file(shard)
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(asdict(replace(receipt, files=files))), encoding="utf8")
-        fresh.replace(path)
+    def add(self, manifest: Manifest) -> bool:
+        """Finish a shard; False if another worker was first, whose files then count."""
+        return self.store.put_new(self.name(manifest.index), json.dumps(asdict(manifest)).encode())
 
-    def finish(self, shards: Sequence[Shard]) -> list[Receipt]:
-        """The receipts of all shards, whose files were looked through.
+    def drop(self, indices: Iterable[int]) -> None:
+        """Have shards done anew."""
+        self.store.delete(self.name(index) for index in indices)
 
-        Raises:
-            PplugError: if one is missing or does not fit, which means that a worker was lost or a file was changed.
-        """
-        done = [receipt for shard in shards if (receipt := self.verified(shard)) is not None]
-        if len(done) < len(shards):
-            raise PplugError(f"{len(shards) - len(done)} of {len(shards)} shards are unfinished: run the command again")
-        return done
-
-    def files(self, receipts: Sequence[Receipt], table: str) -> list[Path]:
-        """The files of a table that receipts name, in their order."""
-        return [self.path / f"{receipt.index:05d}.{table}.parquet" for receipt in receipts if table in receipt.files]
-
-    def _receipt_file(self, shard: Shard) -> Path:
-        return self.path / f"{shard.index:05d}.json"
-
-    def remove(self) -> None:
-        """Forget the work, when it must be done anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def unfit(self, run_id: str) -> list[int]:
+        """Find the shards whose files are not what their manifest says; those of `run_id` are only looked for."""
+        manifests = self.manifests()
+        files = [file for manifest in manifests.values() for file in manifest.files]
+        folders = {file.name.rpartition("/")[0] for file in files}
+        sizes = {entry.name: entry.size for folder in folders for entry in self.store.list(folder)}
+        fit = [
+            index
+            for index, manifest in manifests.items()
+            if all(
+                sizes.get(file.name) == file.size
+                and (manifest.run_id == run_id or _sha256(self.store.get(file.name)) == file.sha256)
+                for file in manifest.files
+            )
+        ]
+        return sorted(self.finished().difference(fit))
 
 
-def shards_of_night(warehouse: Warehouse, job: str, ds: date) -> Path:
-    """Where all work on a night lies, of whatever fingerprint."""
-    return warehouse.root / "_shards" / job / ds.isoformat()
+def _sha256(data: bytes | None) -> str:
+    return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
-def remove_shards(warehouse: Warehouse, job: str, ds: date) -> None:
-    """Forget all work on a night, once it is published."""
-    shutil.rmtree(shards_of_night(warehouse, job, ds), ignore_errors=True)
+def canonical_sha256(settings: Mapping[str, Any]) -> str:
+    """Hash settings, whatever the order they are written in."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def tokens_since(warehouse: Warehouse, job: str, ds: date, moment: datetime) -> int:
-    """Tokens of the shards of a night that were finished since a moment, by whatever run."""
-    receipts = shards_of_night(warehouse, job, ds).glob("*/*.json")
-    new = (path for path in receipts if path.stat().st_mtime >= moment.timestamp())
-    return sum(receipt.tokens for path in new if (receipt := Receipt.read(path)) is not None)
+def cut_shards(users: Iterable[tuple[str, int, int]], most: int) -> list[Shard]:
+    """Cut users into shards of at most so much weight; no user is ever split.
+
+    Args:
+        users: id, rows and weight of each, in the order of the ids.
+        most: weight of a shard, unless one user alone is heavier.
+    """
+    shards: list[Shard] = []
+    filled = 0
+    for user_id, rows, weight in users:
+        last = shards[-1] if shards else None
+        if last is not None and filled + weight <= most:
+            shards[-1] = Shard(last.index, last.first_user, user_id, last.row_count + rows)
+            filled += weight
+        else:
+            shards.append(Shard(len(shards), user_id, user_id, rows))
+            filled = weight
+    return shards
+
+
+def with_files(
+    shards: Sequence[Shard], warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]]
+) -> Iterator[Shard]:
+    """Give each shard the files that may hold something of its users, by the statistics in their footers."""
+    system = warehouse.store.filesystem()
+    ranges = dict[str, list[tuple[DataFile, tuple[str, str] | None]]]()
+    with ThreadPoolExecutor(READERS) as readers:
+        for table, there in files.items():
+            ranges[table] = list(zip(there, readers.map(lambda file: user_range(file, system), there), strict=True))
+    for shard in shards:
+        own = {table: tuple(file for file, users in there if _overlap(users, shard)) for table, there in ranges.items()}
+        yield replace(shard, files=own)
+
+
+def user_range(file: DataFile, system: Any) -> tuple[str, str] | None:
+    """The least and the greatest user id in a file; None if its footer does not say.
+
+    Raises:
+        PplugError: if it cannot be read.
+    """
+    try:
+        with system.open_input_file(file.name) as opened:
+            footer = pq.read_metadata(opened)
+    except (OSError, pa.ArrowInvalid) as error:
+        said = str(error).partition("\n")[0]
+        told = f"a file of the warehouse cannot be read ({file.name}: {said}): restore it and run again"
+        raise PplugError(told) from error
+    at = footer.schema.names.index("user_id")
+    stats = [footer.row_group(group).column(at).statistics for group in range(footer.num_row_groups)]
+    if not stats or not all(each is not None and each.has_min_max for each in stats):
+        return None
+    return min(each.min for each in stats), max(each.max for each in stats)
+
+
+def _overlap(users: tuple[str, str] | None, shard: Shard) -> bool:
+    """Whether two ranges have a user in common; ids compare as their bytes in UTF-8 do."""
+    return users is None or (users[0] <= shard.last_user and shard.first_user <= users[1])
+
+
+def works_of_night(store: Store, job: str, ds: date) -> set[str]:
+    """The fingerprints of all work on a night that was begun and not cleared away."""
+    return {entry.name.split("/")[3] for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}")}
+
+
+def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
+    """Forget all work on a night, once it is published, with the data files that no commit took."""
+    store = warehouse.store
+    works = works_of_night(store, job, ds)
+    for table in TABLES if works else ():
+        live = {file.name for file in warehouse.live(table)}
+        there = (entry.name for entry in store.list(f"{table}/ds={ds.isoformat()}"))
+        store.delete(name for name in there if name not in live and _work_of(name) in works)
+    store.delete(entry.name for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}"))
+
+
+def data_name(table: str, ds: date, work: str, index: int, attempt: str) -> str:
+    """The name of a data file of a shard."""
+    return f"{table}/ds={ds.isoformat()}/{work}-{index:05d}-{attempt}.parquet"
+
+
+def _work_of(name: str) -> str:
+    return name.rpartition("/")[2].rsplit("-", 2)[0]
+
+
+def tokens_of_run(store: Store, job: str, ds: date, run_id: str) -> int:
+    """Count the tokens of the shards of a night that a run finished."""
+    logs = (ShardLog(store, job, ds, work) for work in works_of_night(store, job, ds))
+    manifests = (manifest for log in logs for manifest in log.manifests().values())
+    return sum(manifest.tokens for manifest in manifests if manifest.run_id == run_id)

@@ -7,7 +7,7 @@ from datetime import date
 
 from embedder.errors import PplugError
 from pipelines.nights.runs import RunRecord, error_line
-from pipelines.tables.job_lock import Refused
+from pipelines.store.leases import Refused
 
 logger = logging.getLogger(__name__)
 

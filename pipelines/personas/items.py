@@ -1,12 +1,13 @@
 """The items of a shard of users: read with the vectors earlier runs made, encoded where there is none.
 
-sql/jobs/items_of_users.sql ─▶ Items ─▶ Pending ─▶ Encoded ─▶ rows of each table
+sql/jobs/items_of_users.sql ─▶ Pending ─▶ Encoded ─▶ rows of each table
 """
 
-import time
 from collections.abc import Mapping
+from datetime import date
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -15,20 +16,11 @@ from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
 from embedder.hashing import text_sha256
 from llm_jobs.kinds import Kind
-from pipelines.nights.jobs import Night
 from pipelines.nights.shards import Shard
 from pipelines.personas.persona_table import compact_vectors, history_vector_table, persona_table, table_of
-from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Warehouse
+from pipelines.tables.views import run_sql
 
 JOB = "encode"
-
-
-class Items(NamedTuple):
-    """A shard's items as `sql/jobs/items_of_users.sql` gives them."""
-
-    shard: Shard
-    rows: pa.Table
 
 
 class Pending(NamedTuple):
@@ -60,55 +52,46 @@ class Pending(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A shard's items with their vectors; refused items are in `rejects` only."""
+    """A shard's items with their vectors; refused items are in `refused` only."""
 
-    shard: Shard
     rows: pa.Table
     vectors: CompactVectors
     """One for each of `rows`."""
     is_new: NDArray[np.bool_]
-    rejects: pa.Table
+    refused: pa.Table
     tokens: int
-    seconds: float
-    """Time in which the encoder ran."""
 
 
-def read_items(shard: Shard, night: Night, encoder_sha256: str) -> Items:
-    """The items of the shard's users as of the night, each with the newest vector made of it."""
+def read_items(db: duckdb.DuckDBPyConnection, shard: Shard, ds: date, encoder_sha256: str) -> pa.Table:
+    """Read the items of the shard's users as of a night, each with the newest vector made of it."""
     users = {"first_user": shard.first_user, "last_user": shard.last_user}
-    with connect(Warehouse(night.root), night.versions) as db:
-        params = users | {"ds": night.ds, "encoder_sha256": encoder_sha256}
-        return Items(shard, run_sql(db, "jobs/items_of_users", params))
+    return run_sql(db, "jobs/items_of_users", users | {"ds": ds, "encoder_sha256": encoder_sha256})
 
 
-def pending_items(items: Items, night: Night, *, force: bool) -> Pending:
+def pending_items(items: pa.Table, ds: date, kinds: Mapping[str, Kind], *, force: bool) -> Pending:
     """Find the items whose text an earlier run has not encoded; with `force`, all."""
-    texts = item_texts(items.rows, night.kinds)
+    texts = item_texts(items, kinds)
     known = np.array([text is not None for text in texts], dtype=bool)
-    rows, refused = items.rows.filter(pa.array(known)), items.rows.filter(pa.array(~known))
+    rows, refused = items.filter(pa.array(known)), items.filter(pa.array(~known))
     kept = [text for text in texts if text is not None]
     hashes = [text_sha256(text) for text in kept]
     is_held = np.array([ours == held for ours, held in zip(hashes, rows["item_sha256"].to_pylist(), strict=True)], bool)
-    is_earlier = np.array([ds is not None and ds < night.ds for ds in rows["vector_ds"].to_pylist()], bool)
+    is_earlier = np.array([night is not None and night < ds for night in rows["vector_ds"].to_pylist()], bool)
     is_todo = np.ones_like(is_held) if force else ~is_held
     return Pending(rows, refused, kept, hashes, is_todo, ~(is_held & is_earlier))
 
 
-def encode_items(items: Items, night: Night, encoder: TextEncoder, *, force: bool) -> Encoded:
+def encode_items(pending: Pending, encoder: TextEncoder) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
-    pending = pending_items(items, night, force=force)
     is_todo = pending.is_todo
-    start = time.perf_counter()
     fresh, tokens = encoder.encode_counted(pending.todo_texts)
-    seconds = time.perf_counter() - start
     held = pending.rows.filter(pa.array(~is_todo))
     stored = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
     order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
     vectors = CompactVectors.concatenate([CompactVectors.of(fresh), stored])[order]
     rows = pending.rows.drop_columns(["vector", "vector_scale", "item_sha256"])
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
-    rejects = rejected_items(pending.refused, night)
-    return Encoded(items.shard, rows, vectors, pending.is_new, rejects, tokens, seconds)
+    return Encoded(rows, vectors, pending.is_new, pending.refused, tokens)
 
 
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
@@ -120,7 +103,7 @@ def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
     ]
 
 
-def rejected_items(rows: pa.Table, night: Night) -> pa.Table:
+def rejected_items(rows: pa.Table, run_id: str) -> pa.Table:
     """Rows of `rejects` for items of a kind that is not known."""
     kinds, items = rows["kind"].to_pylist(), rows["item_id"].to_pylist()
     return table_of(
@@ -130,17 +113,17 @@ def rejected_items(rows: pa.Table, night: Night) -> pa.Table:
             "user_id": rows["user_id"],
             "detail": [f"kind {kind!r} is not known: add [kinds.{kind}] to pplug.toml" for kind in kinds],
         },
-        {"job": JOB, "reason": "unknown_kind", "run_id": night.run_id, "source": "histories"},
+        {"job": JOB, "reason": "unknown_kind", "run_id": run_id, "source": "histories"},
     )
 
 
-def shard_tables(encoded: Encoded, night: Night, max_vectors: int, encoder_sha256: str) -> dict[str, pa.Table]:
-    """The shard's rows of each table."""
-    constants = {"encoder_sha256": encoder_sha256, "run_id": night.run_id}
+def shard_tables(encoded: Encoded, run_id: str, max_vectors: int, encoder_sha256: str) -> dict[str, pa.Table]:
+    """Make a shard's rows of each table."""
+    constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
     rows, vectors, is_new = encoded.rows, encoded.vectors, encoded.is_new
     rows, vectors = rows.filter(pa.array(is_new)), vectors[np.flatnonzero(is_new)]
     return {
         "persona_vectors": persona_table(encoded.rows, encoded.vectors, max_vectors, constants),
         "history_vectors": history_vector_table(rows, vectors, constants),
-        "rejects": encoded.rejects,
+        "rejects": rejected_items(encoded.refused, run_id),
     }

@@ -109,7 +109,8 @@ class CaseReader:
 
     def chunks(self) -> Iterator[list[Case]]:
         """All cases by user, in chunks of about `CHUNK`."""
-        for shard in cut_shards(sorted(self.task_counts.items()), CHUNK):
+        counts = ((user, count, count) for user, count in sorted(self.task_counts.items()))
+        for shard in cut_shards(counts, CHUNK):
             yield self.cases_of(shard.first_user, shard.last_user)
 
     def cases_of(self, first_user: str, last_user: str) -> list[Case]:

@@ -1,10 +1,8 @@
-"""Finished Parquet files: written whole or not at all, ordered, packed, and described for Delta's log."""
+"""Parquet as the tables hold it: ordered, packed, and described for Delta's log."""
 
-import contextlib
-import errno
+import io
 import itertools
-import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedder.errors import PplugError
+from pipelines.store.folder import Folder, named_causes
 
 VECTOR_LEAVES: Final = {
     "persona": "persona.list.element",
@@ -31,30 +29,13 @@ FILE_BYTES: Final = 256 * 2**20
 """The same in memory."""
 
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk, a quota and a limit on files say when they are reached."""
-
-
 def night_of(path: Path) -> date:
-    """The night that a file of a table belongs to: the name of its folder says it."""
+    """Read the night that a file of a table belongs to from the name of its folder."""
     return date.fromisoformat(path.parent.name.removeprefix("ds="))
 
 
-@contextlib.contextmanager
-def named_causes(path: Path) -> Generator[None]:
-    """Turn the failures of a disk that the user can mend into one line that says how."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL or any(f"os error {code}" in str(error) for code in FULL):  # deltalake sets no errno
-            raise PplugError(f"no space left on the disk of {path}: free some and run the command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise PplugError(f"{path} cannot be written ({error.strerror}): choose another --warehouse") from error
-        raise
-
-
-def write_shard(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file that appears whole or not at all.
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Pack rows into a Parquet file.
 
     Rows are ordered by `user_id`, rows of a user keep their order, and row groups are small, so that a join reads only
     the users it asks for.
@@ -63,25 +44,25 @@ def write_shard(path: Path, table: pa.Table) -> None:
     # pyarrow documents a list, its types a bool
     packed: Any = [CODE_LEAVES.get(name, name) for name in names if name not in VECTOR_LEAVES]
     rows = max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with named_causes(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(
-                by_user(table) if "user_id" in names else table,
-                fresh,
-                compression="zstd",
-                row_group_size=rows,
-                use_dictionary=packed,
-                column_encoding={VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES},
-            )
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    file = io.BytesIO()
+    pq.write_table(
+        by_user(table) if "user_id" in names else table,
+        file,
+        compression="zstd",
+        row_group_size=rows,
+        use_dictionary=packed,
+        column_encoding={VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES},
+    )
+    return file.getvalue()
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file that appears whole or not at all."""
+    Folder(path.parent).put(path.name, parquet_bytes(table))
 
 
 def by_user(table: pa.Table) -> pa.Table:
-    """The rows ordered by `user_id`; a table that is in order stays as it is, for sorting copies every vector."""
+    """Order rows by `user_id`; a table that is in order stays as it is, for sorting copies every vector."""
     users = table["user_id"]
     return table if users.equals(users.sort()) else table.sort_by("user_id")
 
@@ -106,12 +87,3 @@ def write_batches(stem: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
             path.unlink()
             return
         yield path
-
-
-def stats(path: Path) -> dict[str, Any]:
-    """What Delta keeps of a file: its rows.
-
-    Never a range of values: the least and the greatest `user_id` would stay in the log when the users are forgotten.
-    Readers skip by the statistics inside the Parquet files, which go when the files go.
-    """
-    return {"numRecords": pq.read_metadata(path).num_rows}

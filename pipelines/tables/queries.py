@@ -126,9 +126,10 @@ def run_sql(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
 @contextmanager
 def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]:
     """A connection with a view of every table, which can read their live files and nothing else."""
-    versions = warehouse.versions()
-    with connect(warehouse, versions) as db:
-        lock_down(db, [path for name, version in versions.items() for path in warehouse.files(name, version)])
+    files = {name: warehouse.live(name, version) for name, version in warehouse.versions().items()}
+    here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
+    with connect(warehouse, files=files) as db:
+        lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])
         yield db
 
 

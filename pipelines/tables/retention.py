@@ -30,11 +30,12 @@ def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = R
         time.sleep(reader_seconds)
     for table in full.values():
         _vacuum(table, dry_run=False)
-    for name in tables:
-        for night in warehouse.folder(name).glob("ds=*"):
-            sync(night)  # a power loss would bring back what was deleted
-        _remove_empty_nights(warehouse.folder(name))
-        sync_log(warehouse.folder(name))
+    if warehouse.store.folder is not None:
+        for name in tables:
+            for night in warehouse.folder(name).glob("ds=*"):
+                sync(night)  # a power loss would bring back what was deleted
+            _remove_empty_nights(warehouse.folder(name))
+            sync_log(warehouse.folder(name))
 
 
 def rewrite_log(warehouse: Warehouse, name: str) -> None:
@@ -43,9 +44,14 @@ def rewrite_log(warehouse: Warehouse, name: str) -> None:
         warehouse.create(name).alter.set_table_properties({LOG_RETENTION: retention})
         table = warehouse.create(name)  # as it is with that retention
         table.create_checkpoint()
-        sync_log(warehouse.folder(name))  # before what it stands for goes
+        _sync(warehouse, name)  # before what it stands for goes
         table.cleanup_metadata()
-    sync_log(warehouse.folder(name))
+    _sync(warehouse, name)
+
+
+def _sync(warehouse: Warehouse, name: str) -> None:
+    if warehouse.store.folder is not None:
+        sync_log(warehouse.folder(name))
 
 
 def _vacuum(table: DeltaTable, *, dry_run: bool) -> list[str]:

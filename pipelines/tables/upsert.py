@@ -100,9 +100,12 @@ def upsert(
     versions = warehouse.versions(names)
     with scratch(staged.parent) as db:
         _choose_rows(db, name, staged)
-        _list_live_rows(db, name, ds, warehouse.files(name, versions[name]) if name in versions else [])
-        gone = warehouse.files(memory, versions[memory]) if memory in versions else []
-        _list_live_rows(db, "deletions", ds, gone, view="gone")
+        live = [
+            warehouse.copied_files(table, versions[table], staged.parent) if table in versions else []
+            for table in (name, memory or "")
+        ]
+        _list_live_rows(db, name, ds, live[0])
+        _list_live_rows(db, "deletions", ds, live[1], view="gone")
         _find_changes(db, name, ds, overwrite_newer=overwrite_newer)
         counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
         if not dry_run:

@@ -2,29 +2,28 @@
 
 A view reads the live files of one Delta version, so superseded files are never read twice. Times are UTC TIMESTAMP,
 vectors FLOAT[]. A table that does not exist yet is an empty view.
+
+    folder        ─▶ DuckDB reads the Parquet files itself
+    object store  ─▶ a pyarrow dataset over the store, registered in DuckDB: the same rows, no extension of DuckDB
 """
 
 import contextlib
-import os
-import socket
-import uuid
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.schema import TABLES, file_schema
+from pipelines.tables.data_files import DataFile
+from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
 SQL_ROOT = Path(__file__).parents[2] / "sql"
 """In a checkout and in an installed wheel alike."""
-
-SPILL = "_spill-"
-"""How a folder of temporary files begins; process and machine follow, so that it can go when they have."""
 
 
 def quoted(path: Path) -> str:
@@ -40,28 +39,45 @@ def selected(schema: pa.Schema) -> str:
     )
 
 
-def read_files(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    """The rows of files of one table, with `filename` and the night that Delta's log gives each file as `ds`.
+def named_rows(
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, files: Sequence[DataFile]
+) -> duckdb.DuckDBPyRelation:
+    """Read files of a table: its columns, and in `file` the name of the file that a row is in.
 
-    Never by `hive_partitioning`: that takes every folder of the whole path, like /data/user_id=7, for a column. A
-    filter on `ds` still leaves out whole files: DuckDB computes what depends on `filename` alone before it reads.
+    The night is the name of the file's own folder, which is Delta's partition value; folders further up may be named
+    like columns and mean nothing.
     """
     if not files:
-        return db.from_arrow(TABLES[name].append(pa.field("filename", pa.string())).empty_table())
-    start = len(str(files[0].parent.parent)) + len("/ds=") + 1  # the log names each file ds=<night>/<run>.parquet
-    rows = db.read_parquet([quoted(file) for file in files], hive_partitioning=False, filename=True)
-    columns = ", ".join(file_schema(name).names)
-    return rows.project(f"{columns}, cast(substr(filename, {start}, 10) as date) as ds, filename")
+        return db.from_arrow(TABLES[name].append(pa.field("file", pa.string())).empty_table())
+    if warehouse.store.folder is None:
+        columns = [*TABLES[name].names, "__filename"]
+        rows = db.from_arrow(warehouse.dataset(name, files).scanner(columns=columns))
+        return rows.project(", ".join([*TABLES[name].names, "__filename as file"]))
+    paths = [quoted(warehouse.root / file.name) for file in files]
+    names = ", ".join(column if column != "ds" else NIGHT_OF_FILE for column in TABLES[name].names)
+    at = len(str(warehouse.root)) + 2
+    rows = db.read_parquet(paths, filename=True, hive_partitioning=False)
+    return rows.project(f"{names}, replace(substr(filename, {at}), chr(92), '/') as file")
 
 
-def create_view(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
-    """Make one table readable under its own name."""
-    read_files(db, name, files).project(selected(TABLES[name])).create_view(name)
+NIGHT_OF_FILE: Final = r"regexp_extract(filename, '[/\\]ds=([^/\\]*)[/\\][^/\\]*$', 1)::date as ds"
+
+
+def table_rows(
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, files: Sequence[DataFile]
+) -> duckdb.DuckDBPyRelation:
+    """Read files of a table; only the columns and the files that a query asks for are read in the end."""
+    if files and warehouse.store.folder is None:
+        return db.from_arrow(warehouse.dataset(name, files))
+    return named_rows(db, warehouse, name, files)
 
 
 @contextlib.contextmanager
 def connect(
-    warehouse: Warehouse, versions: Mapping[str, int] | None = None, memory_limit: str = "1GB"
+    warehouse: Warehouse,
+    versions: Mapping[str, int] | None = None,
+    memory_limit: str = "1GB",
+    files: Mapping[str, Sequence[DataFile]] | None = None,
 ) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a view of every table.
 
@@ -69,21 +85,27 @@ def connect(
         warehouse: read only.
         versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
             The newest ones unless given.
-        memory_limit: DuckDB's, beyond it sorts and joins go to temporary files in the warehouse.
+        memory_limit: DuckDB's, beyond it sorts and joins go to temporary files of this machine (TMPDIR).
+        files: instead of `versions` the files of each table to read.
+
+    Raises:
+        PplugError: if a version or a file is not there.
     """
-    pinned = warehouse.versions() if versions is None else versions
-    spill_name = f"{SPILL}{os.getpid()}-{socket.gethostname()}-{uuid.uuid4().hex}"
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit,
-        "temp_directory": str(warehouse.root / spill_name),
-        "autoinstall_known_extensions": False,
-    }
-    with duckdb.connect(":memory:", config=settings) as db:
-        db.execute("set TimeZone = 'UTC'")
-        with lost_files():
-            for name in TABLES:
-                create_view(db, name, warehouse.files(name, pinned[name]) if name in pinned else [])
-        yield db
+    if files is None:
+        pinned = warehouse.versions() if versions is None else versions
+        files = {name: warehouse.live(name, version) for name, version in pinned.items()}
+    with tempfile.TemporaryDirectory(prefix="pplug-") as spill:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(":memory:", config=settings) as db:
+            db.execute("set TimeZone = 'UTC'")
+            with lost_files():
+                for name, schema in TABLES.items():
+                    table_rows(db, warehouse, name, files.get(name, ())).project(selected(schema)).create_view(name)
+            yield db
 
 
 @contextlib.contextmanager
@@ -91,7 +113,7 @@ def lost_files() -> Generator[None]:
     """Tell in one line of a file that Delta's log names and that is not there, or cannot be read."""
     try:
         yield
-    except duckdb.IOException as error:
+    except (duckdb.IOException, OSError) as error:
         said = str(error).splitlines()[0]
         raise PplugError(f"a file of the warehouse cannot be read ({said}): restore it and run again") from error
 

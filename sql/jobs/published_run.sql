@@ -1,8 +1,8 @@
--- published_run: the run that published a night
+-- published_run: the last run that published a night
 -- Grain:  at most one row
 -- Reads:  runs
--- Params: $job (TEXT), $ds (DATE), $run_id (TEXT)
--- Holds:  the run is done; it is the one that the live files name, or, where there are none, one that had no rows
+-- Params: $job (TEXT), $ds (DATE)
+-- Holds:  the run is done and its config says what it published; others may have written to the night since
 select
     run_id,
     rows_in,
@@ -14,6 +14,6 @@ where
     job = $job
     and ds = $ds
     and status = 'done'
-    and (run_id = $run_id or ($run_id = '' and rows_out = 0))
+    and contains(config, '"published": {')
 order by started_at desc
 limit 1

@@ -18,10 +18,9 @@ from pipelines.encode import EncodeConfig, encode_night
 from pipelines.erasure.user_key import KEY_FILE
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
-from pipelines.tables.job_lock import LOCK_FILE
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
-from pipelines.tables.views import SPILL, connect
+from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import PlugChoice, train_job
 
@@ -57,7 +56,7 @@ def item(user: str, number: int, **changes: object) -> dict[str, Any]:
     """A line of a histories file."""
     seed = int(user[4:]) * 31 + number * 7
     text = " ".join(WORDS[(seed + 3 * at) % len(WORDS)] for at in range(2 + seed % 5))
-    posted = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(hours=seed)
+    posted = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(hours=seed % 700)  # all before the first night
     row = {"user_id": user, "item_id": f"i{number}", "kind": "note", "posted_at": posted.isoformat()}
     return row | {"text": text, "output": CHOICES[seed % 3]} | changes
 
@@ -167,14 +166,14 @@ def stray_files(folder: Path) -> list[Path]:
     A table is the files that Delta names, in whatever version, and its log: commits and checkpoints.
     """
     tables, root = warehouse(folder), warehouse(folder).root.absolute()
-    needed = {root / LOCK_FILE, root / KEY_FILE}
+    needed = {root / KEY_FILE}
     for name in TABLES:
         log = (root / name / "_delta_log").glob("*")
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
         newest = tables.versions([name]).get(name, -1)
         needed |= {path for version in range(newest + 1) for path in tables.files(name, version)}
     files = {path for path in root.rglob("*") if path.is_file()}
-    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*"), *root.glob(f"{SPILL}*")})
+    return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*")})
 
 
 def assert_same_nights(ours: Path, theirs: Path) -> None:

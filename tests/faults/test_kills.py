@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from night_jobs import JOBS, Job, assert_same_nights, assert_whole_nights
 from undisturbed import Nights
-from victims import PHASES, Moment, finished, said, start
+from victims import PHASES, Moment, finished, finished_after_a_kill, said, start
 
 Count = Callable[[int, int], int]
 
@@ -42,7 +42,7 @@ def killed_at_any_time(job: Job, nights: Nights, rng: random.Random) -> Path:
 
 def assert_a_rerun_mends(job: Job, folder: Path, nights: Nights) -> None:
     assert_whole_nights(folder, nights.before(job), nights.after(job))
-    assert finished(job, folder) == 0, said(folder)
+    assert finished_after_a_kill(job, folder) == 0, said(folder)
     assert_same_nights(folder, nights.after(job))
     shutil.rmtree(folder)
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from embedder.errors import PplugError
+from pipelines.store import leases
 
 IMPORTED = (
     "pytest",
@@ -48,9 +50,9 @@ PHASES: Mapping[str, tuple[str, ...]] = {
         "llm_jobs.training.fit:write_report",
     ),
     "generating": ("pipelines.answers.outputs:answer_queue",),
-    "writing shards": ("pipelines.nights.shards:ShardFolder.write",),
+    "writing shards": ("pipelines.nights.working:write",),
     "committing": (
-        "pipelines.nights.jobs:publish_shards",
+        "pipelines.nights.night:publish",
         "pipelines.tables.upsert:upsert",
         "pipelines.tables.warehouse:Warehouse.append",
     ),
@@ -124,12 +126,15 @@ class Trap:
             phases.remove(gate)
 
 
-def run_trapped(job: Callable[[Path], None], folder: Path, moment: Moment | None) -> None:
+def run_trapped(
+    job: Callable[[Path], None], folder: Path, moment: Moment | None, life_seconds: float = leases.LIFE_SECONDS
+) -> None:
     """In the child: run a job in a folder; its stderr and the calls of each phase are left beside it.
 
     As at the command line, a refusal is one line and exit code 1.
     """
     sys.stderr = folder.with_suffix(".stderr").open("w", encoding="utf8")
+    leases.LIFE_SECONDS = life_seconds
     trap = Trap(moment)
     threading.setprofile(trap)
     sys.setprofile(trap)
@@ -154,6 +159,15 @@ def start(job: Callable[[Path], None], folder: Path, moment: Moment | None = Non
 def finished(job: Callable[[Path], None], folder: Path, moment: Moment | None = None) -> int:
     """Run a job in a process of its own and return its exit code, minus the signal that ended it."""
     process = start(job, folder, moment)
+    process.join()
+    return process.exitcode
+
+
+def finished_after_a_kill(job: Callable[[Path], None], folder: Path, life_seconds: float = 0.5) -> int:
+    """Run a job again where nothing else runs, so that a lease without a sign of life is soon one of the dead."""
+    time.sleep(life_seconds)
+    process = CONTEXT.Process(target=run_trapped, args=(job, folder, None, life_seconds))
+    process.start()
     process.join()
     return process.exitcode
 

@@ -1,12 +1,13 @@
 """Small warehouses and real tiny models for the tests of the pipelines."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import s3_server
 from small_night import NIGHT, NOTE
 from tiny_models import save_model, tiny_bert, tiny_llama
 
@@ -17,6 +18,13 @@ from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
+
+
+@pytest.fixture(scope="session")
+def s3_options() -> Iterator[dict[str, str]]:
+    """What a client of the server must know; its bucket is named `bucket`."""
+    with s3_server() as options:
+        yield options
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What is left of a night that was not published is believed only where it is what was written."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.expire import expire_nights
 from pipelines.generate import generate_night
+from pipelines.nights.job import Night
+from pipelines.nights.runners import Runner
+from pipelines.nights.shards import Shard
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -33,24 +36,39 @@ def swapped(one: Path, other: Path) -> None:
     between.rename(other)
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a file is gone": lambda folder: (folder / "00000.persona_vectors.parquet").unlink(),
-    "a file is empty": lambda folder: (folder / "00000.persona_vectors.parquet").write_bytes(b""),
-    "shards have changed places": lambda folder: swapped(
-        folder / "00000.persona_vectors.parquet", folder / "00001.persona_vectors.parquet"
-    ),
-    "a shard is doubled": lambda folder: shutil.copy(
-        folder / "00000.persona_vectors.parquet", folder / "00001.persona_vectors.parquet"
-    ),
-    "tables have changed places": lambda folder: swapped(
-        folder / "00000.persona_vectors.parquet", folder / "00000.history_vectors.parquet"
-    ),
-    "a receipt is empty": lambda folder: (folder / "00000.json").write_bytes(b""),
-    "a receipt is of another shard": lambda folder: shutil.copy(folder / "00000.json", folder / "00001.json"),
-    "an old file lies beside": lambda folder: shutil.copy(
-        folder / "00000.persona_vectors.parquet", folder / "00007.persona_vectors.parquet"
+def data(warehouse: Warehouse, table: str, shard: int) -> Path:
+    """The file of a shard that is finished and not published."""
+    (found,) = warehouse.folder(table).glob(f"ds=*/*-{shard:05d}-*.parquet")
+    return found
+
+
+def manifest(warehouse: Warehouse, shard: int) -> Path:
+    """What says that it is finished."""
+    (found,) = (warehouse.root / "_shards" / "encode" / str(NIGHT)).glob(f"*/{shard:05d}.json")
+    return found
+
+
+DAMAGES: dict[str, Callable[[Warehouse], object]] = {
+    "a file is gone": lambda w: data(w, "persona_vectors", 0).unlink(),
+    "a file is empty": lambda w: data(w, "persona_vectors", 0).write_bytes(b""),
+    "shards have changed places": lambda w: swapped(data(w, "persona_vectors", 0), data(w, "persona_vectors", 1)),
+    "a shard is doubled": lambda w: shutil.copy(data(w, "persona_vectors", 0), data(w, "persona_vectors", 1)),
+    "tables have changed places": lambda w: swapped(data(w, "persona_vectors", 0), data(w, "history_vectors", 0)),
+    "a manifest is empty": lambda w: manifest(w, 0).write_bytes(b""),
+    "a manifest is of another shard": lambda w: shutil.copy(manifest(w, 0), manifest(w, 1)),
+    "a manifest says nothing": lambda w: manifest(w, 0).write_bytes(b"null"),
+    "an old file lies beside": lambda w: shutil.copy(
+        data(w, "persona_vectors", 0), data(w, "persona_vectors", 0).with_name("x-00007-y.parquet")
     ),
 }
+
+
+class NotPublished(Runner):
+    """A runner that finishes every shard, and then something goes wrong."""
+
+    def run(self, night: Night, shards: Sequence[Shard]) -> None:
+        super().run(night, shards)
+        raise PplugError("it cannot be published")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -58,14 +76,9 @@ def test_a_shard_that_is_not_as_it_was_written_is_done_again(
     damage: str, fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
     warehouse = fill(ITEMS)
-    in_the_way = warehouse.folder("history_vectors") / f"ds={NIGHT}"
-    in_the_way.parent.mkdir()
-    in_the_way.write_text("the night cannot be published")
-    with pytest.raises(PplugError, match="cannot be written"):
-        encode_night(warehouse, NIGHT, encode_config, kinds)
-    (folder,) = (warehouse.root / "_shards" / "encode" / str(NIGHT)).iterdir()
-    in_the_way.unlink()
-    DAMAGES[damage](folder)
+    with pytest.raises(PplugError, match="cannot be published"):
+        encode_night(warehouse, NIGHT, encode_config, kinds, runner=NotPublished())
+    DAMAGES[damage](warehouse)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     assert personas(warehouse) == [("ann", 12), ("bob", 6), ("cid", 1)]
 

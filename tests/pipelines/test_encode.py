@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -12,8 +12,10 @@ from small_night import ITEMS, NIGHT, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import WRITES, EncodeConfig, encode_inputs, encode_night, plan_encode, user_shards
-from pipelines.nights.jobs import run_shards
+from pipelines.encode import WRITES, EncodeConfig, encode_job, encode_night, plan_encode
+from pipelines.nights.job import Night
+from pipelines.nights.night import cut
+from pipelines.nights.runners import Runner
 from pipelines.nights.shards import Shard
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
@@ -130,20 +132,22 @@ def test_an_item_of_a_kind_that_is_gone_is_rejected_and_the_rest_encoded(
     ]
 
 
+class OneShard(Runner):
+    """A runner that loses all shards but the first."""
+
+    def run(self, night: Night, shards: Sequence[Shard]) -> None:
+        super().run(night, shards[:1])
+
+
 def test_what_a_failed_run_finished_is_not_done_again(
-    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
     undisturbed, warehouse = fill(ITEMS, name="undisturbed"), fill(ITEMS, name="failed")
     encode_night(undisturbed, NIGHT, encode_config, kinds)
     config = replace(encode_config, shard_items=12)  # ann fills a shard, bob and cid share one
 
-    def run_one_shard(shards: list[Shard], *others: Any) -> None:
-        run_shards(shards[:1], *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.encode.run_shards", run_one_shard)
-        with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
-            encode_night(warehouse, NIGHT, config, kinds)
+    with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
+        encode_night(warehouse, NIGHT, config, kinds, runner=OneShard())
     encode_night(warehouse, NIGHT, config, kinds)
     assert_same(rows_of(undisturbed, "persona_vectors"), rows_of(warehouse, "persona_vectors"))
     with connect(warehouse) as db:
@@ -154,19 +158,14 @@ def test_what_a_failed_run_finished_is_not_done_again(
 
 
 def test_rejects_of_a_shard_that_an_earlier_run_finished_are_kept(
-    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
     warehouse = fill([*ITEMS, item("ann", 70, "x", None) | {"kind": "LaMP_5"}])
     fewer = {name: kind for name, kind in kinds.items() if name != "LaMP_5"}
     config = replace(encode_config, shard_items=13)  # ann, and her reject, fill the first shard
 
-    def run_one_shard(shards: list[Shard], *others: Any) -> None:
-        run_shards(shards[:1], *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.encode.run_shards", run_one_shard)
-        with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
-            encode_night(warehouse, NIGHT, config, fewer)
+    with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
+        encode_night(warehouse, NIGHT, config, fewer, runner=OneShard())
     assert [row for row in rows_of(warehouse, "rejects") if row["job"] == "encode"] == []
     record = encode_night(warehouse, NIGHT, config, fewer)
     assert (record.rows_in, record.rows_out, record.rows_rejected) == (len(ITEMS) + 1, len(ITEMS), 1)
@@ -263,8 +262,9 @@ def test_items_of_the_future_wait_for_their_night_and_are_counted(
 
 def test_long_texts_are_cut_into_more_shards(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
     long = [item(f"user {n}", n, "word " * 4_000, "red") for n in range(6)]
-    inputs = encode_inputs(fill([*long, *ITEMS]), NIGHT, encode_config, kinds)
-    shards = user_shards(inputs, 30)
+    job = encode_job(replace(encode_config, shard_items=30), kinds)
+    inputs = job.inputs(fill([*long, *ITEMS]), NIGHT)
+    shards = cut(job, inputs)
     assert [shard.row_count for shard in shards] == [20, 3, 2]
     assert sum(shard.row_count for shard in shards) == len(long) + len(ITEMS)
     record = encode_night(inputs.warehouse, NIGHT, replace(encode_config, shard_items=30), kinds)

@@ -13,7 +13,7 @@ from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.expire import EXPIRING, expire_nights, first_kept
-from pipelines.tables.job_lock import job_lock
+from pipelines.nights.runs import recorded_run
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.warehouse import Warehouse, write_shard
 
@@ -133,6 +133,7 @@ def test_what_a_killed_expiry_left_goes_with_the_next(tmp_path: Path, monkeypatc
 
 
 def test_nothing_expires_while_a_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.tables.job_lock.PATIENCE", 0.05)
-    with job_lock(tmp_path, is_alone=False), pytest.raises(PplugError, match="a job is running"):
-        expire_nights(Warehouse(tmp_path), 1)
+    monkeypatch.setattr("pipelines.nights.runs.PATIENCE", 0.05)
+    warehouse = Warehouse(tmp_path)
+    with recorded_run(warehouse, "encode", NIGHT, {}), pytest.raises(PplugError, match="`pplug encode` is running"):
+        expire_nights(warehouse, 1)

@@ -30,8 +30,7 @@ from pipelines.erasure.user_key import made_key
 from pipelines.forget import forget_user
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_lamp, ingest_tasks
-from pipelines.nights.runs import recorded_run, utc_now
-from pipelines.tables.job_lock import job_lock
+from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
@@ -315,14 +314,17 @@ def test_readers_see_all_of_a_users_rows_or_none(lived_in: tuple[Warehouse, Path
 def test_a_job_and_a_forgetting_wait_for_each_other(
     fill: Fill, kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.tables.job_lock.PATIENCE", 0.05)
+    monkeypatch.setattr("pipelines.nights.runs.PATIENCE", 0.05)
     warehouse = fill(HERS)
-    with job_lock(warehouse.root, is_alone=False):
-        with job_lock(warehouse.root, is_alone=False):
+    with recorded_run(warehouse, "encode", NIGHT, {}):
+        with recorded_run(warehouse, "generate", NIGHT, {}):
             pass
-        with pytest.raises(PplugError, match=r"a job is running in .*: run the command again when it is done"):
+        with pytest.raises(PplugError, match=r"`pplug encode` is running in .*: run the command again when it is done"):
             forget_user(warehouse, WHO)
-    with job_lock(warehouse.root, is_alone=True), pytest.raises(PplugError, match="`pplug forget` or `pplug expire`"):
+    with (
+        recorded_run(warehouse, "expire", NIGHT, {}, Excludes.ALL),
+        pytest.raises(PplugError, match="`pplug expire` is running"),
+    ):
         fill(HERS)
     assert forget_user(warehouse, WHO, reader_seconds=0)
 

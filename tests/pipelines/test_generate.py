@@ -20,9 +20,10 @@ from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training.fit import seeded_plug
-from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.answers.facts import answering_facts
+from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.encode import EncodeConfig, encode_night
-from pipelines.generate import answer_settings, generate_night, plan_generate
+from pipelines.generate import generate_night, plan_generate
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
@@ -326,7 +327,7 @@ def test_free_answers_are_decoded_with_beams(
 def test_greedy_nights_keep_the_settings_they_had_before_there_were_beams(
     plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
-    loaded = [load_models(replace(generate_config, num_beams=num_beams)) for num_beams in (1, 2)]
-    settings = [answer_settings(models, kinds, load_plugs([plug], models)) for models in loaded]
+    configs = [replace(generate_config, num_beams=num_beams) for num_beams in (1, 2)]
+    settings = [answering_facts(config, (plug,), is_apart=False).settings(kinds) for config in configs]
     assert settings[0].keys() == {"encoder_sha256", "llm_sha256", "llm_kernel", "plugs", "kinds"}
     assert settings[1] == settings[0] | {"num_beams": 2}

@@ -168,8 +168,6 @@ def test_a_dry_run_counts_and_writes_nothing(warehouse: Warehouse, tmp_path: Pat
 def test_nothing_staged_is_left(warehouse: Warehouse, tmp_path: Path) -> None:
     ingest_histories(warehouse, [jsonl(tmp_path / "h.jsonl", item(), b"broken")], NIGHT, KINDS)
     assert sorted(path.name for path in warehouse.root.iterdir()) == [
-        "_jobs.lock",
-        "_running",
         "_staging",
         "deletions",
         "histories",
@@ -189,7 +187,7 @@ def test_nothing_staged_is_left_when_a_file_vanishes_while_it_is_read(warehouse:
     files = [jsonl(tmp_path / "one.jsonl", item("a")), jsonl(tmp_path / "two.jsonl", item("b"))]
     with pytest.raises(FileNotFoundError):
         ingest_histories(warehouse, files, NIGHT, Vanishing())
-    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_jobs.lock", "_running", "_staging", "runs"]
+    assert sorted(path.name for path in warehouse.root.iterdir()) == ["_staging", "runs"]
     assert items(warehouse) == [], "all files or none"
 
 

@@ -137,13 +137,12 @@ def test_a_checkpoint_that_is_empty_is_named(name: str, tmp_path: Path) -> None:
 def test_a_marker_that_is_empty_or_damaged_stops_nothing(
     left: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warehouse, folder = Warehouse(tmp_path), tmp_path / "_running"
-    folder.mkdir()
-    (folder / f"encode-{NIGHT}.json").write_bytes(left)
-    (folder / "other.json").write_bytes(left)
+    warehouse = Warehouse(tmp_path)
+    for what in (f"encode-{NIGHT}", "other"):
+        warehouse.store.put(f"_running/{what}/00000001.json", left)
     assert list(list_runs(warehouse)) == []
     with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
         pass
     assert [run["status"] for run in list_runs(warehouse)] == ["done"]
-    assert list(folder.iterdir()) == []
+    assert warehouse.store.list("_running") == []
     assert caplog.text.count("is empty or damaged, as a power loss leaves it") == 2

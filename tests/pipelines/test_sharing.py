@@ -17,7 +17,6 @@ from embedder.errors import PplugError
 from embedder.models import default_cache, model_folder
 from llm_jobs.kinds import Kind
 from pipelines.nights.runs import Excludes, recorded_run
-from pipelines.tables.job_lock import job_lock
 from pipelines.tables.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,23 +95,6 @@ def test_two_users_of_a_group_write_to_one_warehouse_and_a_third_reads(place: Pa
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert "cannot be written (Permission denied)" in said.stderr
     assert "forget" not in said.stderr
-
-
-def test_a_lock_that_the_owner_alone_may_write_is_shared(place: Path) -> None:
-    assert as_user(64_001, GROUP, *ingest(place)).returncode == 0
-    (place / "w" / "_jobs.lock").chmod(0o644)
-    said = as_user(64_002, GROUP, *ingest(place))
-    assert said.returncode == 0, said.stderr
-    (place / "w" / "_jobs.lock").chmod(0o600)
-    said = as_user(64_002, GROUP, *ingest(place))
-    assert said.returncode == 1
-    assert "_jobs.lock cannot be written (Permission denied)" in said.stderr
-
-
-def test_a_lock_says_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "w" / "_jobs.lock").mkdir(parents=True)
-    with pytest.raises(PplugError, match=r"_jobs\.lock cannot be written"), job_lock(tmp_path / "w", is_alone=False):
-        pytest.fail("nobody can hold a folder")
 
 
 def test_a_plug_can_be_read_by_whom_the_umask_says(plug: Path, kinds: dict[str, Kind]) -> None:

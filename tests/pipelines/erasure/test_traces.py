@@ -51,7 +51,6 @@ def test_the_condition_of_a_deletion_tells(tmp_path: Path) -> None:
         ("notes.txt", "for bob", False),
         ("broken.parquet", "PAR1", True),
         (".00000.rejects.parquet.f00.tmp", "PAR1", True),
-        ("_jobs.lock", "ann", False),
         ("_forgotten.key", "ann", False),
         ("_running/20261101-forget.json", {"job": "ann", "ds": "ann"}, False),
     ],

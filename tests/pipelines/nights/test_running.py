@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +15,31 @@ import pytest
 
 from embedder.errors import PplugError
 from pipelines.nights.overview import list_runs
-from pipelines.nights.running import AlreadyRunning, running_folder
 from pipelines.nights.runs import Excludes, recorded_run
-from pipelines.nights.shards import Receipt, ShardFolder, cut_shards
+from pipelines.nights.shards import Manifest, ShardLog
+from pipelines.store import leases
+from pipelines.store.leases import AlreadyRunning, Fenced, acquire, kept_alive, runs_under_way
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 1)
+LIFE_SECONDS = 2.0
+"""Of the leases in these tests; longer than a busy machine keeps a thread waiting."""
+
+
+@pytest.fixture(autouse=True)
+def short_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.store.leases.LIFE_SECONDS", LIFE_SECONDS)
+
+
+def give_up_for_dead() -> None:
+    """Wait until the clocks say that a killed run is dead."""
+    time.sleep(LIFE_SECONDS)
 
 
 def hold(root: Path, job: str, ds: date, seconds: float, excludes: Excludes) -> None:
     """Run in a process of its own: a run that does nothing for a while."""
+    leases.LIFE_SECONDS = LIFE_SECONDS
     with recorded_run(Warehouse(root), job, ds, {"setting": 7}, excludes):
         (root / f"{job}-{ds}.started").touch()
         time.sleep(seconds)
@@ -82,6 +97,7 @@ def test_a_killed_run_is_recorded_once_by_whatever_runs_next(tmp_path: Path) -> 
         for each in (process, other):
             os.kill(each.pid, signal.SIGKILL)
             each.join()
+    give_up_for_dead()
     assert [run["status"] for run in list_runs(warehouse)] == ["killed", "killed"]
     for _ in range(2):
         with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
@@ -95,21 +111,20 @@ def test_a_killed_run_is_recorded_once_by_whatever_runs_next(tmp_path: Path) -> 
     killed = [run for run in list_runs(warehouse) if run["status"] == "killed"]
     assert all(run["config"] == '{"setting": 7}' and run["error"].startswith("killed") for run in killed)
     assert all(0 <= run["seconds"] < 600 for run in killed)
-    assert list(running_folder(warehouse).iterdir()) == []
+    assert runs_under_way(warehouse.store) == []
 
 
 def test_the_tokens_of_a_killed_run_are_those_of_the_shards_it_finished(tmp_path: Path) -> None:
-    warehouse, shards = Warehouse(tmp_path), cut_shards([("ann", 1), ("bob", 1)], 1)
-    earlier, ours = (ShardFolder.of(warehouse, "encode", NIGHT, name) for name in ("earlier", "ours"))
-    other_night = ShardFolder.of(warehouse, "encode", NIGHT + timedelta(days=1), "ours")
-    earlier.write(shards[0], {}, Receipt(0, 1, 1, 0, 1000, 0.5))
-    os.utime(earlier.path / "00000.json", (0, 0))
+    warehouse = Warehouse(tmp_path)
     with another_process(tmp_path, "encode") as process:
-        for folder, tokens in ((ours, 7), (other_night, 100)):
-            for shard in shards:
-                folder.write(shard, {}, Receipt(shard.index, 1, 1, 0, tokens, 0.5))
+        (begun,) = runs_under_way(warehouse.store)
+        for run_id, night, tokens in ((begun.lease.run_id, NIGHT, 7), ("earlier", NIGHT, 1000)):
+            for index in (0, 1):
+                log = ShardLog(warehouse.store, "encode", night, f"work-of-{run_id}")
+                log.add(Manifest(index, run_id, 1, 1, 0, tokens, 0.5))
         process.kill()
         process.join()
+    give_up_for_dead()
     with recorded_run(warehouse, "generate", NIGHT, {}, Excludes.SAME_NIGHT):
         pass
     with connect(warehouse) as db:
@@ -117,28 +132,59 @@ def test_the_tokens_of_a_killed_run_are_those_of_the_shards_it_finished(tmp_path
     assert found == [("encode", "killed", 14), ("generate", "done", 0)]
 
 
-@pytest.mark.parametrize("ending", ["lock", "tmp"])
-def test_what_a_run_leaves_that_is_killed_before_its_marker_is_there_goes_with_the_next(
-    ending: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("content", [b"", b"{"])
+def test_a_lease_that_a_power_cut_left_unfinished_stops_nobody(content: bytes, tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
-    running_folder(warehouse).mkdir(parents=True)
-    (running_folder(warehouse) / f"killed.{ending}").write_text("{")
+    for name in (f"encode-{NIGHT}/00000001.json", f"encode-{NIGHT}/x.beat", "other/00000007.json"):
+        warehouse.store.put(f"_running/{name}", content)
     with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
         pass
-    assert list(running_folder(warehouse).iterdir()) == []
     assert statuses(warehouse) == [("encode", "done")]
 
 
-def test_a_run_killed_after_its_record_is_not_recorded_again(tmp_path: Path) -> None:
+def test_a_run_that_was_taken_over_records_nothing_and_leaves_the_new_lease_alone(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
-    with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
-        (marker,) = running_folder(warehouse).glob("*.json")
-        text = marker.read_text()
-    marker.write_text(text)  # as if the kill came between the record and the end of the marker
-    with recorded_run(warehouse, "generate", NIGHT, {}, Excludes.SAME_NIGHT):
-        pass
-    assert statuses(warehouse) == [("encode", "done"), ("generate", "done")]
+
+    def be_taken_over() -> None:
+        with recorded_run(warehouse, "encode", NIGHT, {}, Excludes.SAME_NIGHT):
+            (held,) = runs_under_way(warehouse.store)
+            warehouse.store.delete([held.lease.name])
+            acquire(warehouse.store, f"encode-{NIGHT}", dict(held.row) | {"run_id": "new"})
+
+    with pytest.raises(Fenced, match="another has taken over"):
+        be_taken_over()
+    assert statuses(warehouse) == []
+    assert [other.lease.run_id for other in runs_under_way(warehouse.store)] == ["new"]
+
+
+def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.store.leases.LIFE_SECONDS", 30.0)
+    monkeypatch.setattr("pipelines.store.leases.BEATS", 60)
+    store = Warehouse(tmp_path).store
+    got, refused = list[str](), list[BaseException]()
+
+    def take(number: int) -> None:
+        row = {"run_id": f"r{number}", "job": "encode", "ds": NIGHT, "started_at": "2026-11-01T00:00:00+00:00"}
+        try:
+            lease, _ = acquire(store, "encode", row)
+            with kept_alive(lease):
+                got.append(lease.run_id)
+                is_over.wait()
+        except AlreadyRunning as error:
+            refused.append(error)
+        finally:
+            ended.release()
+
+    is_over, ended = threading.Event(), threading.Semaphore(0)
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        ended.acquire()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from embedder.errors import UsageError
+from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect, query_text, run_sql
 from pipelines.tables.warehouse import Warehouse, write_shard
@@ -63,6 +63,34 @@ def test_a_pinned_version_hides_what_was_written_later(tmp_path: Path) -> None:
         assert db.execute("select count(*) from rejects").fetchall() == [(2,)]
 
 
+def test_a_version_or_a_table_that_is_not_there_is_an_error_and_never_empty(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path / "w")
+    warehouse.append("rejects", NIGHT, "r", reject("first"))
+    for place, versions in ((warehouse, {"rejects": 7}), (Warehouse(tmp_path / "elsewhere"), {"rejects": 1})):
+        with (
+            pytest.raises(PplugError, match=r"rejects (cannot be read|version 1 is not seen)"),
+            connect(place, versions),
+        ):
+            pytest.fail("there is nothing to read")
+
+
+@pytest.mark.parametrize("above", ["ds=2020-01-01", "user_id=zzz", "kind=x", "a[b]*", "with space"])
+def test_folders_above_the_warehouse_mean_nothing(above: str, tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path / above / "w")
+    warehouse.append("rejects", NIGHT, "r", reject("first"))
+    with connect(warehouse) as db:
+        assert db.execute("select row_id, user_id, ds from rejects").fetchall() == [("first", None, NIGHT)]
+
+
+def test_a_night_reads_its_own_files_only(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    for day in (19, 20, 21):
+        warehouse.append("rejects", date(2026, 11, day), "r", reject(str(day)))
+    with connect(warehouse) as db:
+        plan = db.sql("explain analyze select row_id from rejects where ds = date '2026-11-20'").fetchall()[0][1]
+    assert "Total Files Read: 1" in plan
+
+
 def test_an_open_view_keeps_its_version(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     warehouse.append("rejects", NIGHT, "r", reject("first"))
@@ -89,10 +117,13 @@ def test_times_are_shown_in_utc_wherever_the_reader_is(tmp_path: Path) -> None:
         ]
 
 
-def test_sorts_beyond_the_memory_limit_go_to_disk_and_leave_nothing_there(tmp_path: Path) -> None:
-    with connect(Warehouse(tmp_path), memory_limit="60MB") as db:
+def test_sorts_beyond_the_memory_limit_go_to_disk_and_leave_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with connect(Warehouse(tmp_path / "w"), memory_limit="60MB") as db:
         db.execute("create temp table wide as select i, repeat(md5(i::text), 20) as t from range(200000) r(i)")
-        assert list(tmp_path.glob("_spill-*/*")), "it went to disk"
+        assert list(tmp_path.glob("pplug-*/*")), "it went to disk"
         assert db.execute("select count(*) from wide").fetchall() == [(200000,)]
     assert list(tmp_path.iterdir()) == []
 

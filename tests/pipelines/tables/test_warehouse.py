@@ -156,6 +156,23 @@ def test_only_writers_of_the_same_night_are_in_each_others_way(late: date, tmp_p
         assert users(warehouse) == [(NIGHT, "a"), (NEXT, "b")]
 
 
+def test_what_was_made_before_the_night_was_written_again_or_files_taken_out_is_not_published(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.publish("history_vectors", NIGHT, "r1", [shard(warehouse, "a", vectors("a"))])
+    since = warehouse.counts("history_vectors", NIGHT)
+    warehouse.publish("history_vectors", NEXT, "r2", [shard(warehouse, "b", vectors("b"))])
+    warehouse.publish("history_vectors", NIGHT, "r3", [shard(warehouse, "c", vectors("c"))], since)
+    with pytest.raises(CommitConflict, match="written by another run meanwhile"):
+        warehouse.publish("history_vectors", NIGHT, "r4", [shard(warehouse, "d", vectors("d"))], since)
+    since, version = warehouse.counts("history_vectors", NIGHT), warehouse.version("history_vectors")
+    assert version is not None
+    old = [file for file in warehouse.live("history_vectors") if file.ds == NIGHT]
+    warehouse.swap("history_vectors", "forget", old, [], version)
+    with pytest.raises(CommitConflict):
+        warehouse.publish("history_vectors", NIGHT, "r5", [shard(warehouse, "e", vectors("c"))], since)
+    assert users(warehouse) == [(NEXT, "b")]
+
+
 def test_many_runs_can_append_and_refuse_at_once(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     paths = [shard(warehouse, f"x{job}", refused("x", job=f"job{job}")) for job in range(4)]

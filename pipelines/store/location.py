@@ -8,6 +8,9 @@ from urllib.parse import unquote
 
 from embedder.errors import UsageError
 
+SCHEMES: Final = ("s3", "gs", "az", "abfss")
+"""Object stores, by the scheme of their URIs."""
+
 URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
 """One slash: pathlib makes one of two."""
 
@@ -26,7 +29,8 @@ def local_path(name: str | Path) -> Path:
         scheme, rest = found.groups()
         host, slash, path = rest.removeprefix("/").partition("/") if rest.startswith("/") else ("", "/", rest)
         if scheme.lower() != "file" or host not in ("", "localhost"):
-            raise UsageError(f"{text} is no place for a warehouse: name a folder, or file:///FOLDER")
+            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise UsageError(f"{text} is no place for a warehouse: name a folder, file:///FOLDER, or one of {known}")
         return Path(slash + unquote(path))
     expanded = os.path.expanduser(text)  # pathlib would take the folder ./~ for a home as well
     if expanded.startswith("~") and text.startswith("~"):

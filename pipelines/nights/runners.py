@@ -1,0 +1,195 @@
+"""Run a night's shards: in this process, in N processes of this machine, or on any runner of Apache Beam.
+
+    Create(shards) ─▶ Reshuffle ─▶ Read ─▶ Compute ─▶ Write ─▶ manifests
+                                     └── (finished before) ──────▲
+
+Read, compute and write are fused, so neither text nor vectors cross a shuffle.
+"""
+
+import argparse
+import contextlib
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.runners.runner import PipelineState
+
+from embedder.errors import PplugError, UsageError
+from pipelines.nights import working
+from pipelines.nights.interruption import kept_interruption
+from pipelines.nights.job import Night
+from pipelines.nights.processes import GOES_ON, WorkerLost, run_processes
+from pipelines.nights.shards import Manifest, Shard
+
+FN_API: Final = "FnApiRunner"
+"""Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
+
+POLL_SECONDS: Final = 0.5
+WORKER_SECONDS: Final = 120.0
+"""A runner none of whose workers gives a sign of life for so long has none."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Who computes a night."""
+
+    workers: int = 1
+    """Processes of this machine."""
+    beam_options: tuple[str, ...] = ()
+    """Flags of Apache Beam, like --runner=FlinkRunner."""
+
+    def __post_init__(self) -> None:
+        if self.workers > 1 and self.beam_options:
+            raise UsageError(f"--workers {self.workers} and options of Beam ({self.beam_options[0]}): leave one out")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether other processes compute, so that this one needs no models."""
+        return self.workers > 1 or bool(self.beam_options)
+
+    def run(self, night: Night, shards: Sequence[Shard]) -> None:
+        """Finish the shards.
+
+        Raises:
+            PplugError: what a worker raised, of its own class; or `WorkerLost`.
+        """
+        with kept_interruption(), _errors_of_workers(night):
+            if self.workers > 1:
+                run_processes(night, shards, self.workers)
+            else:
+                run_beam(night, shards, self.beam_options)
+
+
+class ReadShard(beam.DoFn):
+    """Shard in, shard and its rows out; one that is finished goes on as its manifest."""
+
+    def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
+        self._night, self._is_elsewhere = night, is_elsewhere
+
+    def setup(self) -> None:
+        if self._is_elsewhere:
+            working.beat(self._night)
+
+    def process(self, shard: Shard) -> Iterator[Any]:
+        with working.noted_errors(self._night):
+            done = self._night.log.manifest(shard.index)
+            yield TaggedOutput("done", done) if done else (shard, working.read(self._night, shard))
+
+
+class ComputeShard(beam.DoFn):
+    """Shard and rows in, results out."""
+
+    def __init__(self, night: Night) -> None:
+        self._night = night
+
+    def setup(self) -> None:
+        with working.noted_errors(self._night):
+            self._night.job.load(self._night.facts)
+
+    def process(self, element: tuple[Shard, Any]) -> Iterator[working.Computed]:
+        with working.noted_errors(self._night):
+            yield working.compute(self._night, *element)
+
+
+class WriteShard(beam.DoFn):
+    """Results in, the shard's manifest out when it is in the store."""
+
+    def __init__(self, night: Night) -> None:
+        self._night = night
+
+    def process(self, computed: working.Computed) -> Iterator[Manifest]:
+        with working.noted_errors(self._night):
+            yield working.write(self._night, computed)
+
+
+class FinishShards(beam.PTransform):
+    """Shards in, their manifests out."""
+
+    def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
+        super().__init__()
+        self._night, self._is_elsewhere = night, is_elsewhere
+
+    def expand(self, shards: beam.PCollection[Shard]) -> Any:
+        read: Any = shards | "Read" >> beam.ParDo(ReadShard(self._night, is_elsewhere=self._is_elsewhere)).with_outputs(
+            "done", main="todo"
+        )
+        written = (
+            read.todo
+            | "Compute" >> beam.ParDo(ComputeShard(self._night))
+            | "Write" >> beam.ParDo(WriteShard(self._night))
+        )
+        return (read.done, written) | "Manifests" >> beam.Flatten()
+
+
+def run_beam(night: Night, shards: Sequence[Shard], flags: Sequence[str]) -> None:
+    """Run the shards as a pipeline of Beam, and watch its workers where they are others' processes."""
+    options = beam_options(flags)
+    pipeline = beam.Pipeline(options=options)
+    finish = FinishShards(night, is_elsewhere=bool(flags))
+    _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | finish
+    result: Any = pipeline.run()  # FnApiRunner is done when this returns
+    heard, last = "", time.monotonic()
+    while not PipelineState.is_terminal(result.state):
+        time.sleep(POLL_SECONDS)
+        signs = {entry.name: night.warehouse.store.get(entry.name) for entry in _signs(night)}
+        if repr(signs) != heard:
+            heard, last = repr(signs), time.monotonic()
+        if time.monotonic() - last > WORKER_SECONDS:
+            threading.Thread(target=result.cancel, daemon=True).start()
+            who = "its workers have gone" if signs else "no worker has begun"
+            told = f"nothing was heard for {WORKER_SECONDS:.0f} s: {who}"
+            raise WorkerLost(f"{' '.join(flags)}: {told}: look into the runner's logs, start workers and {GOES_ON}")
+    result.wait_until_finish()
+
+
+def _signs(night: Night) -> Sequence[Any]:
+    return night.warehouse.store.list(f"{night.log.folder}/workers")
+
+
+def beam_options(flags: Sequence[str]) -> PipelineOptions:
+    """Read the flags of Beam.
+
+    Raises:
+        UsageError: if Beam does not know one, or the runner is one that loses rows or hangs.
+    """
+    options = PipelineOptions([f"--runner={FN_API}", *flags])
+    known: Any = options.get_all_options()
+    runner = str(known["runner"])
+    if runner.rpartition(".")[2] == "DaskRunner":
+        raise UsageError("--runner=DaskRunner loses rows (Beam 2.77): choose another runner, or --workers N")
+    if known.get("direct_running_mode") == "multi_processing":
+        raise UsageError(
+            "--direct_running_mode=multi_processing waits for ever for a worker that died (Beam 2.77): use --workers N"
+        )
+    if runner == FN_API and (unknown := _unknown(flags)):
+        raise UsageError(f"Apache Beam has no option {unknown[0]}: see its documentation of {runner}")
+    return options
+
+
+def _unknown(flags: Sequence[str]) -> list[str]:
+    parser: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    kinds = [PipelineOptions]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        with contextlib.suppress(argparse.ArgumentError):  # two kinds have it
+            getattr(kind, "_add_argparse_args", lambda _: None)(parser)
+    return parser.parse_known_args([*flags])[1]
+
+
+@contextlib.contextmanager
+def _errors_of_workers(night: Night) -> Generator[None]:
+    """Raise what a worker raised, whatever the runner made of it."""
+    try:
+        yield
+    except Exception as error:
+        if (noted := working.noted_error(night)) is not None:
+            raise noted from error
+        if isinstance(error, PplugError):
+            raise
+        said = " ".join(str(error).split())[-300:]
+        raise WorkerLost(f"Apache Beam gave up ({type(error).__name__}: {said}): {GOES_ON}") from error

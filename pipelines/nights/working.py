@@ -1,0 +1,165 @@
+"""What a worker does with a shard, whoever runs the worker: read, compute, write, and a manifest at the end.
+
+    lease still there? ─▶ read ─▶ compute ─▶ data files ─▶ manifest, put if absent ─▶ lease still there?
+
+What goes wrong in a worker is noted in the store, so that the driver can raise the very same error on every runner.
+"""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedder.errors import PplugError
+from pipelines.nights.job import Made, Night
+from pipelines.nights.shards import Finished, Manifest, Shard, data_name
+from pipelines.store.leases import Fenced
+from pipelines.tables.parquet import parquet_bytes
+from pipelines.tables.views import connect
+
+COMPUTING: Final = threading.Lock()
+"""Runners may start many threads in a process; its models run for one of them at a time."""
+
+BEAT_SECONDS: Final = 5.0
+"""Time between two signs of life of a worker."""
+
+_beating: dict[str, threading.Thread] = {}
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A shard's results on their way to the tables."""
+
+    shard: Shard
+    results: Any
+    seconds: float
+
+
+def read(night: Night, shard: Shard) -> Any:
+    """Read a shard's rows from the files that it names."""
+    night.lease.require()
+    with connect(night.warehouse, files=shard.files) as db:
+        return night.job.read(night, shard, db)
+
+
+def compute(night: Night, shard: Shard, rows: Any) -> Computed:
+    """Run the models over a shard's rows."""
+    with COMPUTING:
+        models = night.job.load(night.facts)
+        start = time.perf_counter()
+        results = night.job.compute(night, rows, models)
+        return Computed(shard, results, time.perf_counter() - start)
+
+
+def write(night: Night, computed: Computed) -> Manifest:
+    """Put a shard's data files, then its manifest.
+
+    Returns:
+        The manifest that counts: this one, or that of a worker who was first.
+
+    Raises:
+        Fenced: if the run was given up for dead meanwhile; then nothing of it stays.
+    """
+    index, attempt = computed.shard.index, uuid.uuid4().hex[:8]
+    made = night.job.shape(night, computed.results)
+    packed = {
+        data_name(table, night.ds, night.log.work, index, attempt): (rows.num_rows, parquet_bytes(rows))
+        for table, rows in made.tables.items()
+        if rows.num_rows
+    }
+    files = tuple(
+        Finished(name, len(data), count, hashlib.sha256(data).hexdigest()) for name, (count, data) in packed.items()
+    )
+    night.lease.require()
+    for name, (_, data) in packed.items():
+        night.warehouse.store.put(name, data)
+    manifest = _manifest(night, index, made, computed.seconds, files)
+    if not night.log.add(manifest):
+        night.warehouse.store.delete(packed)
+        first = night.log.manifest(index)
+        if first is None:
+            raise PplugError(f"the manifest of shard {index} cannot be read: run the command again")
+        return first
+    if not night.lease.is_held() and not _is_taken_over(night):
+        night.log.drop([index])
+        night.warehouse.store.delete(packed)
+    night.lease.require()
+    return manifest
+
+
+def finish(night: Night, shard: Shard) -> Manifest:
+    """Do all of it, unless the shard has its manifest already."""
+    done = night.log.manifest(shard.index)
+    return done or write(night, compute(night, shard, read(night, shard)))
+
+
+def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[Finished, ...]) -> Manifest:
+    rejected = made.tables["rejects"].num_rows
+    counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
+    return Manifest(index, night.run_id, *counts, seconds, made.counts, files)
+
+
+def _is_taken_over(night: Night) -> bool:
+    """Whether another run of the same work goes on, which may count on the manifest by now."""
+    prefix = night.lease.name.rpartition("/")[0]
+    return any(entry.name.endswith(".json") for entry in night.warehouse.store.list(prefix))
+
+
+def beat(night: Night) -> None:
+    """Give signs of life as a worker of a run, in a thread, until the run's lease is gone."""
+    if night.run_id in _beating:
+        return
+    name = f"{night.log.folder}/workers/{uuid.uuid4().hex[:12]}"
+
+    def live() -> None:
+        count = 0
+        with contextlib.suppress(PplugError, OSError):
+            while night.lease.is_held():
+                night.warehouse.store.put(name, str(count := count + 1).encode())
+                time.sleep(BEAT_SECONDS)
+            night.warehouse.store.delete([name])
+
+    _beating[night.run_id] = threading.Thread(target=live, daemon=True)
+    _beating[night.run_id].start()
+
+
+def failure_name(night: Night) -> str:
+    """Where the first error of a run's workers is noted."""
+    return f"{night.log.folder}/failed/{night.run_id}"
+
+
+@contextlib.contextmanager
+def noted_errors(night: Night) -> Generator[None]:
+    """Note the first error of a run's workers, class and arguments, and raise it."""
+    try:
+        yield
+    except Exception as error:
+        is_ours = isinstance(error, PplugError)
+        said = str(error) if is_ours else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+        row = {"type": type(error).__name__, "args": [str(arg) for arg in error.args], "said": said}
+        with contextlib.suppress(PplugError, OSError):
+            if not isinstance(error, Fenced):  # then nothing of the run may be written any more
+                night.warehouse.store.put_new(failure_name(night), json.dumps(row | {"is_ours": is_ours}).encode())
+        raise
+
+
+def noted_error(night: Night) -> PplugError | None:
+    """Make the error that a worker noted anew."""
+    found = night.warehouse.store.get(failure_name(night))
+    if not found:
+        return None
+    row: Mapping[str, Any] = json.loads(found)
+    if not row["is_ours"]:
+        return PplugError(f"a worker failed ({row['said']}; not expected: --debug shows where)")
+    known = {kind.__name__: kind for kind in _kinds_of(PplugError)}
+    error = known.get(row["type"], PplugError)(*row["args"])
+    return error
+
+
+def _kinds_of(kind: type[PplugError]) -> list[type[PplugError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _kinds_of(child))]

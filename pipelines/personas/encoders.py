@@ -1,0 +1,74 @@
+"""The text encoder of a job, loaded once per process, whichever job or step asks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from embedder.encoder import TextEncoder
+from embedder.errors import PplugError
+from embedder.precision import Dtype
+from pipelines.nights.loading import load_once
+from pipelines.nights.processes import elsewhere
+
+
+class NamesEncoder(Protocol):
+    """The config of any job that encodes."""
+
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def dtype(self) -> Dtype: ...
+    @property
+    def cache(self) -> Path | None: ...
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What tells one encoder from another."""
+
+    sha256: str
+    kernel: str
+    width: int
+
+
+def load_encoder(config: NamesEncoder) -> TextEncoder:
+    """Load the encoder that a config names; the last one is kept."""
+    return _loaded(config.encoder, config.dtype, config.cache)
+
+
+def encoder_facts(config: NamesEncoder, *, is_apart: bool) -> EncoderFacts:
+    """Find out what an encoder is, if `is_apart` in a process of its own, so that this one holds no weights."""
+    named = (config.encoder, config.dtype, config.cache)
+    return _facts_apart(*named) if is_apart else _facts(*named)
+
+
+def require_same(what: str, name: str, ours: str, planned: str) -> None:
+    """Refuse, in a worker, a model that is not the one that the night was planned with.
+
+    Raises:
+        PplugError: naming both.
+    """
+    if ours != planned:
+        told = f"this worker has {what} {name} of fingerprint {ours[:8]}, but the night was planned with {planned[:8]}"
+        raise PplugError(f"{told}: install the same {what} on every worker")
+
+
+def absolute_model(name: str) -> str:
+    """Name a model so that workers in another folder find it: a folder by its whole path."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+@load_once
+def _loaded(name: str, dtype: Dtype, cache: Path | None) -> TextEncoder:
+    return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache)
+
+
+@load_once
+def _facts_apart(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
+    return elsewhere(_facts, name, dtype, cache)
+
+
+def _facts(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
+    encoder = _loaded(name, dtype, cache)
+    return EncoderFacts(encoder.sha256, encoder.kernel, encoder.width)

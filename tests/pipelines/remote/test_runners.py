@@ -1,0 +1,62 @@
+"""A night on workers that share nothing with the driver but the installed package and the warehouse."""
+
+from pathlib import Path
+
+import pytest
+from night_of_letters import NIGHT, LettersJob, letters, written_users
+
+from embedder.errors import InputMissing, PplugError
+from pipelines.nights import runners
+from pipelines.nights.night import run_night
+from pipelines.nights.runners import Runner
+from pipelines.tables.warehouse import Warehouse
+
+USERS = {"ann": 2, "bob": 3, "cid": 1, "dan": 4}
+
+Flags = tuple[str, ...]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
+    if request.param == "folder":
+        return letters(Warehouse(tmp_path / "w"), USERS)
+    options = request.getfixturevalue("s3_options")
+    return letters(Warehouse(f"s3://bucket/{tmp_path.name}", options), USERS)
+
+
+def test_workers_elsewhere_make_the_same_night(warehouse: Warehouse, portable: Flags) -> None:
+    record = run_night(LettersJob(), warehouse, NIGHT, runner=Runner(beam_options=portable))
+    assert (record.rows_out, record.tokens) == (10, 40)
+    assert written_users(warehouse) == sorted(USERS)
+    assert [entry.name for entry in warehouse.store.list() if entry.name.startswith("_")] == []
+
+
+def test_an_error_of_a_worker_elsewhere_is_the_same_error(warehouse: Warehouse, portable: Flags) -> None:
+    with pytest.raises(InputMissing, match=r"^no such model: get one$"):
+        run_night(LettersJob(fails_at="load"), warehouse, NIGHT, runner=Runner(beam_options=portable))
+
+
+def test_a_worker_elsewhere_that_is_killed_ends_the_run_and_the_next_goes_on(
+    warehouse: Warehouse, portable: Flags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "WORKER_SECONDS", 15.0)
+    with pytest.raises(PplugError, match=r"run the command again; it goes on where it was$"):
+        run_night(LettersJob(fails_at="kill dan"), warehouse, NIGHT, runner=Runner(beam_options=portable))
+    assert written_users(warehouse) == []
+    record = run_night(LettersJob(), warehouse, NIGHT, runner=Runner(beam_options=portable))
+    assert written_users(warehouse) == sorted(USERS)
+    assert (record.rows_out, record.tokens) == (10, 16), "only the shard at which the worker died"
+
+
+def test_workers_that_never_begin_end_the_run(
+    tmp_path: Path, job_service: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "WORKER_SECONDS", 2.0)
+    nobody = (
+        f"--job_endpoint=localhost:{job_service}",
+        "--environment_type=EXTERNAL",
+        "--environment_config=localhost:1",
+    )
+    warehouse = letters(Warehouse(tmp_path), USERS)
+    with pytest.raises(PplugError, match=r"no worker has begun|gave up.*run the command again"):
+        run_night(LettersJob(), warehouse, NIGHT, runner=Runner(beam_options=("--runner=PortableRunner", *nobody)))
