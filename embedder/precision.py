@@ -15,8 +15,9 @@ from statistics import median
 from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from embedder.errors import PplugError
 from embedder.packed_bert import frozen_linear, has_onednn
 
 Precision = Literal["float32", "bfloat16"]
@@ -59,13 +60,14 @@ def matrix_shapes(folder: Path) -> Shapes:
     """The shapes of the weights that tokens are multiplied with, those with the most multiplications first."""
     shapes = Counter[tuple[int, int]]()
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  a safetensors file is no mapping
-                shape = tuple(tensors.get_slice(name).get_shape())
-                if len(shape) == 2 and "embed" not in name:
-                    shapes[shape] += 1
-    found = [(outputs, inputs, count) for (outputs, inputs), count in shapes.items()]
-    return tuple(sorted(found, key=lambda shape: (-shape[0] * shape[1] * shape[2], shape)))
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise PplugError(f"model {folder} cannot be loaded ({path.name}: {error}): choose another model") from error
+        shapes.update(shape for name, shape in found.items() if len(shape) == 2 and "embed" not in name)
+    counted = [(outputs, inputs, count) for (outputs, inputs), count in shapes.items()]
+    return tuple(sorted(counted, key=lambda shape: (-shape[0] * shape[1] * shape[2], shape)))
 
 
 def faster_precision(shapes: Shapes) -> Precision:

@@ -137,7 +137,8 @@ def kind_name(ctx: typer.Context, value: str | None) -> str | None:
     """The name that tables know a kind by: `headline` is LaMP_4, unless pplug.toml has a headline of its own."""
     from llm_jobs.kinds import SPOKEN
 
-    return value if value is None or value in ctx.find_root().obj.kinds else SPOKEN.get(value, value)
+    state = ctx.find_root().obj  # there is none while only the help is wanted
+    return value if value is None or (state and value in state.kinds) else SPOKEN.get(value, value)
 
 
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
