@@ -1,7 +1,8 @@
-"""What a plug sees of a user: some weighted vectors, and the mean of the newest items.
+"""What a plug sees of a user: weighted vectors, the mean of the newest items, and what the user produced for them.
 
 item vectors, oldest first ─▶ recent_mean ─┐
-vectors and counts of a persona ───────────┴─▶ History ─▶ pad_histories ─▶ tensors of many users
+vectors and counts of a persona ───────────┼─▶ History ─▶ pad_histories ─▶ tensors of many users
+outputs of the items ──────▶ PastLabels ───┘         └──▶ label_evidence (evidence.py)
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,31 @@ from embedder.compact import FloatArray
 RECENT_ITEMS = 10
 """Newest items behind `recent`: what a user does changes (docs/experiments.md, 2026-11-26)."""
 
+NEWEST_LABELS = 30
+"""Newest items whose labels are kept in order (docs/experiments.md, 2026-11-28)."""
+
+
+class PastLabels(NamedTuple):
+    """What a user produced for the items behind n vectors; K = the user's different outputs."""
+
+    names: tuple[str, ...]
+    """(K,) the different outputs."""
+    shares: FloatArray
+    """(n, K) share of each output among the items behind a vector; rows of items without an output sum to less."""
+    newest: tuple[int, ...]
+    """Places in `names` of the newest items with an output, oldest first; at most NEWEST_LABELS."""
+
+    @classmethod
+    def of_items(cls, outputs: Sequence[str | None]) -> Self:
+        """Those of single items, oldest first; None for an item without an output."""
+        places = {name: place for place, name in enumerate(dict.fromkeys(one for one in outputs if one is not None))}
+        shares = np.zeros((len(outputs), len(places)), np.float32)
+        for row, output in enumerate(outputs):
+            if output is not None:
+                shares[row, places[output]] = 1
+        newest = [places[output] for output in outputs if output is not None]
+        return cls(tuple(places), shares, tuple(newest[-NEWEST_LABELS:]))
+
 
 class History(NamedTuple):
     """One user, D = encoder width."""
@@ -26,16 +52,20 @@ class History(NamedTuple):
     """(n,) items behind each vector."""
     recent: FloatArray
     """(D,) mean of the newest items' vectors; 0 without a history."""
+    past: PastLabels
+    """What the user produced for these items."""
 
     @classmethod
-    def of(cls, vectors: FloatArray, counts: FloatArray) -> Self:
-        """A history of vectors (n, D) that are in order, oldest first, and the items (n,) behind each."""
-        return cls(vectors, counts, recent_mean(vectors, counts))
+    def of(cls, vectors: FloatArray, counts: FloatArray, past: PastLabels | None = None) -> Self:
+        """A history of vectors (n, D) that are in order, oldest first, the items (n,) behind each, and their labels."""
+        known = PastLabels.of_items([None] * len(vectors)) if past is None else past
+        return cls(vectors, counts, recent_mean(vectors, counts), known)
 
     @classmethod
-    def of_items(cls, vectors: FloatArray) -> Self:
-        """A history of single items, whose vectors (n, D) are in order, oldest first."""
-        return cls.of(vectors, np.ones(len(vectors), np.float32))
+    def of_items(cls, vectors: FloatArray, outputs: Sequence[str | None] = ()) -> Self:
+        """A history of single items, whose vectors (n, D) and outputs are in order, oldest first; no outputs: none."""
+        past = PastLabels.of_items(outputs) if outputs else None
+        return cls.of(vectors, np.ones(len(vectors), np.float32), past)
 
     @classmethod
     def empty(cls, width: int) -> Self:

@@ -5,15 +5,22 @@ from dataclasses import dataclass
 
 from embedder.errors import PplugError
 
+FORMAT = 2
+"""Version of what a plug's folder holds; another one is refused. 2: a reader and a head (2026-11-28)."""
+
 PROJECTED: Mapping[str, tuple[str, ...]] = {
     "attention": ("attended", "mean", "recent", "task"),
     "mean": ("mean",),
     "task": ("task",),
     "none": (),
+    "published": ("items", "task"),
 }
-"""What the projector sees, by the name of the aggregation. The last three are what the first is compared with: the
-plain mean knows nothing of the task, `task` nothing of the user, and `none` has instruction vectors only. What sees the
-task may see the LLM's values of the prompt too (`values_width`)."""
+"""What the projector sees, by the name of the aggregation. The others are what the first is compared with: the plain
+mean knows nothing of the task, `task` nothing of the user, `none` has instruction vectors only, and `published` is the
+plug of its authors (published.py). What sees the task may see the LLM's values of the prompt too (`values_width`)."""
+
+PUBLISHED = "published"
+"""The aggregation of the plug as its authors published it: one instruction and one persona vector before the input."""
 
 PLACEMENTS = ("before", "after")
 """Where the soft prompt stands from the task's input."""
@@ -49,11 +56,13 @@ class PlugConfig:
     dropout: float = 0.3
     """Share of the projector's hidden units dropped in training."""
     labels: tuple[str, ...] = ()
-    """Answers of a closed kind. A body then gives a score for each, and the persona vectors are made of these."""
-    committee: int = 4
-    """Bodies that score labels, each fitted without its own fold of the examples; their scores are averaged."""
+    """Answers of a closed kind. The plug then points at one of a task's choices, and needs no LLM to do so."""
+    committee: int = 5
+    """Text bodies of a plug with labels, each fitted without its own fold of the users."""
     values_width: int = 0
     """Length of the pooled values of a prompt (llm_jobs/engine/kv_cache.py), where the plug sees these; else 0."""
+    format: int = FORMAT
+    """Version of the folder's files."""
 
     def __post_init__(self) -> None:
         for name in ("encoder_width", "llm_width", "instruction_count", "persona_count", "committee", "values_width"):
@@ -79,27 +88,29 @@ class PlugConfig:
         return widths | ({"values": self.values_width} if self.values_width else {})
 
     @property
-    def body_count(self) -> int:
-        """Bodies between what is seen of a user and the persona vectors: a committee where there are labels."""
-        if not PROJECTED[self.aggregation]:
-            return 0
-        return self.committee if self.labels else 1
-
-    @property
     def soft_count(self) -> int:
-        """Vectors of the soft prompt."""
+        """Vectors of the soft prompt; a plug with labels has none."""
+        if self.labels:
+            return 0
         return self.instruction_count + (self.persona_count if PROJECTED[self.aggregation] else 0)
 
 
 def model_card(config: PlugConfig) -> str:
     """A README for the plug's folder."""
+    seen = ", ".join(config.seen) or "nothing"
+    made = f"Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM"
+    answers = f"free, with the soft prompt {config.placement} the task's input"
+    if config.labels:
+        seen = ", ".join(["task", *(["values"] if config.values_width else []), "labels of the history"])
+        made = "Points at one of a task's choices by what a user's history says of each"
+        answers = f"closed, trained on {len(config.labels)} labels; tasks may have others"
     return f"""---
 library_name: pplug
 license: apache-2.0
 ---
 # A persona plug for {", ".join(config.kinds)}
 
-Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM
+{made}
 (PPlug, arXiv 2409.11901). It holds nothing of any one user, but its weights were fitted to the histories of
 many: see `training.json` beside this file for whose.
 
@@ -107,9 +118,8 @@ many: see `training.json` beside this file for whose.
 |---|---|
 | encoder | width {config.encoder_width}, sha256 `{config.encoder_sha256}` |
 | LLM | width {config.llm_width}, sha256 `{config.llm_sha256}` |
-| sees | {", ".join(config.seen) or "nothing"} |
-| soft prompt | {config.placement} the task's input |
-| labels | {len(config.labels) or "none: trained through the LLM as a whole"} |
+| sees | {seen} |
+| answers | {answers} |
 
     from embedder import PersonaPlug
     plug = PersonaPlug.from_pretrained("this folder")

@@ -1,70 +1,24 @@
-"""Answer tasks for their users: history vectors and the task's own vector through a plug into the frozen LLM.
+"""Answer tasks for their users: a plug turns history and task into an answer, or into a soft prompt for the frozen LLM.
 
-PersonalTask ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ Answered   (text, score, what the plug looked at)
-└──────▶ Refusal    (reason)
+PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answered   (text, score, what the plug looked at)
+              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal    (reason)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from embedder.histories import History, pad_histories
+from embedder.compact import FloatArray
+from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
-from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, PromptParts, Refusal, Request, SoftPrompt
-
-FloatArray = NDArray[np.float32]
+from llm_jobs.closed import point_at_choices
+from llm_jobs.prompts import LateSoftPrompt, Placement, Refusal, Request, SoftPrompt
+from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
 
 PLUG_BATCH = 128
 """Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
-
-
-class AnsweringLLM(Protocol):
-    """A frozen LLM as job 2 needs it: FrozenLLM or VllmLLM."""
-
-    sha256: str
-    kernel: str
-    num_beams: int
-    context_length: int
-    """Most tokens of prompt and answer together."""
-    values_width: int
-    """V, the length of the pooled values of a prompt; 0 where soft prompts cannot depend on them."""
-
-    @property
-    def kv_memory(self) -> int | None:
-        """Bytes for keys and values; None where answers do not depend on them, or the engine decides."""
-        ...
-
-    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
-
-    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts: ...
-
-    def answer_ids(self, text: str) -> tuple[int, ...]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class PersonalTask:
-    """A task with what its plug needs to know of the user."""
-
-    prompt: str
-    task: FloatArray
-    """(D,) encoded task input."""
-    history: History
-    choices: tuple[str, ...] | None
-    max_new_tokens: int
-
-
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """What the LLM said, and how much the plug looked at each of the user's vectors."""
-
-    answer: Answer
-    weights: FloatArray
-    """(n,) they sum to one, or to zero for a user without a history."""
 
 
 def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
@@ -73,6 +27,8 @@ def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalT
     Raises:
         PplugError: if the plug was not trained through `llm`.
     """
+    if plug.config.labels:
+        return point_at_choices(llm, plug, tasks)
     requests, weights = personal_requests(plug, tasks)
     answers = llm.answer(requests, Placement(plug.config.placement))
     return [

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 Ids = tuple[int, ...]
 
+VALUES_AT_ONCE = 64
+"""Prompts whose keys and values are held to pool their values."""
+
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 UNPACKED_QUANTISATION = frozenset({"mxfp4"})
@@ -221,6 +224,17 @@ class FrozenLLM:
         if not isinstance(self._engine, CausalLM):
             raise PplugError(f"an LLM that runs in {self.kernel} has no prefixes: leave them out")
         return self._engine.prefixes(befores)
+
+    def pooled_values(self, befores: Sequence[Ids]) -> Tensor:
+        """(n, V) the LLM's pooled values of the tokens before n soft prompts, on the CPU (engine/kv_cache.py).
+
+        Raises:
+            PplugError: for a sequence-to-sequence LLM, which has none.
+        """
+        found = list[Tensor]()
+        for start in range(0, len(befores), VALUES_AT_ONCE):
+            found += [prefix.pooled_values.cpu() for prefix in self.prefixes(befores[start : start + VALUES_AT_ONCE])]
+        return torch.stack(found) if found else torch.zeros(0, self.values_width)
 
     def answer_log_probs(
         self,

@@ -126,6 +126,10 @@ class VllmLLM:
         """As FrozenLLM.parts."""
         return self._reader.parts(prompt, placement, reserve)
 
+    def pooled_values(self, befores: Sequence[tuple[int, ...]]) -> Tensor:
+        """Refuse: plugs that need them are refused before (`PersonaPlug.require`)."""
+        raise PplugError("vLLM does not tell what is inside the LLM: answer with --engine transformers")
+
     def answer_ids(self, text: str) -> Ids:
         """As FrozenLLM.answer_ids."""
         return self._reader.answer_ids(text)

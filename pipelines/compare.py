@@ -34,7 +34,7 @@ from pipelines.rivals.kept import NUMBER_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.lora import LoraConfig, adapt, most_active
 from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
-from pipelines.rivals.registry import LORA, RIVALS, Bench, Rival, plain
+from pipelines.rivals.registry import LORA, MET, RIVALS, SHUFFLED, Bench, Rival, plain
 from pipelines.rivals.table import OWN, comparison_rows
 from pipelines.slices import ORDER, is_unseen, slices_of
 from pipelines.tables.schema import file_schema
@@ -174,7 +174,10 @@ class Comparison:
         names = list[str]()
         for name, entry in RIVALS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
+            is_possible = is_possible and not (entry.needs_soft_prompt and self._plugs.points)
             has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
+            if name in wanted and entry.plug in (SHUFFLED, MET):
+                raise UsageError(f"--rivals {name} is trained for a comparison on folds: add --folds 5")
             if name in wanted and not has_plug:
                 raise UsageError(
                     f"--rivals {name} needs a plug of kind {self._kind.name} trained with --aggregation {entry.plug}: "

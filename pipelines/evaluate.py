@@ -158,7 +158,7 @@ def controls_of(
             if not mine:
                 continue
             reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
-            bench = Bench(kinds[kind], None, {OWN_PLUG: TrainedPlug(plug.plug, None)})
+            bench = Bench(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
             rivals = {arm: RIVALS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
             arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
             found[kind] = {

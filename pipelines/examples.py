@@ -146,9 +146,20 @@ def examples_of(
     queries = encoder.encode([target.query for target in targets], is_query=True)
     spans = {known[start]["user_id"]: (start, stop) for start, stop in runs_of_equals([i["user_id"] for i in known])}
     times = [item["posted_at"] for item in known]
+    outputs = {user: tuple(one["output"] for one in known[start:stop]) for user, (start, stop) in spans.items()}
     examples: list[Example] = []
     for target, query in zip(targets, queries, strict=True):
         start, stop = spans.get(target.user_id, (0, 0))
         history = vectors[start : bisect_left(times, target.moment, start, stop)]
-        examples.append(Example(target.user_id, target.prompt, target.target, query, history, target.key))
+        examples.append(
+            Example(
+                target.user_id,
+                target.prompt,
+                target.target,
+                query,
+                history,
+                target.key,
+                outputs.get(target.user_id, ()),
+            )
+        )
     return examples

@@ -19,9 +19,9 @@ import duckdb
 from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
 from embedder.fingerprints import fingerprint
-from llm_jobs.answers import Answered
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Request
+from llm_jobs.tasks import Answered
 from pipelines.answers.facts import AnsweringFacts, answering_facts
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
@@ -43,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 READS = ("tasks", "persona_vectors")
 """Tables that the answers are made from."""
+
+LABEL_TABLES = ("histories", "history_vectors")
+"""Tables that the labels behind the personas are looked up in; what changes there after the night of the personas makes
+no night of answers stale."""
 
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
@@ -95,7 +99,8 @@ class GenerateJob:
             InputMissing: if the night has no tasks, or there is no such model or plug.
             PplugError: if plug, encoder and LLM do not belong together.
         """
-        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
+        versions = warehouse.versions((*READS, *LABEL_TABLES))
+        live = {name: warehouse.live(name, version) for name, version in versions.items()}
         tasks = [file for file in live.get("tasks", ()) if file.ds == ds]
         if not tasks:  # a night without any needs no models
             raise InputMissing(f"no tasks for {ds} in {warehouse}: run `pplug ingest tasks FILE --ds {ds}`")
@@ -103,7 +108,8 @@ class GenerateJob:
         there = [file for file in live.get("persona_vectors", ()) if file.ds <= ds]
         persona_ds = max((file.ds for file in there), default=None)
         personas = [file for file in there if file.ds == persona_ds]
-        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas}
+        labels = {name: live[name] for name in LABEL_TABLES if name in live}
+        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas, **labels}
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": persona_ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
         told = {"answering": facts, "constants": constants}
@@ -284,6 +290,8 @@ def task_tokens(
     models: Models, loaded: LoadedPlug, kind: Kind, task: Mapping[str, Any], lengths: Mapping[str, float]
 ) -> int:
     """Tokens of a task as its answer will count them: prompt, soft prompt, and the mean length of answers so far."""
+    if loaded.plug.config.labels:
+        return prompt_tokens(models, task["input"]) if loaded.plug.config.values_width else 0
     choices = [len(models.llm.answer_ids(choice)) for choice in task["choices"] or ()]
     unseen = sum(choices) / len(choices) if choices else kind.max_new_tokens
     soft = loaded.plug.config.soft_count

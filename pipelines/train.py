@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug_config import PROJECTED, PlugConfig
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PUBLISHED, PlugConfig
 from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
-from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
+from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, train_plug
+from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
 from pipelines.examples import ChoiceLists, Row, Target, Targets, examples_of, held_texts, history_targets, task_targets
@@ -37,6 +39,12 @@ from pipelines.tables.warehouse import Warehouse
 logger = logging.getLogger(__name__)
 
 JOB = "train"
+
+SEEING_VALUES = ("attention", "task")
+"""Aggregations whose plugs see the LLM's values of the prompt, where the kind says so."""
+
+LABEL_SECONDS, LABEL_SECONDS_PER_EXAMPLE = 20.0, 0.03
+"""A plug with labels, encoding included, on one core (docs/experiments.md, 2026-11-28)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,14 +202,15 @@ def train_job(
         examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
         plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
         prepared = prepare(examples, llm, Placement(plug.config.placement))
-        losses = train_plug(plug, llm, prepared, train, folder, progress)
-        if data.labels:
-            warn_of_failure(losses, guessing_loss(prepared, data.labels))
+        names = models.encoder.encode(data.labels) if plug.config.labels else None
+        losses = train_plug(plug, llm, prepared, train, folder, progress, names)
+        if plug.config.labels:
+            warn_of_failure(losses, guessing_loss(data.labels))
         add_to_report(
             folder,
             unseen_users=choice.unseen_users,
             seconds=round(time.perf_counter() - start, 1),
-            **hashed_users(warehouse, split_users(prepared, train.held_out)[0]),
+            **hashed_users(warehouse, trained_on(plug, prepared, train)),
         )
         record.rows_in = record.rows_out = len(prepared)
         record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
@@ -262,16 +271,23 @@ def plan_train(
         run = TrainingRun(plug, llm, once, sample, no_progress)
         run.fit_epoch(run.with_values(sample))
 
-    speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
     texts = {target.query for target in data.targets.found}
-    seconds = speed.seconds(len(prepared), tokens)
+    seconds = LABEL_SECONDS + len(prepared) * LABEL_SECONDS_PER_EXAMPLE
+    if not plug.config.labels:
+        speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
+        seconds = speed.seconds(len(prepared), tokens)
     return Plan(JOB, choice.until, data.user_count, len(prepared), len(texts), tokens, seconds)
 
 
-def hashed_users(warehouse: Warehouse, trained_on: Sequence[Prepared]) -> dict[str, Any]:
+def trained_on(plug: PersonaPlug, prepared: Sequence[Prepared], train: TrainConfig) -> Sequence[Prepared]:
+    """The examples that weights were fitted to: all of them, unless training stopped by those of held-out users."""
+    return split_users(prepared, train.held_out)[0] if plug.head.STOPS_EARLY else prepared
+
+
+def hashed_users(warehouse: Warehouse, examples: Sequence[Prepared]) -> dict[str, Any]:
     """Whose histories a plug was fitted to, as hashes under the warehouse's key."""
     key = made_key(warehouse)
-    hashes = {key.hash(item.example.user_id) for item in trained_on}
+    hashes = {key.hash(item.example.user_id) for item in examples}
     return {"user_hmac_sha256": sorted(hashes), "key_check": key.check}
 
 
@@ -289,6 +305,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
 def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
+    as_published: dict[str, Any] = {"placement": "before", "instruction_count": 1, "persona_count": 1}
     return PlugConfig(
         kinds=(kind.name,),
         encoder_sha256=models.encoder.sha256,
@@ -297,6 +314,7 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
-        labels=labels,
-        values_width=llm.values_width if kind.sees_llm_values and "task" in PROJECTED.get(aggregation, ()) else 0,
+        labels=labels if aggregation == "attention" else (),
+        values_width=llm.values_width if kind.sees_llm_values and aggregation in SEEING_VALUES else 0,
+        **(as_published if aggregation == PUBLISHED else {}),
     )

@@ -1,51 +1,49 @@
-"""Train a plug through the frozen LLM, with the next-token loss on what the user really wrote.
+"""Train a plug: whatever its head is made of, stage after stage.
 
-    examples ─▶ history dropout ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ loss of the target's tokens ─▶ plug
+    examples ─▶ prepare ─▶ train_plug ─▶ stages of the head ─┬─▶ text, scorer    (labels.py, no LLM)
+                                                             └─▶ llm             (through_llm.py)
 
-A plug with labels first learns to tell these apart without the LLM (warm_up.py); then only what puts them into words is
-trained, on the scores that examples get from a body that has not seen them. Any other plug is trained as a whole.
-
-The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
-epochs while they fit in memory. A plug that sees the LLM's values gets those of all examples before it starts. After
-each epoch the state is saved, and a killed run goes on from there to the same weights. The weights of the epoch with
-the least loss on held-out users are saved as the plug, once all epochs are done.
+A stage fits some of the weights in place. Stages that stop by the loss on held-out users see the other users only;
+where none does, that loss is told of a first fit and the plug is then fitted to everybody.
 """
 
-import hashlib
 import json
 import logging
 import math
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Final
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from embedder.compact import FloatArray
 from embedder.errors import PplugError
-from embedder.personas import FloatArray
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement, PromptRefused
 from llm_jobs.training import REPORT
-from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
-from llm_jobs.training.data import Example, Prepared, TrainConfig, batches, plug_inputs, split_users
-from llm_jobs.training.descent import Descent
-from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, PrefixCache, Progress
-from llm_jobs.training.warm_up import kind_names, out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.checkpoint import EpochLoss
+from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
+from llm_jobs.training.labels import fit_scorer, fit_text
+from llm_jobs.training.prefix_cache import Progress
+from llm_jobs.training.through_llm import fit_through_llm
+from llm_jobs.training.training import Training, with_values
 
 logger = logging.getLogger(__name__)
 
 NAMED_AT_MOST = 5
 """Skipped examples that a warning names."""
 
-ROWS = 8
-"""Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""
+STAGES: Final[Mapping[str, Callable[[Training], list[EpochLoss]]]] = {
+    "text": fit_text,
+    "scorer": fit_scorer,
+    "llm": fit_through_llm,
+}
+"""What fits the weights of a stage that a head names."""
 
 
 def train_plug(
@@ -55,48 +53,49 @@ def train_plug(
     config: TrainConfig,
     folder: Path,
     progress: Progress,
+    names: FloatArray | None = None,
 ) -> list[EpochLoss]:
     """Fit `plug` in place to examples that `prepare` made, and save it in `folder`.
 
+    Args:
+        plug: with its start weights.
+        llm: the frozen LLM.
+        prepared: the examples.
+        config: how it is trained.
+        folder: where plug, report and, meanwhile, checkpoints go.
+        progress: told of the steps done.
+        names: (L, D) encoded names of the plug's labels, where it has any.
+
     Returns:
-        The losses of each epoch, those before a resume too.
+        The losses of each epoch, those before a resume too; of a plug with labels one.
 
     Raises:
         PplugError: if there is nothing to train on.
     """
+    if plug.config.values_width and not plug.head.STOPS_EARLY:
+        prepared = with_values(prepared, llm.prefixes, progress)  # once for all stages
     train, held_out = split_users(prepared, config.held_out)
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")
-    run = TrainingRun(plug, llm, config, train, progress)
-    identity = run_fingerprint(plug, asdict(config), fingerprint_parts(prepared))
-    checkpoint = Checkpoint(folder / "checkpoint", identity)
-    losses = checkpoint.load(run.state)
-    if plug.has_committee and not any(item.example.target in plug.config.labels for item in train):
-        raise PplugError(f"no target is one of the labels ({', '.join(plug.config.labels)}): correct the choices")
-    train, held_out = run.with_values(train), run.with_values(held_out)
-    if not losses and plug.config.values_width:
-        plug.standardise(torch.from_numpy(np.stack([item.values for item in train if item.values is not None])))
-    if plug.has_committee and not losses:
-        warm_up(plug, train, config, progress)
-        start_from_words(plug, [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in plug.config.labels])
-    while len(losses) < config.epochs and not is_stuck(losses, config.patience):
-        train_loss = run.fit_epoch(train, losses)
-        losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
-        if losses[-1].held_out <= min(loss.held_out for loss in losses):
-            run.state.best = {name: value.clone() for name, value in plug.state_dict().items()}
-        checkpoint.save(run.state, losses)
-    plug.load_state_dict(run.state.best)
+    training = Training(plug, llm, config, folder, progress, train, held_out, names)
+    if held_out and not plug.head.STOPS_EARLY:
+        start = {name: value.clone() for name, value in plug.state_dict().items()}
+        losses = run_stages(training)
+        plug.load_state_dict(start)
+        training = replace(training, train=list(prepared), held_out=[])
+        run_stages(training)
+    else:
+        losses = run_stages(training)
     plug.eval()
     plug.save_pretrained(folder)
-    write_report(folder, config, losses, len(train))
-    shutil.rmtree(checkpoint.folder)
+    write_report(folder, config, losses, len(training.train))
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return losses
 
 
-def is_stuck(losses: Sequence[EpochLoss], patience: int) -> bool:
-    """Whether the last `patience` epochs were all no better than one before them."""
-    held_out = [loss.held_out for loss in losses]
-    return len(losses) > patience and min(held_out[-patience:]) >= min(held_out[:-patience])
+def run_stages(training: Training) -> list[EpochLoss]:
+    """Fit the plug in the stages that its head names."""
+    return [loss for name in training.plug.head.STAGES for loss in STAGES[name](training)]
 
 
 def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
@@ -130,41 +129,9 @@ def reason_of(refused: tuple[str, PromptRefused]) -> str:
     return refused[1].refusal.reason
 
 
-def guessing_loss(prepared: Sequence[Prepared], labels: Sequence[str]) -> float:
-    """Mean loss of a token, as in `EpochLoss`, of answering any of the labels with equal probability."""
-    return math.log(len(labels)) * sum(1 / len(item.answer) for item in prepared) / len(prepared)
-
-
-def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
-    """Tokens the LLM computes: prompts once, and in each epoch what stands behind them."""
-    behind = sum(plug.soft_count + item.behind for item in prepared)
-    return sum(len(item.parts.before) for item in prepared) + epochs * behind
-
-
-def fingerprint_parts(prepared: Sequence[Prepared]) -> Iterator[tuple[bytes, ...]]:
-    """What of each example changes the result of training; histories as their hashes."""
-    for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
-        example = item.example
-        texts = (example.user_id, example.prompt, example.target)
-        yield (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), history)
-
-
-def history_hashes(histories: Sequence[FloatArray]) -> list[bytes]:
-    """The sha256 of each history's bytes.
-
-    The examples of a user see the beginnings of one array, longer and longer ones: each byte of it is read once.
-    """
-    alike = defaultdict[tuple[int, ...], list[int]](list)  # by where a history begins and how it lies in memory
-    for at, history in enumerate(histories):
-        alike[history.ctypes.data, *history.strides, *history.shape[1:]].append(at)
-    found = [b""] * len(histories)
-    for places in alike.values():
-        digest, read = hashlib.sha256(), 0
-        for at in sorted(places, key=lambda at: len(histories[at])):
-            digest.update(histories[at][read:].tobytes())
-            read = len(histories[at])
-            found[at] = digest.digest()
-    return found
+def guessing_loss(labels: Sequence[str]) -> float:
+    """Loss of a label, as in `EpochLoss`, of answering any of the labels with equal probability."""
+    return math.log(len(labels))
 
 
 def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss], example_count: int) -> None:
@@ -182,77 +149,3 @@ def seeded_plug(config: PlugConfig, seed: int) -> PersonaPlug:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return PersonaPlug(config)
-
-
-class TrainingRun:
-    """The plug, its optimizer, and the LLM they go through."""
-
-    def __init__(
-        self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, train: Sequence[Prepared], progress: Progress
-    ) -> None:
-        self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
-        steps = math.ceil(len(train) / config.batch_size) * config.epochs
-        self.state = RunState(plug, Descent(plug.trained_through_llm, config, steps, kind_names(plug)))
-        befores = [item.parts.before for item in train]
-        self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
-
-    def with_values(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """The examples with the LLM's pooled values of their prompts, where the plug sees these."""
-        if not self.plug.config.values_width:
-            return list(prepared)
-        found: list[Prepared] = []
-        for start in range(0, len(prepared), PREFIXES_AT_ONCE):
-            chunk = prepared[start : start + PREFIXES_AT_ONCE]
-            prefixes = self.cache.prefixes([item.parts.before for item in chunk]) or []
-            found += [
-                replace(item, values=prefix.pooled_values.cpu().numpy())
-                for item, prefix in zip(chunk, prefixes, strict=True)
-            ]
-            self.progress("values of prompts", len(found), len(prepared))
-        return found
-
-    def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
-        """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""
-        rng = np.random.default_rng([self.config.seed, len(earlier)])
-        told = f", held out {earlier[-1].held_out:.3f}" if earlier else ""
-        torch.manual_seed(int(rng.integers(2**31)))
-        self.plug.train()
-        descent, total, count = self.state.descent, 0.0, 0
-        for batch in batches(prepared, self.config.batch_size, rng):
-            loss = self.losses(batch, rng).mean()
-            descent.descend(loss)
-            total, count = total + loss.item() * len(batch), count + len(batch)
-            self.progress(f"steps, loss {total / count:.3f}{told}", descent.step, descent.steps)
-        return total / count
-
-    @torch.no_grad()
-    def loss_of(self, prepared: Sequence[Prepared]) -> float:
-        """Mean loss with the full history and without dropout."""
-        self.plug.eval()
-        losses = [self.losses(batch, None) for batch in batches(prepared, self.config.batch_size, None)]
-        mean = torch.cat(losses).mean().item()
-        self.state.descent.require_finite("loss on held-out users", mean)
-        return mean
-
-    def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
-        """(B,) negative mean log-probability of each target's tokens, in the order of the batch.
-
-        With `rng`, of a random part of each history, and of label scores from a body that has not seen the example.
-        """
-        inputs = plug_inputs(batch, self.config, rng)
-        if rng is not None and self.plug.has_committee:
-            soft = self.plug.soft_prompt(out_of_fold_scores(self.plug, batch, inputs))
-        else:
-            soft, _ = self.plug(*inputs)
-        order = sorted(range(len(batch)), key=lambda at: batch[at].behind)
-        rows = len(order) if self.plug.config.labels else ROWS  # labels are short: there is little to save
-        parts = [self._losses(batch, soft, order[at : at + rows]) for at in range(0, len(order), rows)]
-        return torch.cat(parts)[np.argsort(order)]
-
-    def _losses(self, batch: Sequence[Prepared], soft: Tensor, rows: Sequence[int]) -> Tensor:
-        """(R,) the same of R rows of the batch."""
-        chosen = [batch[row] for row in rows]
-        prefixes = self.cache.prefixes([item.parts.before for item in chosen])
-        return -self.llm.answer_log_probs(
-            [item.parts for item in chosen], soft[rows], [item.answer for item in chosen], prefixes
-        )

@@ -10,8 +10,8 @@ from embedder.errors import UsageError
 from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
 from embedder.precision import Dtype
-from llm_jobs.answers import AnsweringLLM
 from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.vllm_engine import VllmLLM
 from pipelines.nights.loading import load_once
 from pipelines.personas.encoders import load_encoder

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm_jobs.answers import Answered, answer_tasks
+from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Refusal
+from llm_jobs.tasks import Answered
 from pipelines.answers.models import LoadedPlug, Models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
 from pipelines.tables.schema import file_schema

@@ -12,9 +12,10 @@ import pyarrow as pa
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
-from embedder.histories import History
-from llm_jobs.answers import PersonalTask
+from embedder.histories import History, PastLabels
 from llm_jobs.kinds import Kind
+from llm_jobs.tasks import PersonalTask
+from pipelines.personas.past_labels import LabelledItem, labelled_items, labels_behind
 from pipelines.personas.persona_table import compact_vectors
 from pipelines.tables.views import run_sql
 
@@ -72,7 +73,7 @@ def queued_tasks(
     rows = run_sql(db, "jobs/tasks_of_users", params)
     names = ("task_id", "user_id", "kind", "input", "choices", "reference", "items")
     columns = {name: rows.column(name).to_pylist() for name in names}
-    histories = histories_of(rows, width)
+    histories = histories_of(rows, width, labelled_items(db, persona_ds, rows.column("user_id").to_pylist()))
     return [
         QueuedTask(
             task_id=columns["task_id"][at],
@@ -88,8 +89,16 @@ def queued_tasks(
     ]
 
 
-def histories_of(rows: pa.Table, width: int) -> list[History]:
-    """What a plug sees of the user of each row; the columns of `persona_vectors` are null where there is no persona."""
+def histories_of(rows: pa.Table, width: int, labelled: Mapping[str, Sequence[LabelledItem]]) -> list[History]:
+    """What a plug sees of the user of each row.
+
+    Args:
+        rows: user_id and columns of `persona_vectors`, which are null where there is no persona.
+        width: D of the vectors.
+        labelled: by user, the items that the persona was made of.
+    """
+    users, typical = rows.column("user_id").to_pylist(), rows.column("items").to_pylist()
+    known: dict[str, PastLabels] = {}
     vectors, scales, counts = (rows.column(name) for name in ("vectors", "vector_scales", "counts"))
     found: list[History] = []
     for at in range(rows.num_rows):
@@ -97,17 +106,25 @@ def histories_of(rows: pa.Table, width: int) -> list[History]:
             found.append(History.empty(width))
             continue
         own = compact_vectors(vectors[at].values, scales[at].values, width)
-        found.append(History.of(own.floats(), counts[at].values.to_numpy().astype(np.float32)))
+        vectors_of_user = own.floats()
+        if users[at] not in known:
+            known[users[at]] = labels_behind(vectors_of_user, typical[at], labelled.get(users[at], []))
+        sizes = counts[at].values.to_numpy().astype(np.float32)
+        found.append(History.of(vectors_of_user, sizes, known[users[at]]))
     return found
 
 
 def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
     """The tasks as the plug takes them."""
     queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
-    return [
-        PersonalTask(task.input, query, task.history, task.choices, kinds[task.kind].max_new_tokens)
-        for task, query in zip(tasks, queries, strict=True)
-    ]
+    labels = list(dict.fromkeys(label for task in tasks for label in task.choices or ()))
+    names = dict(zip(labels, encoder.encode(labels), strict=True)) if labels else {}
+    found: list[PersonalTask] = []
+    for task, query in zip(tasks, queries, strict=True):
+        named = np.stack([names[label] for label in task.choices]) if task.choices else None
+        most = kinds[task.kind].max_new_tokens
+        found.append(PersonalTask(task.input, query, task.history, task.choices, most, named))
+    return found
 
 
 def top_items(task: QueuedTask, weights: FloatArray, most: int = 3) -> list[dict[str, Any]]:

@@ -30,6 +30,11 @@ class Compared:
     lora_users: Annotated[
         int, opt.option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)
     ] = 0
+    folds: Annotated[
+        int,
+        opt.option("--folds", "With --compare: cut users into so many folds; train on the others of each.", min=0),
+    ] = 0
+    seeds: Annotated[int, opt.option("--seeds", "With --folds: trainings of every trained method.", min=1)] = 3
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +102,8 @@ def evaluate(
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
 
-    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
+    With --compare --folds 5 they are answered by plugs and baselines that never met their users, trained for it. With
+    --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
     --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
     `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --rivals none,bm25_4,label_mode`.
 
@@ -106,8 +112,10 @@ def evaluate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate
 
-    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
     config = GenerateConfig(engine=engine, **vars(models))
+    if compared.folds:
+        return compare_on_folds(ctx, ds, config, compared, common)
+    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
     if compared.compare:
         return compare_plugs(ctx, ds, plugs, config, compared, common)
     what = (common.tables, ds, opt.kinds_of(ctx))
@@ -116,6 +124,26 @@ def evaluate(
     with progress_bars() as progress:
         found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
     common.show(rows_of(found), "run_id", "ds")
+
+
+def compare_on_folds(
+    ctx: typer.Context, ds: date, config: "GenerateConfig", compared: Compared, common: opt.Writing
+) -> None:
+    """What `pplug evaluate --compare --folds K` does."""
+    from pipelines.compare import CompareConfig
+    from pipelines.folds import FoldConfig, compare_folds, plan_folds
+    from pipelines.rivals.table import printed_tables
+
+    folds = FoldConfig(compared.folds, compared.seeds)
+    compare = CompareConfig(compared.kind, compared.names)
+    if common.dry_run:
+        return common.show([asdict(plan_folds(common.tables, ds, opt.kinds_of(ctx), compare, folds))])
+    with progress_bars() as progress:
+        found = compare_folds(common.tables, ds, opt.kinds_of(ctx), config, compare, folds, progress=progress)
+    if common.as_json:
+        return common.show(rows_of(found))
+    for rows, hidden in printed_tables(rows_of(found)):
+        common.show(rows, *hidden)
 
 
 def compare_plugs(

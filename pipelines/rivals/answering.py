@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llm_jobs.answers import AnsweringLLM
 from llm_jobs.metrics import Scored
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from llm_jobs.tasks import AnsweringLLM
 from pipelines.nights.runs import Progress
 from pipelines.rivals.cases import Case
 from pipelines.rivals.registry import Rival
@@ -45,6 +45,18 @@ class Arm:
         scored = Scored.of(task.user_id, text, task.reference or "", task.choices)
         self.scored.setdefault(task.task_id, []).append(scored)
         self.user_bytes[task.user_id] = user_bytes
+
+    def add_all(self, other: "Arm") -> None:
+        """Add the answers of another training, or to other tasks."""
+        for task, answers in other.scored.items():
+            self.scored.setdefault(task, []).extend(answers)
+        self.user_bytes |= other.user_bytes
+        self.parameters = other.parameters
+        self.train_seconds = other.train_seconds
+        self.prompt_tokens += other.prompt_tokens
+        self.read_count += other.read_count
+        self.timed_count += other.timed_count
+        self.seconds += other.seconds
 
     @property
     def costs(self) -> dict[str, float | int | None]:
@@ -103,7 +115,8 @@ def answer_chunk(
     asked = defaultdict[Placement, list[tuple[str, Case, Request]]](list)
     for name, rival in rivals.items():
         if rival.labels is not None:
-            for case, label in zip(cases, rival.labels(cases), strict=True):
+            for at, label in enumerate(rival.labels(cases)):
+                case = cases[at % len(cases)]
                 arms[name].add(case, label, rival.user_bytes(case))
         if rival.requests is not None:
             requests = rival.requests(cases)

@@ -19,11 +19,12 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.histories import History
-from llm_jobs.answers import PersonalTask
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of
+from llm_jobs.tasks import PersonalTask
 from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
+from pipelines.personas.past_labels import labelled_items
 from pipelines.personas.persona_table import compact_vectors
 from pipelines.tables.views import run_sql
 
@@ -116,7 +117,8 @@ class CaseReader:
         """The cases of the users in a range, ordered by user and task."""
         users = first_user, last_user
         queue = queued_tasks(self._db, self._ds, self.persona_ds, users, self._encoder.width)
-        tasks = [task for task in queue if task.kind == self._kind.name and task.reference is not None]
+        scored = [task for task in queue if task.kind == self._kind.name and task.reference is not None]
+        tasks = [task for task in scored if task.user_id in self.task_counts]  # others may lie in the range
         items = self._items(*users)
         personas = self._personas({other[task.user_id] for other in self._others for task in tasks})
         return [
@@ -144,7 +146,8 @@ class CaseReader:
     def _personas(self, users: set[str]) -> dict[str, History]:
         params = {"persona_ds": self.persona_ds, "users": cast(Any, sorted(users))}
         rows = run_sql(self._db, "jobs/personas_of", params)
-        return dict(zip(rows["user_id"].to_pylist(), histories_of(rows, self._encoder.width), strict=True))
+        labelled = labelled_items(self._db, self.persona_ds, sorted(users))
+        return dict(zip(rows["user_id"].to_pylist(), histories_of(rows, self._encoder.width, labelled), strict=True))
 
 
 def other_users(users: Sequence[str], donors: Sequence[str], seed: int) -> dict[str, str]:

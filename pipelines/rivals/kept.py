@@ -19,9 +19,10 @@ def kept_nothing(case: Case) -> int:
 
 
 def kept_persona(case: Case) -> int:
-    """The vectors of the persona, with their scales and counts."""
-    vectors = case.task.history.vectors
-    return vectors.size + 2 * NUMBER_BYTES * len(vectors)
+    """The vectors of the persona with their scales and counts, the labels behind each with their shares, the newest."""
+    vectors, past = case.task.history.vectors, case.task.history.past
+    labels = 2 * int((past.shares > 0).sum()) + len(past.newest)
+    return vectors.size + NUMBER_BYTES * (2 * len(vectors) + labels)
 
 
 def kept_mean(case: Case) -> int:

@@ -6,9 +6,9 @@ task vector, past labels, their vote ─────▶ logistic regression     
 """
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of, spelled_as
+from llm_jobs.training.data import Example
 from pipelines.examples import Row, Target, examples_of
 from pipelines.rivals.cases import Case
 from pipelines.rivals.extra import required
@@ -120,21 +121,31 @@ class LabelRegression:
         Raises:
             InputMissing: if the histories hold fewer than two labels, or scikit-learn is not installed.
         """
-        linear_model = required("sklearn.linear_model")
+        required("sklearn.linear_model")  # before the work
         start = time.perf_counter()
-        labels = sorted({target.target for target in targets})
+        of_kind = [item for item in items if item["kind"] == kind.name]
+        fitted = cls.of_examples(examples_of(targets, of_kind, {kind.name: kind}, encoder))
+        return replace(fitted, seconds=time.perf_counter() - start)
+
+    @classmethod
+    def of_examples(cls, examples: Sequence[Example]) -> "LabelRegression":
+        """Fit to examples that are encoded already.
+
+        Raises:
+            InputMissing: if they hold fewer than two labels, or scikit-learn is not installed.
+        """
+        linear_model, start = required("sklearn.linear_model"), time.perf_counter()
+        labels = sorted({example.target for example in examples})
         if len(labels) < 2:
             raise InputMissing("label_regression needs two labels in the histories: leave it out with --rivals")
-        of_kind = [item for item in items if item["kind"] == kind.name]
-        outputs = defaultdict[str, list[str]](list)
-        for item in of_kind:
-            outputs[item["user_id"]].append(spelled_as(item["output"] or "", labels))
-        examples = examples_of(targets, of_kind, {kind.name: kind}, encoder)
-        rows = [
-            features(example.task, Past(outputs[example.user_id][: len(example.history)], example.history), labels)
-            for example in examples
-        ]
-        model = linear_model.LogisticRegression(max_iter=2_000).fit(rows, [target.target for target in targets])
+        spelled: dict[int, list[str]] = {}  # of each user's outputs, which their examples share
+        rows = list[FloatArray]()
+        for example in examples:
+            if id(example.outputs) not in spelled:
+                spelled[id(example.outputs)] = [spelled_as(output or "", labels) for output in example.outputs]
+            past = Past(spelled[id(example.outputs)][: len(example.history)], example.history)
+            rows.append(features(example.task, past, labels))
+        model = linear_model.LogisticRegression(max_iter=2_000).fit(rows, [example.target for example in examples])
         return cls(model, labels, time.perf_counter() - start)
 
     def answers(self, cases: Sequence[Case]) -> list[str]:

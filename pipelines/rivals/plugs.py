@@ -29,6 +29,11 @@ class PlugsOfKind:
     key_checks: frozenset[str]
     """Tells the keys of these hashes."""
 
+    @property
+    def points(self) -> bool:
+        """Whether the plug answers without the LLM."""
+        return bool(self.by_aggregation[OWN_PLUG].plug.config.labels)
+
     def require_unseen(self, users: Iterable[str], key: UserKey | None) -> None:
         """Refuse plugs that claim not to have seen some users and were trained on one of them.
 

@@ -12,10 +12,13 @@ from typing import Final
 
 from embedder.histories import History
 from embedder.plug import PersonaPlug
-from llm_jobs.answers import PersonalTask, personal_requests, plain_requests
+from embedder.plug_config import PUBLISHED
+from llm_jobs.answers import personal_requests, plain_requests
+from llm_jobs.closed import chosen_labels
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
 from pipelines.rivals.cases import DRAWS, Case, Item
 from pipelines.rivals.kept import (
     Kept,
@@ -32,6 +35,12 @@ from pipelines.rivals.retrieval import Ranking, by_bm25, by_cosine, by_recency, 
 
 LORA: Final = "lora"
 """The rival that is an LLM of its own for each user (`pipelines.rivals.lora`): asked for with --lora-users."""
+
+SHUFFLED: Final = "shuffled"
+"""The plug trained on histories that were given to the wrong users; with --folds only."""
+
+MET: Final = "met"
+"""The plug trained on the histories of the tasks' own users, too; with --folds only, beside the others."""
 
 OWN_PLUG: Final = "attention"
 """Aggregation of the plug that the others are compared with."""
@@ -59,8 +68,8 @@ class Bench:
     """What rivals of one kind are built from."""
 
     kind: Kind
-    llm: FrozenLLM | None
-    """Its tokens count in the prompts of retrieval; None where no rival retrieves."""
+    llm: AnsweringLLM
+    """Its tokens count in the prompts of retrieval, and plugs with labels may see its values."""
     plugs: Mapping[str, TrainedPlug]
     """By aggregation."""
     regression: LabelRegression | None = None
@@ -108,10 +117,17 @@ def plug_rival(name: str, whose: Whose = own_history, *, draws: int = 1, kept: K
     def build(bench: Bench) -> Rival:
         trained = bench.plugs[name]
 
-        def requests(cases: Sequence[Case]) -> list[Request]:
-            tasks = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
-            return personal_requests(trained.plug, tasks)[0]
+        def tasks_of(cases: Sequence[Case]) -> list[PersonalTask]:
+            return [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
 
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            return personal_requests(trained.plug, tasks_of(cases))[0]
+
+        def labels(cases: Sequence[Case]) -> list[str]:
+            return chosen_labels(bench.llm, trained.plug, tasks_of(cases))
+
+        if trained.plug.config.labels:
+            return Rival(trained.parameters, trained.seconds, kept, draws=draws, labels=labels)
         placement = Placement(trained.plug.config.placement)
         return Rival(trained.parameters, trained.seconds, kept, placement, draws, requests)
 
@@ -150,7 +166,7 @@ def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, s
 
     def prompt(case: Case) -> str:
         items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
-        assert bench.llm is not None
+        assert isinstance(bench.llm, FrozenLLM), "no rival retrieves for another engine"
         return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
 
     needs_output = "{output}" in bench.kind.retrieved_item
@@ -196,6 +212,8 @@ class Entry:
     """Aggregation of the plug that it needs."""
     is_closed: bool = False
     """It answers closed tasks only, without the LLM."""
+    needs_soft_prompt: bool = False
+    """A plug that points at choices, without the LLM, has no such rival."""
     draws: int = 1
     """Answers to each task."""
 
@@ -211,6 +229,8 @@ RIVALS: Final[Mapping[str, Entry]] = {
     "default": Entry(
         "the plug as for a user without history", plug_rival(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
     ),
+    SHUFFLED: Entry("the plug, trained on histories given to the wrong users", plug_rival(SHUFFLED), SHUFFLED),
+    MET: Entry("the plug, trained on the histories of these users too", plug_rival(MET), MET),
     "none": Entry("the language model alone", plain_rival),
     "instruction": Entry(
         "a plug of instruction vectors only", plug_rival("none", no_history, kept=kept_nothing), "none"
@@ -219,7 +239,10 @@ RIVALS: Final[Mapping[str, Entry]] = {
         "a plug that sees the task and nothing of the user", plug_rival("task", no_history, kept=kept_nothing), "task"
     ),
     "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean", kept=kept_mean), "mean"),
-    "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG),
+    "pplug_published": Entry("the plug as its authors published it", plug_rival(PUBLISHED), PUBLISHED),
+    "plug_nearest": Entry(
+        "the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG, needs_soft_prompt=True
+    ),
     "recency_1": Entry("the newest item in the prompt", retrieval_rival(lambda _: by_recency, 1, kept_texts)),
     "recency_4": Entry("the 4 newest items in the prompt", retrieval_rival(lambda _: by_recency, 4, kept_texts)),
     "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_rival(by_bm25, 1, kept_texts)),

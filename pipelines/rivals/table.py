@@ -13,6 +13,7 @@ from typing import Any, Final
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_difference
 from pipelines.rivals.answering import Arm
+from pipelines.rivals.registry import MET
 from pipelines.slices import ALL
 
 OWN: Final = "own"
@@ -79,9 +80,9 @@ def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequ
 
 
 def best_rival(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) -> str | None:
-    """The arm with the best value of a metric, `own` apart; of equal ones the first; None if there is no other."""
+    """The arm with the best value of a metric, `own` and `met` apart; of equal ones the first; None without others."""
     sign = -1 if metric in ERRORS else 1
-    rivals = [arm for arm in values if arm != OWN]
+    rivals = [arm for arm in values if arm not in (OWN, MET)]
     return max(rivals, key=lambda arm: sign * values[arm][metric].value, default=None)
 
 

@@ -7,7 +7,8 @@ select
     user_id,
     vectors,
     vector_scales,
-    counts
+    counts,
+    items
 from persona_vectors
 where
     ds = $persona_ds

@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_models import save_model, tiny_llama
-from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
@@ -21,14 +19,15 @@ from embedder.histories import History, pad_histories
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
-from llm_jobs.answers import Answered, PersonalTask, answer_tasks
+from llm_jobs.answers import answer_tasks
 from llm_jobs.prompts import Answer, Placement, Request
+from llm_jobs.tasks import Answered, PersonalTask
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
+from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, split_users
 from llm_jobs.training.descent import learning_rate_share
-from llm_jobs.training.fit import TrainingRun, history_hashes, is_stuck, prepare, seeded_plug, train_plug
+from llm_jobs.training.fit import prepare, seeded_plug, train_plug
 from llm_jobs.training.prefix_cache import Progress
-from llm_jobs.training.warm_up import fold_of, out_of_fold_scores, start_from_words, warm_up
+from llm_jobs.training.through_llm import TrainingRun, history_hashes, is_stuck
 
 WIDTH = 6
 LABELS = ("red", "blue")
@@ -48,7 +47,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("t5"), T5ForConditionalGeneration(config), is_chat=False)
 
 
-def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = (), values_width: int = 0) -> PersonaPlug:
+def new_plug(llm: FrozenLLM, seed: int = 0, values_width: int = 0) -> PersonaPlug:
     return seeded_plug(
         PlugConfig(
             kinds=("note",),
@@ -57,7 +56,6 @@ def new_plug(llm: FrozenLLM, seed: int = 0, labels: tuple[str, ...] = (), values
             encoder_width=WIDTH,
             llm_width=llm.width,
             embedding_norm=llm.embedding_norm,
-            labels=labels,
             values_width=values_width,
         ),
         seed,
@@ -78,7 +76,7 @@ def examples(count: int = 24) -> list[Example]:
 
 def quiet(label: str, done: int, total: int) -> None:
     assert 0 < done <= total
-    assert label.startswith(("steps, loss ", "steps without the LLM, loss ", "prompts read", "values of prompts"))
+    assert label.startswith(("steps, loss ", "prompts read", "values of prompts"))
 
 
 def fit(
@@ -91,15 +89,14 @@ def same_weights(one: PersonaPlug, two: PersonaPlug) -> bool:
     return all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-@pytest.mark.parametrize("labels", [(), LABELS])
 @pytest.mark.parametrize("model", ["llama", "t5"])
 def test_training_lowers_the_loss_and_never_touches_the_llm(
-    model: str, labels: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(model)
     llm = FrozenLLM.from_pretrained(str(folder))
     before = {name: value.clone() for name, value in llm.model.state_dict().items()}
-    plug = new_plug(llm, labels=labels)
+    plug = new_plug(llm)
     losses = fit(plug, llm, examples(), replace(CONFIG, epochs=6), tmp_path / "plug", quiet)
     assert losses[-1].train < losses[0].train - 0.2
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in llm.model.parameters())
@@ -128,22 +125,18 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("sees_values", [False, True])
-@pytest.mark.parametrize(
-    ("labels", "phase", "kill_at"),
-    [(labels, "steps, ", kill_at) for labels in ((), LABELS) for kill_at in (1, 8, 14)]
-    + [(LABELS, "steps without the LLM, ", 4)],
-)
+@pytest.mark.parametrize("kill_at", [1, 8, 14])
 def test_a_killed_run_resumes_to_the_same_weights(
-    llama: Path, tmp_path: Path, labels: tuple[str, ...], phase: str, kill_at: int, *, sees_values: bool
+    llama: Path, tmp_path: Path, kill_at: int, *, sees_values: bool
 ) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     width = llm.values_width if sees_values else 0
-    undisturbed, killed, resumed = (new_plug(llm, labels=labels, values_width=width) for _ in range(3))
+    undisturbed, killed, resumed = (new_plug(llm, values_width=width) for _ in range(3))
     losses = fit(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
 
     def kill(label: str, done: int, total: int) -> None:
         del total
-        if label.startswith(phase) and done == kill_at:
+        if label.startswith("steps, ") and done == kill_at:
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -153,47 +146,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert same_weights(undisturbed, PersonaPlug.from_pretrained(tmp_path / "killed"))
 
 
-def test_labels_are_learned_without_the_llm_and_only_their_words_through_it(llama: Path, tmp_path: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    alone, whole = new_plug(llm, labels=LABELS), new_plug(llm, labels=LABELS)
-    prepared = prepare(examples(48), llm, Placement.AFTER)
-    warm_up(alone, prepared, CONFIG, quiet)
-    inputs = plug_inputs(prepared, CONFIG, None)
-    scores = torch.stack([body.eval()(*inputs)[0] for body in alone.bodies]).mean(0)
-    with_history = [at for at, item in enumerate(prepared) if len(item.example.history)]
-    told = [LABELS[at] == prepared[row].example.target for row, at in enumerate(scores.argmax(1))]
-    assert all(told[row] for row in with_history)
-    fit(whole, llm, examples(48), CONFIG, tmp_path / "plug", quiet)
-    assert all(torch.equal(*pair) for pair in zip(alone.bodies.parameters(), whole.bodies.parameters(), strict=True))
-    assert not torch.equal(alone.verbalise.weight, whole.verbalise.weight)
-
-
-@pytest.mark.parametrize("sees_values", [False, True])
-def test_what_only_the_llm_reads_in_a_prompt_is_learned_from_its_values(llama: Path, *, sees_values: bool) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    plug = new_plug(llm, labels=LABELS, values_width=llm.values_width if sees_values else 0)
-    rng, made = np.random.default_rng(0), list[Example]()
-    for at in range(160):
-        noise = rng.normal(0, 1, (3, WIDTH)).astype(np.float32)
-        prompt = f"{('sunny', 'rainy')[at % 2] * 3} day {at} of {at % 7}"
-        made.append(Example(f"user {at % 8}", prompt, LABELS[at % 2], noise[0], noise[1:]))
-    prepared = prepare(made, llm, Placement.AFTER)
-    run = TrainingRun(plug, llm, CONFIG, prepared, quiet)
-    prepared = run.with_values(prepared)
-    if sees_values:
-        [prefix] = llm.prefixes([prepared[5].parts.before])
-        torch.testing.assert_close(torch.tensor(prepared[5].values), prefix.pooled_values)
-        plug.standardise(torch.tensor(np.stack([item.values for item in prepared if item.values is not None])))
-    warm_up(plug, prepared, CONFIG, quiet)
-    told = out_of_fold_scores(plug, prepared, plug_inputs(prepared, CONFIG, None)).argmax(1).tolist()
-    right = sum(LABELS[at] == item.example.target for at, item in zip(told, prepared, strict=True))
-    assert (right > 140) == sees_values
-    assert right > 40
-
-
 def test_a_task_is_answered_with_the_values_of_its_own_prompt(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    plug, made = new_plug(llm, labels=LABELS, values_width=llm.values_width), examples(20)
+    plug, made = new_plug(llm, values_width=llm.values_width), examples(20)
     losses = fit(plug, llm, made, CONFIG, tmp_path / "plug", quiet)
     assert losses[-1].train < losses[0].train
     histories = [History.of_items(one.history) for one in made]
@@ -209,60 +164,6 @@ def test_a_task_is_answered_with_the_values_of_its_own_prompt(llama: Path, tmp_p
         assert answered.answer.text == expected.text
         assert answered.answer.score == pytest.approx(expected.score, abs=1e-4)
         np.testing.assert_allclose(answered.weights, weights[row, : len(made[row].history)].detach(), atol=1e-6)
-
-
-def test_no_example_is_scored_by_a_body_that_saw_its_answer(llama: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    plugs, made = [new_plug(llm, labels=LABELS), new_plug(llm, labels=LABELS)], examples(48)
-    prepared = prepare(made, llm, Placement.AFTER)
-    folds = torch.tensor([fold_of(plugs[0], item) for item in prepared])
-    assert set(folds.tolist()) == set(range(plugs[0].config.committee))
-    flipped = [replace(one, target=LABELS[0]) if fold == 2 else one for one, fold in zip(made, folds, strict=True)]
-    inputs, scores = plug_inputs(prepared, CONFIG, None), list[torch.Tensor]()
-    for plug, fitted in zip(plugs, (prepared, prepare(flipped, llm, Placement.AFTER)), strict=True):
-        warm_up(plug, fitted, CONFIG, quiet)
-        scores.append(out_of_fold_scores(plug, fitted, inputs))
-    assert torch.equal(scores[0][folds == 2], scores[1][folds == 2])
-    assert (scores[0][folds != 2] != scores[1][folds != 2]).any(dim=1).all()
-
-
-def test_words_are_learned_from_the_scores_of_the_body_that_has_not_seen_the_example(llama: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    prepared = prepare(examples(20), llm, Placement.AFTER)
-    whole = replace(CONFIG, least_kept=1.0, drop_all=0.0)  # nothing of a history is left out
-    plug, lonely = new_plug(llm, labels=LABELS), list[torch.Tensor]()
-    warm_up(plug, prepared, whole, quiet)
-    for item in prepared:
-        alone = copy.deepcopy(plug).eval()
-        alone.bodies = alone.bodies[fold_of(plug, item) :][:1]
-        lonely.append(TrainingRun(alone, llm, whole, [], quiet).losses([item], None))
-    run = TrainingRun(plug, llm, whole, prepared, quiet)
-    torch.testing.assert_close(run.losses(prepared, np.random.default_rng(0)), torch.cat(lonely), rtol=1e-4, atol=1e-5)
-    together = run.losses(prepared, None)
-    assert not torch.allclose(together, torch.cat(lonely), rtol=1e-4, atol=1e-5)
-
-
-def test_the_words_of_a_label_are_where_its_score_first_pulls_the_soft_prompt(llama: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    plug = new_plug(llm, labels=LABELS)
-    words = [llm.token_embeddings(llm.answer_ids(label)[:-1]) for label in LABELS]
-    start_from_words(plug, words)
-    pull = plug.verbalise(torch.eye(2)) - plug.verbalise(torch.zeros(1, 2))
-    for vectors, word in zip(pull.view(2, 3, llm.width), words, strict=True):
-        for at, vector in enumerate(vectors):
-            torch.testing.assert_close(vector, 0.3 * F.normalize(word[min(at, len(word) - 1)], dim=0))
-
-
-def test_labels_that_are_nobodys_answers_are_refused(llama: Path, tmp_path: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    with pytest.raises(PplugError, match=r"no target is one of the labels \(green, grey\): correct the choices"):
-        fit(new_plug(llm, labels=("green", "grey")), llm, examples(8), CONFIG, tmp_path / "plug", quiet)
-
-
-def test_a_target_that_is_no_label_is_left_to_the_llm(llama: Path, tmp_path: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    losses = fit(new_plug(llm, labels=("red", "grey")), llm, examples(), CONFIG, tmp_path / "plug", quiet)
-    assert losses[-1].train < losses[0].train
 
 
 def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path) -> None:
@@ -346,14 +247,13 @@ def test_batches_hold_every_example_once(
     assert sorted(id(item) for batch in found for item in batch) == sorted(map(id, prepared))
 
 
-@pytest.mark.parametrize("labels", [(), LABELS])
 def test_losses_are_those_of_one_example_at_a_time_in_the_order_of_the_batch(
-    llama: Path, labels: tuple[str, ...]
+    llama: Path,
 ) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     made = [replace(example, target="red " * (1 + at % 4)) for at, example in enumerate(examples(21))]
     prepared = prepare(made, llm, Placement.AFTER)
-    run = TrainingRun(new_plug(llm, labels=labels).eval(), llm, CONFIG, prepared, quiet)
+    run = TrainingRun(new_plug(llm).eval(), llm, CONFIG, prepared, quiet)
     alone = torch.cat([run.losses([item], None) for item in prepared])
     torch.testing.assert_close(run.losses(prepared, None), alone, rtol=1e-4, atol=1e-5)
 
@@ -372,14 +272,11 @@ def test_users_who_would_all_be_held_out_are_trained_on(llama: Path, tmp_path: P
     assert losses[0].held_out == losses[0].train
 
 
-@pytest.mark.parametrize(("labels", "step"), [((), "step 2 of 12"), (LABELS, "step 2 of")])
-def test_a_loss_that_is_no_number_ends_the_training_at_once(
-    llama: Path, tmp_path: Path, labels: tuple[str, ...], step: str
-) -> None:
+def test_a_loss_that_is_no_number_ends_the_training_at_once(llama: Path, tmp_path: Path) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
     wild = replace(CONFIG, learning_rate=1e30, epochs=2)
-    with pytest.raises(PplugError, match=f"plug of kind note is .* at {step}.*--llm-dtype float32"):
-        fit(new_plug(llm, labels=labels), llm, examples(), wild, tmp_path / "plug", quiet)
+    with pytest.raises(PplugError, match=r"plug of kind note is .* at step 2 of 12.*--llm-dtype float32"):
+        fit(new_plug(llm), llm, examples(), wild, tmp_path / "plug", quiet)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8))

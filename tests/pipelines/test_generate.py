@@ -12,8 +12,10 @@ from tiny_models import save_model, tiny_llama
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError, UsageError
-from embedder.histories import History, pad_histories
+from embedder.evidence import label_evidence
+from embedder.histories import History, PastLabels, pad_histories
 from embedder.plug import PersonaPlug
+from embedder.pointing import ChoiceBatch, PointingHead
 from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
@@ -70,8 +72,7 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
         vectors, scales, counts = (
             np.array(persona[name], np.float32) for name in ("vectors", "vector_scales", "counts")
         )
-        newest = vectors[-10:] * scales[-10:, None]
-        history = History(vectors * scales[:, None], counts, newest.sum(0) / np.float32(max(1, len(newest))))
+        history = History.of(vectors * scales[:, None], counts)
         query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
         with torch.no_grad():
             soft, weights = loaded(torch.from_numpy(query), *pad_histories([history], 32))
@@ -84,6 +85,56 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
         assert output["persona_source"] == ("history" if len(history.vectors) else "default")
         assert output["persona_ds"] == (NIGHT if len(history.vectors) else None)
         best = np.argsort(-weights[0].numpy(), kind="stable")[:3]
+        assert [top["item_id"] for top in output["top_items"]] == [persona["items"][at]["item_id"] for at in best]
+
+
+@pytest.fixture
+def pointing_plug(plug: Path, tmp_path: Path) -> Path:
+    """A plug with labels whose weights are random, so that answers depend on all it sees."""
+    config = PersonaPlug.from_pretrained(plug).config
+    torch.manual_seed(0)
+    pointing = PersonaPlug(replace(config, labels=("red", "blue", "green")))
+    for weight in pointing.parameters():
+        torch.nn.init.normal_(weight)
+    pointing.save_pretrained(tmp_path / "pointing")
+    return tmp_path / "pointing"
+
+
+def test_each_task_gets_the_choice_that_its_own_users_history_makes_most_probable(
+    night: Warehouse, pointing_plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    record = generate_night(night, NIGHT, [pointing_plug], generate_config, kinds)
+    assert (record.rows_in, record.rows_out, record.rows_rejected) == (6, 6, 0)
+    head = PersonaPlug.from_pretrained(pointing_plug).head
+    assert isinstance(head, PointingHead)
+    encoder = TextEncoder.from_pretrained(generate_config.encoder)
+    with connect(night) as db:
+        personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
+    outputs = {row["task_id"]: row for row in outputs_of(night)}
+    for queued in TASKS:
+        nobody = {"vectors": np.zeros((0, 32)), "vector_scales": [], "counts": [], "items": []}
+        persona = personas.get(queued["user_id"], nobody)
+        vectors, scales, counts = (
+            np.array(persona[name], np.float32) for name in ("vectors", "vector_scales", "counts")
+        )
+        own = [one["output"] for one in ITEMS if one["user_id"] == queued["user_id"]]
+        assert len(set(own)) <= 1  # so every vector has that one label behind it, merged or not
+        past = PastLabels(tuple(own[:1]), np.ones((len(vectors), len(own[:1])), np.float32), (0,) * len(own))
+        history = History.of(vectors * scales[:, None], counts, past)
+        query = encoder.encode([queued["input"].split("note: ")[1]], is_query=True)
+        choices = queued["choices"]
+        evidence = label_evidence(query[0], history, choices)
+        named = torch.from_numpy(query @ encoder.encode(choices).T)
+        scores = head.log_probs(torch.from_numpy(query), None, ChoiceBatch.of([evidence], named), choices)[0].tolist()
+        weights = np.exp(20 * history.vectors @ query[0]) * counts
+        output = outputs[queued["task_id"]]
+        assert output["output"] == queued["choices"][int(np.argmax(scores))]
+        assert output["score"] == pytest.approx(max(scores), abs=1e-4)
+        assert output["finish_reason"] == "choice"
+        assert output["persona_source"] == ("history" if len(history.vectors) else "default")
+        assert output["persona_ds"] == (NIGHT if len(history.vectors) else None)
+        assert (output["prompt_tokens"], output["output_tokens"]) == (0, 0)  # nothing is asked of the LLM
+        best = np.argsort(-weights, kind="stable")[:3]
         assert [top["item_id"] for top in output["top_items"]] == [persona["items"][at]["item_id"] for at in best]
 
 

@@ -11,9 +11,9 @@ import torch
 from small_night import NIGHT
 
 from embedder.errors import InputMissing, UsageError
-from llm_jobs.answers import AnsweringLLM
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.training.fit import seeded_plug
 from llm_jobs.vllm_engine import INSTALL, VllmLLM, choice_scores, forks_of
 from pipelines.answers.models import GenerateConfig, load_models, trainable

@@ -41,12 +41,13 @@ def seeing_values(job: Job, how: str) -> Run:
     llm = import_module("llm_jobs").FrozenLLM.from_pretrained(job["model"], "bfloat16")
     shape = ("bench",), "", llm.sha256, 384, llm.width, llm.embedding_norm
     labels = tuple(job["choices"])
-    config = import_module("embedder.plug_config").PlugConfig(*shape, labels=labels, values_width=llm.values_width)
+    config = import_module("embedder.plug_config").PlugConfig(*shape, values_width=llm.values_width)
     plug = import_module("llm_jobs.training.fit").seeded_plug(config, 0)
-    answers, of_items = import_module("llm_jobs.answers"), import_module("embedder.histories").History.of_items
+    answers, personal_task = import_module("llm_jobs.answers"), import_module("llm_jobs.tasks").PersonalTask
+    of_items = import_module("embedder.histories").History.of_items
     drawn = torch.nn.functional.normalize(torch.randn(len(job["texts"]), 9, 384), dim=2).numpy()
     tasks = [
-        answers.PersonalTask(text, own[0], of_items(own[1:]), labels, NEW_TOKENS)
+        personal_task(text, own[0], of_items(own[1:]), labels, NEW_TOKENS)
         for text, own in zip(job["texts"], drawn, strict=True)
     ]
 

@@ -1,0 +1,157 @@
+"""The stage of training that goes through the frozen LLM: the next-token loss on what users really wrote.
+
+    examples ─▶ history dropout ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ loss of the target's tokens ─▶ plug
+
+The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
+epochs while they fit in memory. A plug that sees the LLM's values gets those of all examples before it starts. After
+each epoch the state is saved, and a killed run goes on from there to the same weights; those of the epoch with the
+least loss on held-out users are the plug's.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedder.compact import FloatArray
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PlugConfig
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
+from llm_jobs.training.data import Prepared, TrainConfig, batches, plug_inputs
+from llm_jobs.training.descent import Descent
+from llm_jobs.training.prefix_cache import PrefixCache, Progress
+from llm_jobs.training.training import Training, kind_names, with_values
+
+ROWS = 8
+"""Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""
+
+
+def fit_through_llm(training: Training) -> list[EpochLoss]:
+    """Fit all weights of the plug in place; the losses of each epoch, those before a resume too."""
+    plug, config = training.plug, training.config
+    run = TrainingRun(plug, training.llm, config, training.train, training.progress)
+    identity = run_fingerprint(plug, asdict(config), fingerprint_parts(chain(training.train, training.held_out)))
+    checkpoint = Checkpoint(training.folder / "checkpoint", identity)
+    losses = checkpoint.load(run.state)
+    train, held_out = run.with_values(training.train), run.with_values(training.held_out)
+    if not losses and plug.config.values_width:
+        plug.standardise(torch.from_numpy(np.stack([item.values for item in train if item.values is not None])))
+    while len(losses) < config.epochs and not is_stuck(losses, config.patience):
+        train_loss = run.fit_epoch(train, losses)
+        losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
+        if losses[-1].held_out <= min(loss.held_out for loss in losses):
+            run.state.best = {name: value.clone() for name, value in plug.state_dict().items()}
+        checkpoint.save(run.state, losses)
+    plug.load_state_dict(run.state.best)
+    return losses
+
+
+def is_stuck(losses: Sequence[EpochLoss], patience: int) -> bool:
+    """Whether the last `patience` epochs were all no better than one before them."""
+    held_out = [loss.held_out for loss in losses]
+    return len(losses) > patience and min(held_out[-patience:]) >= min(held_out[:-patience])
+
+
+def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
+    """Tokens the LLM computes: prompts once, and in each epoch what stands behind them.
+
+    For a plug with labels only the prompts, and these where it sees the LLM's values.
+    """
+    if plug.labels:
+        return sum(len(item.parts.before) for item in prepared) if plug.values_width else 0
+    behind = sum(plug.soft_count + item.behind for item in prepared)
+    return sum(len(item.parts.before) for item in prepared) + epochs * behind
+
+
+def fingerprint_parts(examples: Iterable[Prepared]) -> Iterator[tuple[bytes, ...]]:
+    """What of each example changes the result of training; histories as their hashes."""
+    prepared = list(examples)
+    for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
+        example = item.example
+        texts = (example.user_id, example.prompt, example.target)
+        yield (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), history)
+
+
+def history_hashes(histories: Sequence[FloatArray]) -> list[bytes]:
+    """The sha256 of each history's bytes.
+
+    The examples of a user see the beginnings of one array, longer and longer ones: each byte of it is read once.
+    """
+    alike = defaultdict[tuple[int, ...], list[int]](list)  # by where a history begins and how it lies in memory
+    for at, history in enumerate(histories):
+        alike[history.ctypes.data, *history.strides, *history.shape[1:]].append(at)
+    found = [b""] * len(histories)
+    for places in alike.values():
+        digest, read = hashlib.sha256(), 0
+        for at in sorted(places, key=lambda at: len(histories[at])):
+            digest.update(histories[at][read:].tobytes())
+            read = len(histories[at])
+            found[at] = digest.digest()
+    return found
+
+
+class TrainingRun:
+    """The plug, its optimizer, and the LLM they go through."""
+
+    def __init__(
+        self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, train: Sequence[Prepared], progress: Progress
+    ) -> None:
+        self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
+        steps = math.ceil(len(train) / config.batch_size) * config.epochs
+        self.state = RunState(plug, Descent(list(plug.parameters()), config, steps, kind_names(plug)))
+        befores = [item.parts.before for item in train]
+        self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
+
+    def with_values(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """The examples with the LLM's pooled values of their prompts, where the plug sees these."""
+        if not self.plug.config.values_width:
+            return list(prepared)
+        return with_values(prepared, lambda befores: self.cache.prefixes(befores) or [], self.progress)
+
+    def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
+        """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""
+        rng = np.random.default_rng([self.config.seed, len(earlier)])
+        told = f", held out {earlier[-1].held_out:.3f}" if earlier else ""
+        torch.manual_seed(int(rng.integers(2**31)))
+        self.plug.train()
+        descent, total, count = self.state.descent, 0.0, 0
+        for batch in batches(prepared, self.config.batch_size, rng):
+            loss = self.losses(batch, rng).mean()
+            descent.descend(loss)
+            total, count = total + loss.item() * len(batch), count + len(batch)
+            self.progress(f"steps, loss {total / count:.3f}{told}", descent.step, descent.steps)
+        return total / count
+
+    @torch.no_grad()
+    def loss_of(self, prepared: Sequence[Prepared]) -> float:
+        """Mean loss with the full history and without dropout."""
+        self.plug.eval()
+        losses = [self.losses(batch, None) for batch in batches(prepared, self.config.batch_size, None)]
+        mean = torch.cat(losses).mean().item()
+        self.state.descent.require_finite("loss on held-out users", mean)
+        return mean
+
+    def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
+        """(B,) negative mean log-probability of each target's tokens, in the order of the batch.
+
+        With `rng`, of a random part of each history.
+        """
+        soft, _ = self.plug(*plug_inputs(batch, self.config, rng))
+        order = sorted(range(len(batch)), key=lambda at: batch[at].behind)
+        parts = [self._losses(batch, soft, order[at : at + ROWS]) for at in range(0, len(order), ROWS)]
+        return torch.cat(parts)[np.argsort(order)]
+
+    def _losses(self, batch: Sequence[Prepared], soft: Tensor, rows: Sequence[int]) -> Tensor:
+        """(R,) the same of R rows of the batch."""
+        chosen = [batch[row] for row in rows]
+        prefixes = self.cache.prefixes([item.parts.before for item in chosen])
+        return -self.llm.answer_log_probs(
+            [item.parts for item in chosen], soft[rows], [item.answer for item in chosen], prefixes
+        )

@@ -1,0 +1,56 @@
+"""What the stages of a training share: the plug, the LLM, the examples, and how it is trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from embedder.compact import FloatArray
+from embedder.plug import PersonaPlug
+from llm_jobs.engine.kv_cache import Prefix
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.training.data import Prepared, TrainConfig
+from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training run, as its stages see it."""
+
+    plug: PersonaPlug
+    """Fitted in place."""
+    llm: FrozenLLM
+    config: TrainConfig
+    folder: Path
+    """Where the plug goes; a stage may keep checkpoints there until the plug is saved."""
+    progress: Progress
+    train: Sequence[Prepared]
+    held_out: Sequence[Prepared]
+    """Examples of users who are in no example of `train`; there may be none."""
+    names: FloatArray | None = None
+    """(L, D) encoded names of the plug's labels, where it has any."""
+
+
+def kind_names(plug: PersonaPlug) -> str:
+    """The kinds of a plug, as messages name them."""
+    return ", ".join(plug.config.kinds)
+
+
+def with_values(
+    prepared: Sequence[Prepared], prefixes: Callable[[Sequence[tuple[int, ...]]], Sequence[Prefix]], progress: Progress
+) -> list[Prepared]:
+    """The examples with the LLM's pooled values of their prompts.
+
+    Args:
+        prepared: the examples.
+        prefixes: what the LLM keeps of the tokens before the soft prompts.
+        progress: told of the examples done.
+    """
+    found: list[Prepared] = []
+    for start in range(0, len(prepared), PREFIXES_AT_ONCE):
+        chunk = prepared[start : start + PREFIXES_AT_ONCE]
+        found += [
+            replace(item, values=prefix.pooled_values.cpu().numpy())
+            for item, prefix in zip(chunk, prefixes([item.parts.before for item in chunk]), strict=True)
+        ]
+        progress("values of prompts", len(found), len(prepared))
+    return found

@@ -1,0 +1,269 @@
+"""Compare on users never met: each task is answered by plugs and baselines fitted to the users of other folds.
+
+    users ─▶ folds, by a hash ─┬─▶ histories of the other folds' users ─▶ trained methods, a plug for each seed ─┐
+                               └─▶ tasks of the fold's users, whose own history is all that is known ───────────┴─▶ arms
+    all folds' answers ─▶ one table
+
+Items are encoded once for all folds. Beside it the plug is trained on everybody, these users included: the arm `met`.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from embedder.errors import InputMissing, UsageError
+from embedder.hashing import hash_share
+from embedder.plug import PersonaPlug
+from llm_jobs.kinds import Kind
+from llm_jobs.metrics import evaluate_answers
+from llm_jobs.prompts import Placement
+from llm_jobs.training.data import Example, TrainConfig
+from llm_jobs.training.fit import prepare, seeded_plug, train_plug
+from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.compare import CompareConfig, require_own_engine
+from pipelines.evaluate import JOB, labels_of, referenced_tasks
+from pipelines.examples import Row, examples_of
+from pipelines.nights.plans import Plan
+from pipelines.nights.precisions import with_precisions
+from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.rivals.answering import Arm, answer_arms
+from pipelines.rivals.cases import CaseReader
+from pipelines.rivals.labels import LabelRegression, most_frequent
+from pipelines.rivals.registry import MET, OWN_PLUG, RIVALS, SHUFFLED, Bench, Rival, TrainedPlug
+from pipelines.rivals.table import OWN, comparison_rows
+from pipelines.slices import slices_of
+from pipelines.tables.schema import file_schema
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import PlugChoice, TrainingData, plug_config, training_data
+
+logger = logging.getLogger(__name__)
+
+FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none")
+CLOSED_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "label_mode", "label_vote", "label_regression")
+"""What is compared unless --rivals says so; other rivals take a training through the LLM for each fold and seed."""
+
+
+@dataclass(frozen=True)
+class FoldConfig:
+    """How users are divided, and how often each method is trained."""
+
+    count: int = 5
+    """Folds."""
+    seeds: int = 3
+    """Trainings of every trained method in each fold; a task has as many answers."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How plugs are trained; its seed is the first."""
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.seeds < 1:
+            raise UsageError(f"--folds wants at least 2 folds and 1 seed, not {self.count} and {self.seeds}")
+
+
+def fold_of(user_id: str, count: int) -> int:
+    """The fold of a user: a hash of the id alone, with words of its own before it."""
+    return int(hash_share(f"fold {user_id}") * count)
+
+
+def compare_folds(
+    warehouse: Warehouse,
+    ds: date,
+    kinds: Mapping[str, Kind],
+    config: GenerateConfig,
+    compare: CompareConfig,
+    folds: FoldConfig,
+    *,
+    progress: Progress = no_progress,
+) -> pa.Table:
+    """Answer the night's tasks by what was fitted to other users, and append the numbers to `evaluations`.
+
+    Args:
+        warehouse: read; only `evaluations` and `runs` are appended to.
+        ds: night of the tasks.
+        kinds: how each kind is worded and scored.
+        config: the models.
+        compare: the kind, and the rivals where others than the usual ones are wanted.
+        folds: how users are divided.
+        progress: told of steps and tasks done.
+
+    Returns:
+        The new rows of `evaluations`.
+
+    Raises:
+        InputMissing: if no task of the kind has a reference, or no night up to `ds` was encoded.
+        UsageError: if the kind must be named.
+    """
+    settings = asdict(config) | {"compare": asdict(compare), "folds": asdict(folds)}
+    with recorded_run(warehouse, JOB, ds, settings) as record:
+        require_own_engine(config)
+        scored = referenced_tasks(warehouse, ds)
+        kind = kinds[kind_of(scored, compare.kind, kinds)]
+        mine = [row for row in scored if row["kind"] == kind.name]
+        models = load_models(with_precisions(warehouse, config, record))
+        rows = FoldedComparison(warehouse, ds, kinds, kind, models, mine, compare, folds).rows(progress)
+        record.rows_in = record.rows_out = len(mine)
+        table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
+        warehouse.append("evaluations", ds, record.run_id, table)
+    return table
+
+
+def plan_folds(
+    warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], compare: CompareConfig, folds: FoldConfig
+) -> Plan:
+    """How many answers `compare_folds` would ask for; nothing is written, and nothing is known of its time."""
+    scored = referenced_tasks(warehouse, ds)
+    name = kind_of(scored, compare.kind, kinds)
+    mine = [row for row in scored if row["kind"] == name]
+    usual = CLOSED_ARMS if any(row["choices"] for row in mine) else FREE_ARMS
+    chosen = [RIVALS[name] for name in {OWN, *(compare.rivals or usual)}]
+    answers = sum(entry.draws * (folds.seeds if entry.plug else 1) for entry in chosen)
+    return Plan(JOB, ds, len({row["user_id"] for row in mine}), answers * len(mine))
+
+
+def kind_of(scored: Sequence[Row], wanted: str | None, kinds: Mapping[str, Kind]) -> str:
+    """The kind that is compared: the one wanted, or the only one with tasks."""
+    there = sorted({row["kind"] for row in scored} & kinds.keys())
+    if wanted is not None and wanted not in there:
+        raise InputMissing(f"no task of kind {wanted} has a reference: run `pplug ingest tasks FILE`")
+    if wanted is None and len(there) != 1:
+        raise UsageError(f"the night has tasks of several kinds ({', '.join(there)}): choose one with --kind")
+    return wanted or there[0]
+
+
+class FoldedComparison:
+    """One kind of task of one night."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        ds: date,
+        kinds: Mapping[str, Kind],
+        kind: Kind,
+        models: Models,
+        scored: Sequence[Row],
+        compare: CompareConfig,
+        folds: FoldConfig,
+    ) -> None:
+        self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
+        self._models, self._scored, self._compare, self._folds = models, scored, compare, folds
+
+    def rows(self, progress: Progress) -> list[dict[str, Any]]:
+        """Rows of `evaluations`, apart from the run."""
+        arms, item_counts = dict[str, Arm](), dict[str, int]()
+        with connect(self._warehouse) as db:
+            reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
+            data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
+            examples = examples_of(data.targets.found, data.items, self._kinds, self._models.encoder)
+            names = self._names(data)
+            met = self._met(data, examples, progress) if MET in names else {}
+            for fold in range(self._folds.count):
+                mine = [row for row in self._scored if fold_of(row["user_id"], self._folds.count) == fold]
+                if not mine:
+                    continue
+                cases = CaseReader(db, self._ds, self._kind, self._models.encoder, mine)
+                item_counts |= cases.item_counts
+                others = [at for at, one in enumerate(examples) if fold_of(one.user_id, self._folds.count) != fold]
+                for seed, rivals in self._rivals(data, examples, others, names, met, progress):
+                    found = answer_arms(cases.chunks(), rivals, self._models.llm, cases.task_count, progress)
+                    for name, arm in found.items():
+                        arms.setdefault(name, Arm()).add_all(arm)
+                    del seed
+        self._log_seeds(arms, data)
+        labels = labels_of(self._scored, self._kinds)[self._kind.name]
+        return comparison_rows(self._kind, arms, self._members(item_counts), labels)
+
+    def _names(self, data: TrainingData) -> list[str]:
+        usual = CLOSED_ARMS if data.labels else FREE_ARMS
+        return [name for name in RIVALS if name == OWN or name in (self._compare.rivals or usual)]
+
+    def _met(self, data: TrainingData, examples: Sequence[Example], progress: Progress) -> dict[int, TrainedPlug]:
+        """By seed the plug that was trained on everybody."""
+        return {seed: self._trained(data, examples, OWN_PLUG, seed, progress) for seed in self._seeds}
+
+    @property
+    def _seeds(self) -> range:
+        first = self._folds.train.seed
+        return range(first, first + self._folds.seeds)
+
+    def _rivals(
+        self,
+        data: TrainingData,
+        examples: Sequence[Example],
+        others: Sequence[int],
+        names: Sequence[str],
+        met: Mapping[int, TrainedPlug],
+        progress: Progress,
+    ) -> Iterator[tuple[int, dict[str, Rival]]]:
+        """The arms of a fold, seed by seed; what is not trained by seed comes with the first."""
+        known = [examples[at] for at in others]
+        common = most_frequent([example.target for example in known])
+        for seed in self._seeds:
+            of_seed = [name for name in names if RIVALS[name].plug is not None or seed == self._seeds[0]]
+            plugs = {MET: met[seed]} if met else {}
+            for need in {RIVALS[name].plug for name in of_seed} - {None, MET}:
+                plugs[str(need)] = self._trained(data, known, str(need), seed, progress)
+            regression = None
+            if "label_regression" in of_seed:
+                regression = LabelRegression.of_examples(known)
+            bench = Bench(self._kind, trainable(self._models.llm), plugs, regression, common)
+            yield seed, {name: RIVALS[name].build(bench) for name in of_seed}
+
+    def _trained(
+        self, data: TrainingData, known: Sequence[Example], need: str, seed: int, progress: Progress
+    ) -> TrainedPlug:
+        """A plug of an aggregation, or one trained on histories given to the wrong users."""
+        start, llm = time.perf_counter(), trainable(self._models.llm)
+        aggregation = OWN_PLUG if need == SHUFFLED else need
+        plug: PersonaPlug = seeded_plug(plug_config(self._kind, self._models, aggregation, data.labels), seed)
+        examples = shuffled(known, seed) if need == SHUFFLED else known
+        prepared = prepare(examples, llm, Placement(plug.config.placement))
+        names = self._models.encoder.encode(plug.config.labels) if plug.config.labels else None
+        with tempfile.TemporaryDirectory() as folder:
+            train_plug(plug, llm, prepared, replace(self._folds.train, seed=seed), Path(folder), progress, names)
+        return TrainedPlug(plug, time.perf_counter() - start)
+
+    def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
+        """The tasks of each slice: all, by the length of the history, and of each fold."""
+        members: dict[str, list[str]] = {}
+        for row in self._scored:
+            user_id = row["user_id"]
+            of_length = slices_of(user_id, item_counts.get(user_id, 0), has_unseen=False)
+            for name in (*of_length, f"fold {fold_of(user_id, self._folds.count)}"):
+                members.setdefault(name, []).append(row["task_id"])
+        return dict(sorted(members.items(), key=lambda member: (member[0].startswith("fold"), member[0] != "all")))
+
+    def _log_seeds(self, arms: Mapping[str, Arm], data: TrainingData) -> None:
+        """Tell how far the seeds of each trained method are apart."""
+        for name, arm in arms.items():
+            draws = len(next(iter(arm.scored.values()), []))
+            if RIVALS[name].plug is None or draws % self._folds.seeds:
+                continue
+            each = draws // self._folds.seeds
+            by_seed = [
+                [one for found in arm.scored.values() for one in found[at * each : (at + 1) * each]]
+                for at in range(self._folds.seeds)
+            ]
+            values = [evaluate_answers(self._kind.metric, answers, data.choices) for answers in by_seed]
+            told = ", ".join(f"{found[0].value:.3f}" for found in values if found)
+            logger.info("%s: %s by seed %s", name, values[0][0].metric if values[0] else "", told)
+
+
+def shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Examples with histories of the wrong users: each user gets another's items, as many as they have of them."""
+    users = sorted({one.user_id for one in examples})
+    longest = {one.user_id: one for one in sorted(examples, key=lambda one: len(one.history))}
+    order = [users[at] for at in np.random.default_rng([seed, 2]).permutation(len(users))]
+    given = dict(zip(order, order[1:] + order[:1], strict=True))
+    wrong: list[Example] = []
+    for one in examples:
+        lender = longest[given[one.user_id]]
+        wrong.append(replace(one, history=lender.history[: len(one.history)], outputs=lender.outputs))
+    return wrong

@@ -1,0 +1,98 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_night import NIGHT, item, task
+
+from embedder.errors import InputMissing, UsageError
+from llm_jobs.kinds import Kind
+from llm_jobs.training import labels as stages
+from llm_jobs.training.data import Example, TrainConfig
+from pipelines.answers.models import GenerateConfig
+from pipelines.compare import CompareConfig
+from pipelines.encode import EncodeConfig, encode_night
+from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds, shuffled
+from pipelines.tables.warehouse import Warehouse
+
+USERS = [f"u{at}" for at in range(10)]
+TAGS = ["red", "blue", "green"]
+ITEMS = [
+    item(user, at, f"{user} {TAGS[at % 3]} text {at}", TAGS[at % 3], day=9 - at) for user in USERS for at in range(6)
+]
+TASKS = [task(f"t-{user}", user, f"{user} asks", TAGS[at % 3]) for at, user in enumerate(USERS)]
+FOLDS = FoldConfig(2, 2, TrainConfig(epochs=1, batch_size=8))
+
+
+@pytest.fixture
+def folds_of(
+    fill: Callable[..., Warehouse],
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., list[dict[str, Any]]]:
+    monkeypatch.setattr(stages, "STEPS", 8)
+    warehouse = fill(ITEMS, TASKS)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+
+    def compared(*rivals: str) -> list[dict[str, Any]]:
+        found = compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig(rivals=rivals), FOLDS)
+        return found.to_pylist()
+
+    return compared
+
+
+def test_every_task_is_answered_once_for_each_seed_by_what_never_met_its_user(
+    folds_of: Callable[..., list[dict[str, Any]]],
+) -> None:
+    rows = folds_of()
+    of_all = {row["arm"]: row for row in rows if row["slice"] == "all" and row["metric"] == "accuracy"}
+    assert set(of_all) == set(CLOSED_ARMS)
+    assert {row["task_count"] for row in of_all.values()} == {len(TASKS)}
+    assert of_all["own"]["compared_with"] not in ("own", "met")
+    assert of_all["met"]["compared_with"] == "own"
+    sizes = {row["slice"]: row["task_count"] for row in rows if row["arm"] == "own"}
+    assert sizes == {"all": 10, "history 4-15": 10} | {
+        f"fold {fold}": sum(fold_of(user, 2) == fold for user in USERS) for fold in range(2)
+    }
+
+
+def test_a_soft_prompt_can_be_compared_on_folds_as_well(folds_of: Callable[..., list[dict[str, Any]]]) -> None:
+    assert {row["arm"] for row in folds_of("pplug_published", "none")} == {"own", "pplug_published", "none"}
+
+
+def test_the_fold_of_a_user_depends_on_the_id_alone() -> None:
+    found = [fold_of(user, 5) for user in map(str, range(500))]
+    assert set(found) == set(range(5))
+    assert min(found.count(fold) for fold in range(5)) > 60
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=6), st.integers(0, 9))
+def test_shuffled_histories_are_anothers_and_no_longer(sizes: list[int], seed: int) -> None:
+    made = [
+        Example(
+            f"u{user}", "?", "red", np.ones(2, np.float32), np.full((at, 2), user, np.float32), "", (f"l{user}",) * 9
+        )
+        for user, size in enumerate(sizes)
+        for at in range(size + 1)
+    ]
+    for before, after in zip(made, shuffled(made, seed), strict=True):
+        assert (after.user_id, after.prompt, after.target) == (before.user_id, before.prompt, before.target)
+        assert len(after.history) <= len(before.history)
+        assert after.outputs != before.outputs
+        assert all(f"l{int(value)}" == after.outputs[0] for value in after.history[:, 0])
+
+
+def test_what_cannot_be_compared_is_one_line(
+    fill: Callable[..., Warehouse], kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    warehouse = fill(ITEMS, TASKS)
+    with pytest.raises(InputMissing, match="no task of kind LaMP_4"):
+        compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig("LaMP_4"), FOLDS)
+    with pytest.raises(UsageError, match="at least 2 folds and 1 seed"):
+        FoldConfig(1)
+    plan = plan_folds(warehouse, NIGHT, kinds, CompareConfig(rivals=("own", "other", "label_vote")), FOLDS)
+    assert plan.row_count == (2 * (1 + 5) + 1) * len(TASKS)
