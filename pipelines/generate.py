@@ -108,10 +108,8 @@ class GenerateJob:
         there = [file for file in live.get("persona_vectors", ()) if file.ds <= ds]
         persona_ds = max((file.ds for file in there), default=None)
         personas = [file for file in there if file.ds == persona_ds]
-        labels = {
-            name: [file for file in live.get(name, ()) if persona_ds and file.ds <= persona_ds] for name in LABEL_TABLES
-        }
-        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas} | labels
+        labels = {name: live[name] for name in LABEL_TABLES if name in live}
+        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas, **labels}
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": persona_ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
         told = {"answering": facts, "constants": constants}

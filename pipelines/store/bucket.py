@@ -112,7 +112,7 @@ class Bucket:
 
         try:
             yield
-        except (FileNotFoundError, PplugError):
+        except PplugError:
             raise
         except (BaseError, OSError, ValueError) as error:
             said = str(error).partition("\n")[0][:300]

@@ -15,7 +15,7 @@ import pytest
 
 from embedder.errors import PplugError
 from pipelines.nights.overview import list_runs
-from pipelines.nights.runs import Excludes, recorded_run
+from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import Manifest, ShardLog
 from pipelines.store import leases
 from pipelines.store.leases import AlreadyRunning, Fenced, acquire, kept_alive, runs_under_way
@@ -164,7 +164,7 @@ def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     got, refused = list[str](), list[BaseException]()
 
     def take(number: int) -> None:
-        row = {"run_id": f"r{number}", "job": "encode", "ds": NIGHT, "started_at": "2026-11-01T00:00:00+00:00"}
+        row = {"run_id": f"r{number}", "job": "encode", "ds": NIGHT, "started_at": utc_now().isoformat()}
         try:
             lease, _ = acquire(store, "encode", row)
             with kept_alive(lease):
