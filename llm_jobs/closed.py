@@ -35,9 +35,12 @@ def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[Perso
     """Answer every task with one of its choices, those of the plug where it has none, or say why not; in order."""
     found: dict[int, Answered | Refusal] = {}
     alike = defaultdict[tuple[str, ...], list[int]](list)
+    can_be_said: dict[tuple[str, ...], bool] = {}
     for at, task in enumerate(tasks):
         choices = plug.config.labels if task.choices is None else task.choices
-        refusal = refused(llm, task, choices)
+        if choices not in can_be_said:  # the end token is one
+            can_be_said[choices] = bool(choices) and all(len(llm.answer_ids(choice)) > 1 for choice in choices)
+        refusal = refused(llm, task, can_be_said=can_be_said[choices])
         if refusal:
             found[at] = refusal
         else:
@@ -55,9 +58,9 @@ def chosen_labels(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[Personal
     return ["" if isinstance(one, Refusal) else one.answer.text for one in found]
 
 
-def refused(llm: AnsweringLLM, task: PersonalTask, choices: Sequence[str]) -> Refusal | None:
+def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refusal | None:
     """Why a task cannot be answered, by the rules of all engines; None if it can."""
-    if not choices or not all(len(llm.answer_ids(choice)) > 1 for choice in choices):  # the end token is one
+    if not can_be_said:
         return Refusal("empty_choice", "one of the choices has no tokens")
     try:
         llm.parts(task.prompt, Placement.AFTER, 0)
