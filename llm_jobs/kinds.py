@@ -96,7 +96,7 @@ class Kind:
     query_text: Annotated[str, _template("query", needs="query")] = "{query}"
     """What the encoder reads of a task's query."""
     prompt: Annotated[str, _template("text", "choices", needs="text")] | None = None
-    """The prompt of a history item as a task, to train with, and of a task that brings `text` alone; None if items of
+    """The prompt of a history item as a task, to train with, and of a task that brings `text` alone; none if items of
     this kind are no targets."""
     target: Annotated[str, _template("output", needs="output")] = "{output}"
     """The answer to that prompt."""
@@ -107,7 +107,7 @@ class Kind:
     retrieved_after: str = ""
     """The items are written after the first occurrence of this word; empty: around the whole input."""
     choices: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_labels)] | None = None
-    """Closed answers; None for free text. A task may bring its own."""
+    """Closed answers; none for free text. A task may bring its own."""
     choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Finds the list of choices, separated by commas, in a task's input."""
     sees_llm_values: bool = False
@@ -121,7 +121,7 @@ class Kind:
     lamp_text: str = "text"
     """The field of a LaMP profile item that becomes `text`."""
     lamp_output: str | None = None
-    """The field of a LaMP profile item that becomes `output`; None: items have none."""
+    """The field of a LaMP profile item that becomes `output`; unless given, items have none."""
 
     def encoder_text(self, text: str, output: str | None) -> str:
         """What the encoder reads of a history item."""

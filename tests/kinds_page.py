@@ -1,4 +1,4 @@
-"""Write docs/kinds.md: python tests/kinds_page.py"""
+"""Write docs/kinds.md, as `python tests/kinds_page.py`."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "kinds.md"
 HEAD = """\
 # Kinds of tasks
 
-A kind says how texts of a task are worded, answered and measured. `pplug kinds` lists the kinds there are, those of your
-`pplug.toml` too; `pplug kinds headline` shows one field by field. Both names work; tables hold the one on the left.
+A kind says how texts of a task are worded, answered and measured. `pplug kinds` lists the kinds there are, those of
+your `pplug.toml` too; `pplug kinds headline` shows one field by field. Both names work; tables hold the one on the left.
 
     pplug kinds
     pplug kinds headline
@@ -22,8 +22,8 @@ A kind says how texts of a task are worded, answered and measured. `pplug kinds`
 FIELDS = """
 ## Fields
 
-A kind of your own is a table `[kinds.NAME]` of `pplug.toml`; only `metric` must be there. Under the name of a built-in kind,
-fields that are left out stay as they are.
+A kind of your own is a table `[kinds.NAME]` of `pplug.toml`; only `metric` must be there. Under the name of a built-in
+kind, fields that are left out stay as they are.
 
 ```toml
 [kinds.subject_line]
