@@ -11,7 +11,7 @@ HEAD = """\
 # Kinds of tasks
 
 A kind says how texts of a task are worded, answered and measured. `pplug kinds` lists the kinds there are, those of
-your `pplug.toml` too; `pplug kinds headline` shows one field by field. Both names work; tables hold the one on the left.
+your `pplug.toml` too; `pplug kinds headline` shows one field by field. Both names work; tables hold the left one.
 
     pplug kinds
     pplug kinds headline

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipelines.cli import app
-from pipelines.command.boundary import option_names
+from pipelines.command.boundary import State, option_names
 from pipelines.command.settings import read_settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,7 +87,7 @@ def test_a_command_has_help_with_an_example_that_parses(name: str, pplug: Pplug)
     words = example(COMMANDS[name])
     assert " ".join(words).startswith(name)
     assert f"Example: pplug {name}" in " ".join(said.out.split())
-    COMMANDS[name].make_context(name, words[len(name.split()) :], resilient_parsing=False, obj=None)
+    COMMANDS[name].make_context(name, words[len(name.split()) :], resilient_parsing=False, obj=State())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
