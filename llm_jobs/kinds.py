@@ -80,20 +80,24 @@ def _labels(choices: tuple[str, ...]) -> tuple[str, ...]:
 class Kind:
     """A kind of task. Wordings are filled with `str.format`, braces in a user's text mean nothing."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: Annotated[str, Field(min_length=1)]
+    """What `kind` holds in the tables: the name of the file, or NAME of [kinds.NAME]."""
     metric: Metric
+    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
     """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
     """The same for an item without output."""
     query_marker: str = ""
-    """A task's query is what follows the first marker in its input; all of it if the marker is empty."""
+    """A task's query, which its persona depends on, is what follows the first marker in its input; all of the input if
+    the marker is empty. The kind's own prompt must have it before {text}."""
     query_text: Annotated[str, _template("query", needs="query")] = "{query}"
-    """What the encoder reads of a task."""
+    """What the encoder reads of a task's query."""
     prompt: Annotated[str, _template("text", "choices", needs="text")] | None = None
-    """The prompt of a task made from a history item; None if items of this kind are no targets."""
+    """The prompt of a history item as a task, to train with, and of a task that brings `text` alone; none if items of
+    this kind are no targets."""
     target: Annotated[str, _template("output", needs="output")] = "{output}"
     """The answer to that prompt."""
     retrieved_item: Annotated[str, _template("text", "output")] = '"{text}" '
@@ -103,7 +107,7 @@ class Kind:
     retrieved_after: str = ""
     """The items are written after the first occurrence of this word; empty: around the whole input."""
     choices: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_labels)] | None = None
-    """Closed answers; None for free text. A task may bring its own."""
+    """Closed answers; none for free text. A task may bring its own."""
     choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Finds the list of choices, separated by commas, in a task's input."""
     sees_llm_values: bool = False
@@ -111,12 +115,13 @@ class Kind:
     says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`; of
     free answers it makes the loss worse (docs/experiments.md, 2026-11-27)."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
+    """Most tokens of a free answer. The answer of a closed kind is as long as its choice."""
     lamp_prompt: str = ""
     """How the input of a LaMP question of this kind begins."""
     lamp_text: str = "text"
     """The field of a LaMP profile item that becomes `text`."""
     lamp_output: str | None = None
-    """The field that becomes `output`; None: items have none."""
+    """The field of a LaMP profile item that becomes `output`; unless given, items have none."""
 
     def encoder_text(self, text: str, output: str | None) -> str:
         """What the encoder reads of a history item."""
@@ -172,19 +177,31 @@ class Kind:
 
 
 _KIND = TypeAdapter(Kind)
+_SAMPLE = "\0text\0"
+"""A text that no wording and no marker holds."""
+
+
+def field_meanings() -> dict[str, str]:
+    """What each field of a kind means, in the order of the class: the docstrings below its fields."""
+    fields: Mapping[str, Any] = _KIND.json_schema()["properties"]
+    return {name: " ".join(field.get("description", "").split()) for name, field in fields.items()}
 
 
 def _kind(name: str, table: object, source: str) -> Kind:
     if not isinstance(table, Mapping):
         raise UsageError(f"{source}: {table!r} is not a table: write [kinds.{name}]")
     try:
-        return _KIND.validate_python({**table, "name": name})
+        kind = _KIND.validate_python({**table, "name": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         seen = "" if first["type"] == "missing" else f" = {first['input']!r}"
         told = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{source}: {where}{seen}: {told}: correct it in this file") from error
+    if kind.prompt is not None and _SAMPLE not in (kind.query(kind.training_prompt(_SAMPLE)) or ""):
+        marker = f"the query_marker {kind.query_marker!r} before {{text}}"
+        raise UsageError(f"{source}: prompt = {kind.prompt!r}: must hold {marker}: correct one of the two in this file")
+    return kind
 
 
 def load_kinds(extra: Mapping[str, Any] | None = None) -> dict[str, Kind]:

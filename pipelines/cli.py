@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines.command import kinds, quality, reading, upkeep
 from pipelines.command import options as opt
-from pipelines.command import quality, reading, upkeep
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.console import print_rows, progress_bars
 from pipelines.command.settings import read_settings
@@ -20,6 +20,7 @@ from pipelines.command.settings import read_settings
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
 app.add_typer(ingest, name="ingest")
+app.add_typer(kinds.app)
 app.add_typer(quality.app)
 app.add_typer(reading.app)
 app.add_typer(upkeep.app)

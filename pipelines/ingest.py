@@ -224,7 +224,8 @@ def stage_and_write(
         if not dry_run:
             warehouse.replace_rejects(job, ds, run_id, [intake.rejects.path] if rejected else [], sources)
     intake.references.warn()
-    for line in advice(intake.seen, names, config.columns):
+    intake.markers.warn(rules.kinds)
+    for line in advice(intake.seen, names, config.columns, has_kind=config.kind is not None):
         logger.warning(line)
     taken = intake.rows_in - rejected
     return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - total.key_count)

@@ -24,6 +24,7 @@ import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
+from pipelines.command.mapping import column_map
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
@@ -316,7 +317,7 @@ class Read:
         from pipelines.ingest import IngestConfig
 
         saved = saved_source(ctx, self.like)
-        columns = dict(saved.get("map", {})) | dict(map(key_and_value, filter(None, self.columns.split(","))))
+        columns = dict(saved.get("map", {})) | column_map(self.columns)
         kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
         return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
 

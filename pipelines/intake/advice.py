@@ -1,7 +1,7 @@
-"""Say once what is wrong with a file of which every row was refused for one reason."""
+"""Find what a file most likely calls our columns, and say so where every row was refused for one reason."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -14,25 +14,30 @@ _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "user_id": ("user", "userid", "author", "author_id", "customer", "customer_id", "uid", "reviewerid", "username"),
     "item_id": ("id", "post_id", "article_id", "review_id", "asin", "message_id"),
-    "task_id": ("id", "request_id", "job_id"),
+    "task_id": ("id", "request_id", "job_id", "item_id"),
     "kind": ("type", "task", "category"),
     "posted_at": ("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime"),
-    "queued_at": ("date", "time", "timestamp", "created_at", "created"),
+    "queued_at": ("date", "time", "timestamp", "created_at", "created", "posted_at", "published", "published_at"),
     "text": ("body", "content", "article", "review", "reviewtext", "message", "abstract", "description"),
-    "input": ("prompt", "text", "question", "query"),
-    "output": ("headline", "title", "label", "rating", "score", "stars", "tag", "overall", "subject"),
+    "input": ("prompt", "question", "query"),
+    "output": (
+        *("headline", "title", "label", "rating", "score", "stars", "tag", "overall", "subject", "category", "class"),
+    ),
     "reference": ("answer", "gold", "target", "expected", "output"),
 }
 """What other people call our columns."""
 
 
-def advice(seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, str]) -> Iterator[str]:
+def advice(
+    seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, str], *, has_kind: bool = False
+) -> Iterator[str]:
     """A line for each source of which nothing was taken.
 
     Args:
         seen: what the rows of each source were.
         names: the tables they are for.
         given: the columns that were mapped.
+        has_kind: whether rows that name no kind have one all the same.
     """
     for source, file in seen.items():
         if not file.rows_in or len(file.reasons) != 1 or file.reasons.total() < file.rows_in:
@@ -41,19 +46,55 @@ def advice(seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, s
         label = source.rpartition("/")[2]
         line = f"{label}: all {file.rows_in} rows were refused: {reason}"
         if file.names and len(names) == 1:
-            line += "; " + _columns(file.names, names[0], given)
+            line += "; " + _columns(file.names, names[0], given, has_kind=has_kind)
         yield line
 
 
-def _columns(found: frozenset[str], name: str, given: Mapping[str, str]) -> str:
+def _columns(found: frozenset[str], name: str, given: Mapping[str, str], *, has_kind: bool) -> str:
     """Which columns were found and are needed, and the --map that would fit."""
-    shown = sorted(column if _NAME.fullmatch(column) else "…" for column in found)
+    fitting = fitting_map(found, name, given, has_kind=has_kind)
+    line = f"columns found: {shown(found)}; needed: {', '.join(needed_columns(name, has_kind=has_kind))}"
+    return f"{line}; try --map {as_option(fitting)}" if fitting else line
+
+
+def shown(found: Iterable[str]) -> str:
+    """Columns of a file as a message names them."""
+    return ", ".join(sorted(column if _NAME.fullmatch(column) else "…" for column in found))
+
+
+def as_option(columns: Mapping[str, str]) -> str:
+    """What stands behind --map."""
+    return ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
+
+
+def needed_columns(name: str, *, has_kind: bool) -> list[str]:
+    """The columns that no row of a table may lack; a text stands in for an input."""
+    spared = {"item_id", "kind"} if has_kind else {"item_id"}
     needed = [column for column, form in FORMS[name].items() if form not in (Form.OPTIONAL, Form.CHOICES)]
-    needed = [column for column in needed if column != "item_id"]
-    lacking = [column for column in FORMS[name] if given.get(column, column) not in found]
-    pairs = [f"{column}={match}" for column in lacking if (match := _match(column, found - set(given.values())))]
-    line = f"columns found: {', '.join(shown)}; needed: {', '.join(needed)}"
-    return f"{line}; try --map {','.join(pairs)}" if pairs else line
+    return ["input (or text)" if column == "input" else column for column in needed if column not in spared]
+
+
+def fitting_map(found: Iterable[str], name: str, given: Mapping[str, str], *, has_kind: bool) -> dict[str, str]:
+    """For the columns of a table that a file lacks, those of the file that are most likely meant.
+
+    Args:
+        found: the columns of the file.
+        name: the table.
+        given: what is mapped already.
+        has_kind: whether the kind is known without a column.
+    """
+    there = frozenset(found)
+    pairs: dict[str, str] = {}
+    for column in FORMS[name]:
+        is_spared = (column == "kind" and has_kind) or (column == "input" and given.get("text", "text") in there)
+        if is_spared or given.get(column, column) in there:
+            continue
+        free = there - {*given.values(), *pairs.values(), *FORMS[name]}
+        for ours in (column, "text") if column == "input" else (column,):
+            if match := _match(ours, free):
+                pairs[ours] = match
+                break
+    return pairs
 
 
 def _match(column: str, found: frozenset[str]) -> str | None:

@@ -109,7 +109,7 @@ def _partitions(file: Path, root: Path) -> dict[str, str | None]:
     return {key: None if value == _NULL_PARTITION else unquote(value) for key, _, value in pairs}
 
 
-def read_chunks(source: Source, columns: Columns, folder: Path) -> Iterator[Chunk]:
+def read_chunks(source: Source, columns: Columns, folder: Path) -> Generator[Chunk]:
     """Read a file, whatever its form.
 
     Args:

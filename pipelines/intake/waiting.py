@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.intake import limits
 from pipelines.intake.checks import Rules, check_chunk, staged_schema
 from pipelines.intake.chunks import Chunk
+from pipelines.intake.markers import MarkerCounts
 from pipelines.intake.references import ReferenceCounts
 from pipelines.intake.rows import Refusal
 from pipelines.tables.schema import file_schema
@@ -63,6 +64,7 @@ class Intake:
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
     """By the name of the source."""
     references: ReferenceCounts = field(default_factory=ReferenceCounts)
+    markers: MarkerCounts = field(default_factory=MarkerCounts)
 
     @classmethod
     @contextlib.contextmanager
@@ -84,6 +86,8 @@ class Intake:
     def take(self, name: str, source: str, chunk: Chunk) -> None:
         """Put the rows of a chunk aside, or their refusals."""
         checked = check_chunk(name, chunk, self.rules)
+        if name == "tasks":
+            self.markers.count(checked.rows, self.rules.kinds)
         self.tables[name].add(self.references.spelled(checked.rows) if name == "tasks" else checked.rows)
         for start in range(0, len(checked.refused), limits.BATCH_ROWS):
             self._refuse(source, checked.refused[start : start + limits.BATCH_ROWS])

@@ -1,6 +1,7 @@
 """Wordings are LaMP's to the letter, and a kind that cannot work is refused before it is used."""
 
 import pickle
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedder.errors import UsageError
-from llm_jobs.kinds import Kind, Metric, load_kinds
+from llm_jobs.kinds import Kind, Metric, field_meanings, load_kinds
 
 KINDS = load_kinds()
 LAMP_1 = (
@@ -183,6 +184,21 @@ def test_a_kind_that_cannot_work_is_refused_in_one_line(change: dict[str, Any], 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("prompt", ["Reply: {text}", "Reply: {text} to: me", "{text} to: {choices}"])
+def test_a_kind_whose_prompt_lacks_its_marker_before_the_text_is_refused(prompt: str) -> None:
+    with pytest.raises(UsageError, match=r"\[kinds.reply\]: prompt = .* must hold the query_marker 'to:' before"):
+        load_kinds({"reply": {**USERS, "prompt": prompt}})
+    with pytest.raises(UsageError, match="must hold the query_marker 'article:'"):
+        load_kinds({"LaMP_4": {"prompt": "Title of this: {text}"}})
+    assert load_kinds({"reply": {**USERS, "prompt": prompt, "query_marker": ""}})["reply"].prompt == prompt
+
+
+def test_every_field_of_a_kind_has_a_meaning() -> None:
+    meanings = field_meanings()
+    assert list(meanings) == [field.name for field in fields(Kind)]
+    assert [name for name, meaning in meanings.items() if not meaning] == []
+
+
 @pytest.mark.parametrize("table", [5, "x", [USERS], None])
 def test_what_is_no_table_is_refused(table: object) -> None:
     with pytest.raises(UsageError, match=r"write \[kinds.reply\]"):
@@ -196,7 +212,7 @@ def test_a_kind_without_metric_is_refused() -> None:
 
 @pytest.mark.parametrize("field", ["item_text", "item_text_without_output", "query_marker", "query_text"])
 def test_the_fingerprint_changes_with_what_the_encoder_reads(field: str) -> None:
-    changed = {"query_marker": "x"}.get(field, "new {text} {output} {query}")
+    changed = {"query_marker": "following article:"}.get(field, "new {text} {output} {query}")
     if field != "query_marker":
         allowed = {"item_text": "{text} {output}!", "item_text_without_output": "{text}!", "query_text": "{query}!"}
         changed = allowed[field]

@@ -1,12 +1,15 @@
 """Small warehouses and real tiny models for the tests of the pipelines."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Pplug, Said
 from s3_server import s3_server
 from small_night import NIGHT, NOTE
 from tiny_models import save_model, tiny_bert, tiny_llama
@@ -14,6 +17,7 @@ from tiny_models import save_model, tiny_bert, tiny_llama
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
+from pipelines.cli import main
 from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
@@ -77,3 +81,28 @@ def fill(tmp_path: Path, kinds: dict[str, Kind]) -> Callable[..., Warehouse]:
         return warehouse
 
     return fill_warehouse
+
+
+@pytest.fixture
+def pplug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Pplug]:
+    """Run `pplug` in a folder of its own; environment and loggers are given back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    loggers = [logging.getLogger(name) for name in (None, "apache_beam", "embedder", "llm_jobs", "pipelines")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+
+    def run(*args: str) -> Said:
+        capfd.readouterr()
+        return Said(main(args), *capfd.readouterr())
+
+    yield run
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def tiny_models(pplug: Pplug, encoder_folder: Path, llm_folder: Path) -> Pplug:
+    """`pplug` whose commands use tiny models, whatever pplug.toml says."""
+    os.environ |= {"PPLUG_ENCODER": str(encoder_folder), "PPLUG_LLM": str(llm_folder), "PPLUG_LLM_DTYPE": "float32"}
+    return pplug

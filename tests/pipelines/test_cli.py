@@ -1,63 +1,27 @@
 import json
-import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Pplug
 from small_night import ITEMS, NIGHT, NOTE, TASKS
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipelines.cli import app, main
-from pipelines.command.boundary import option_names
+from pipelines.cli import app
+from pipelines.command.boundary import State, option_names
 from pipelines.command.settings import read_settings
 
 ROOT = Path(__file__).parent.parent.parent
 
 ITEM = {"user_id": "u", "item_id": "1", "kind": "LaMP_4", "posted_at": "2026-10-01", "text": "rain", "output": "Rain"}
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """What --json printed."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Pplug = Callable[..., Said]
-
-
-@pytest.fixture
-def pplug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Pplug]:
-    """Run `pplug` in a folder of its own; environment and loggers are given back."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.environ", os.environ.copy())
-    loggers = [logging.getLogger(name) for name in (None, "apache_beam", "embedder", "llm_jobs", "pipelines")]
-    before = [(logger.handlers[:], logger.level) for logger in loggers]
-
-    def run(*args: str) -> Said:
-        capfd.readouterr()
-        return Said(main(args), *capfd.readouterr())
-
-    yield run
-    for logger, (handlers, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
 
 
 def commands(group: Any = None, path: str = "") -> dict[str, Any]:
@@ -111,7 +75,7 @@ def tiny_settings(tmp_path: Path, encoder_folder: Path, llm_folder: Path) -> Pat
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
-        *("demo", "ingest lamp", "ingest histories", "ingest tasks", "train", "encode", "generate"),
+        *("demo", "init", "kinds", "ingest lamp", "ingest histories", "ingest tasks", "train", "encode", "generate"),
         *("nightly", "backfill", "evaluate", "query", "sql", "check", "report", "forget", "expire", "runs"),
     }
 
@@ -123,15 +87,15 @@ def test_a_command_has_help_with_an_example_that_parses(name: str, pplug: Pplug)
     words = example(COMMANDS[name])
     assert " ".join(words).startswith(name)
     assert f"Example: pplug {name}" in " ".join(said.out.split())
-    COMMANDS[name].make_context(name, words[len(name.split()) :], resilient_parsing=False, obj=None)
+    COMMANDS[name].make_context(name, words[len(name.split()) :], resilient_parsing=False, obj=State())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_json_and_debug_and_what_writes_has_dry_run(name: str) -> None:
     flags = option_names(get_command(app))[name]
     assert {"json", "debug"} <= flags.keys()
-    assert ("dry-run" in flags) == (name not in {"query", "sql", "check", "runs"})
-    assert ("warehouse" in flags) == (name != "demo")
+    assert ("dry-run" in flags) == (name not in {"kinds", "query", "sql", "check", "runs"})
+    assert ("warehouse" in flags) == (name not in {"demo", "init", "kinds"})
 
 
 def test_every_option_has_an_environment_variable() -> None:
@@ -162,6 +126,8 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     tiny_settings.with_name("dev_outputs.json").write_text(json.dumps(golds), encoding="utf8")
     rows = dict[str, list[dict[str, Any]]]()
     order = [
+        "kinds",
+        "init",
         "ingest histories",
         "ingest tasks",
         "train",
@@ -182,7 +148,8 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert {*order, "demo"} == set(COMMANDS)
     for name in order:
         words = [word.replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
-        assert name in {"sql", "query", "check", "runs", "train", "expire", "forget"} or ds in words
+        without_night = {"kinds", "init", "sql", "query", "check", "runs", "train", "expire", "forget"}
+        assert name in without_night or ds in words
         said = pplug(*words, "--json")
         assert said.code == 0, said.err
         rows[name] = said.rows
@@ -220,7 +187,7 @@ def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
     assert pplug("train", "--plug", "plugs/news", "--until", ds).code == 0
     assert pplug("generate", "--ds", ds, "--plug", "plugs/news").code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    row_counts = {"nightly": 2, "backfill": 5, "report": 8, "expire": 0, "forget": 6}
+    row_counts = {"nightly": 2, "backfill": 5, "report": 8, "expire": 0, "forget": 6, "init": 8}
     for name in (name for name in COMMANDS if "dry-run" in option_names(get_command(app))[name]):
         if name == "ingest lamp":
             continue  # other files

@@ -1,0 +1,72 @@
+"""The commands that a person begins with: which kinds of tasks there are, and a folder to work in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.command import options as opt
+from pipelines.command.console import message, print_rows
+from pipelines.command.mapping import column_map
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def kinds(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show every field of this kind.", callback=opt.kind_name)
+    ] = None,
+    as_json: opt.AsJson = False,
+    debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
+) -> None:
+    """List the kinds of tasks, or every field of one with its meaning and what a task of it looks like.
+
+    Example: pplug kinds headline
+    """
+    from pipelines.starting.kinds_shown import chosen_kind, field_rows, kind_rows, sample_rows
+
+    found = opt.kinds_of(ctx)
+    if name is None:
+        return print_rows(kind_rows(found, ctx.obj.kinds), as_json=as_json)
+    kind = chosen_kind(name, found)
+    print_rows(field_rows(kind, as_texts=not as_json), as_json=as_json)
+    print_rows(sample_rows(kind), as_json=as_json)
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    kind: Annotated[str, opt.option("--kind", "Kind of the tasks, like rating.", callback=opt.kind_name)],
+    file: Annotated[
+        Path | None, opt.option("--from", "Your file of histories; its columns are looked at.", **opt.PATH)
+    ] = None,
+    columns: Annotated[
+        str, opt.option("--map", "What the file calls our columns, where it is not found out: text=body.")
+    ] = "",
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
+    debug: opt.Debug = False,
+    log_format: opt.LogFormat = None,
+) -> None:
+    """Write a pplug.toml and small files to try it with into this folder, and show the commands that come next.
+
+    A file that is there is left as it is.
+
+    Example: pplug init --kind rating
+    """
+    from pipelines.starting.columns import look_at
+    from pipelines.starting.folder import Start, begin
+    from pipelines.starting.kinds_shown import chosen_kind, spoken_name
+
+    found = opt.kinds_of(ctx)
+    chosen = chosen_kind(kind, found)
+    looked = None if file is None else look_at(file, chosen, found, column_map(columns))
+    spoken = spoken_name(kind, ctx.obj.kinds) or kind
+    begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.sources), Path(), dry_run=dry_run)
+    for line in begun.told:
+        message(line)
+    print_rows(begun.files, as_json=as_json)
+    print_rows(begun.commands, as_json=as_json)

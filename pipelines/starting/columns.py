@@ -1,0 +1,82 @@
+"""Look at a file of histories: what its columns are called, and which of its first rows would be taken.
+
+file ─▶ names ─▶ fitting_map ─▶ the first rows, checked ─▶ Looked
+"""
+
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from embedder.errors import UsageError
+from llm_jobs.kinds import Kind
+from pipelines.intake.advice import fitting_map, needed_columns, shown
+from pipelines.intake.checks import Rules, check_chunk, renamed
+from pipelines.intake.chunks import Chunk, Columns
+from pipelines.intake.sources import Source, expanded, read_chunks
+from pipelines.intake.times import Years
+
+USERS: Final = 3
+"""How many users of a file get a task."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found in a file."""
+
+    columns: Mapping[str, str]
+    """Our columns and what the file calls them, where that is something else."""
+    users: Sequence[str]
+    """The first users."""
+    row_count: int
+    """Rows looked at, from the beginning of the file."""
+    refused: Mapping[str, int]
+    """How many of them would be refused, by reason."""
+
+
+def look_at(file: Path, kind: Kind, kinds: Mapping[str, Kind], given: Mapping[str, str]) -> Looked:
+    """Find the columns of a file of histories.
+
+    Args:
+        file: a file as `pplug ingest histories` takes it.
+        kind: the kind of its items.
+        kinds: the kinds there are.
+        given: columns that are known already.
+
+    Raises:
+        InputMissing: if the file is not there.
+        UsageError: if a column that is needed is not found, or the file holds no rows.
+    """
+    source, *_ = expanded([file])
+    if source.is_stdin:
+        raise UsageError("--from takes a file: standard input cannot be read twice")
+    names = _first(source, {}).names | frozenset(source.partitions)
+    if not names:
+        raise UsageError(
+            f"{source.label} has no columns to look at: `pplug ingest histories {file} --dry-run` says why"
+        )
+    columns = dict(given) | fitting_map(names, "histories", given, has_kind=True)
+    wanted = [*needed_columns("histories", has_kind=True), *(["output"] if kind.prompt is not None else [])]
+    lacking = [column for column in wanted if columns.get(column, column) not in names]
+    if lacking:
+        advice = ",".join(f"{column}=COLUMN" for column in lacking)
+        told = f"{source.label}: which column is {' and which is '.join(lacking)}?"
+        raise UsageError(f"{told} Columns found: {shown(names)}: name it with --map {advice}")
+    chunk = _first(source, renamed("histories", columns))
+    checked = check_chunk("histories", chunk, Rules(kinds, Years.until(datetime.now(UTC).year), kind=kind.name))
+    users = list(dict.fromkeys(checked.rows["user_id"].to_pylist()))[:USERS]
+    reasons = Counter(refusal.reason for _, refusal in checked.refused)
+    return Looked(columns, users, checked.rows.num_rows + len(checked.refused), reasons)
+
+
+def _first(source: Source, columns: Columns) -> Chunk:
+    """The beginning of a file."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(read_chunks(source, columns, Path(folder))) as chunks,
+    ):
+        return next(chunks, Chunk(0, {}, str))
