@@ -23,7 +23,15 @@ from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
-from llm_jobs.training.fit import TrainingRun, guessing_loss, prepare, seeded_plug, train_plug, work_tokens
+from llm_jobs.training.fit import (
+    TrainingRun,
+    guessing_loss,
+    prepare,
+    seeded_plug,
+    shortened_count,
+    train_plug,
+    work_tokens,
+)
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
 from pipelines.examples import ChoiceLists, Row, Target, Targets, examples_of, held_texts, history_targets, task_targets
@@ -204,7 +212,8 @@ def train_job(
             **hashed_users(warehouse, split_users(prepared, train.held_out)[0]),
         )
         record.rows_in = record.rows_out = len(prepared)
-        record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
+        counts = {"skipped_long_count": len(examples) - len(prepared), "shortened_count": shortened_count(prepared)}
+        record.config = {**record.config, **counts}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
     return TrainResult(record, data.kind.name, len(prepared), *skipped, losses)
