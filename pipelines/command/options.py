@@ -103,8 +103,10 @@ def parse_date(text: str | date) -> date:
 
 
 def parse_path(text: str | Path) -> Path:
-    """Read a path; `~` is the home folder in a variable or a settings file too, where no shell expands it."""
-    return Path(text).expanduser()
+    """Read a path or a file:// URL; `~` is the home folder in a variable or a settings file too."""
+    from pipelines.store.location import local_path
+
+    return local_path(text)
 
 
 def parse_size(text: str | int) -> int:

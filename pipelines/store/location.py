@@ -1,4 +1,4 @@
-"""Where a warehouse lies: a folder of this machine, under one name whatever way it was spelled."""
+"""Where a path leads: a place on this machine, under one name whatever way it was spelled."""
 
 import os
 import re
@@ -8,9 +8,6 @@ from urllib.parse import unquote
 
 from embedder.errors import UsageError
 
-SCHEMES: Final = ("s3", "gs", "az", "abfss")
-"""Object stores, by the scheme of their URIs."""
-
 URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
 """One slash: pathlib makes one of two."""
 
@@ -18,19 +15,23 @@ UNREADABLE: Final = "%?#\\"
 """Letters of a path that deltalake 1.6 takes for something else, as it reads a URL."""
 
 
+class ForeignUrl(UsageError):
+    """A URL that is no path of this machine."""
+
+
 def local_path(name: str | Path) -> Path:
     """The path that a folder, a `file://` URL or a path that begins with `~` stands for.
 
     Raises:
-        UsageError: if it is a URL of anything else, or names a user who is not there.
+        ForeignUrl: if it is a URL of anything else.
+        UsageError: if it names a user who is not there.
     """
     text = str(name)
     if found := URL.fullmatch(text):
         scheme, rest = found.groups()
         host, slash, path = rest.removeprefix("/").partition("/") if rest.startswith("/") else ("", "/", rest)
         if scheme.lower() != "file" or host not in ("", "localhost"):
-            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise UsageError(f"{text} is no place for a warehouse: name a folder, file:///FOLDER, or one of {known}")
+            raise ForeignUrl(f"{text} is no place on this machine: name a path, or file:///PATH")
         return Path(slash + unquote(path))
     expanded = os.path.expanduser(text)  # pathlib would take the folder ./~ for a home as well
     if expanded.startswith("~") and text.startswith("~"):

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from pipelines.store.location import SCHEMES, local_path, resolved
+from embedder.errors import UsageError
+from pipelines.store.location import ForeignUrl, local_path, resolved
+
+SCHEMES: Final = ("s3", "gs", "az", "abfss")
+"""Object stores, by the scheme of their URIs."""
 
 
 class Stored(NamedTuple):
@@ -72,4 +76,9 @@ def open_store(place: str | Path, options: Mapping[str, str] | None = None) -> S
         return Bucket(place.rstrip("/"), dict(options or {}))
     from pipelines.store.folder import Folder
 
-    return Folder(resolved(local_path(place)))
+    try:
+        return Folder(resolved(local_path(place)))
+    except ForeignUrl as error:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        told = f"{place} is no place for a warehouse: name a folder, file:///FOLDER, or one of {known}"
+        raise UsageError(told) from error
