@@ -28,7 +28,7 @@ from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms, answer_timed
+from pipelines.rivals.answering import Arm, answer_arms, answer_timed, tell_of_shortened
 from pipelines.rivals.cases import CaseReader
 from pipelines.rivals.kept import NUMBER_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
@@ -99,17 +99,19 @@ def compare_night(
         require_own_engine(config)
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
-        rows = list[dict[str, Any]]()
+        rows, shortened = list[dict[str, Any]](), 0
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
             mine = [row for row in scored if row["kind"] == name]
             if not mine:
                 raise InputMissing(f"no task of kind {name} on {ds} has a reference: run `pplug ingest tasks FILE`")
             comparison = Comparison(warehouse, ds, kinds, kinds[name], models, of_kind, mine)
             rows += comparison.rows(config, compare, progress)
+            shortened += comparison.shortened_count
             record.rows_in += len(mine)
         table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
         warehouse.append("evaluations", ds, record.run_id, table)
         record.rows_out = record.rows_in
+        record.config = {**record.config, "shortened_count": shortened}
     return table
 
 
@@ -152,6 +154,8 @@ class Comparison:
     ) -> None:
         self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
         self._models, self._plugs, self._scored = models, plugs, scored
+        self.shortened_count = 0
+        """Answers to prompts that lost their middle."""
         plugs.require_unseen((row["user_id"] for row in scored), read_key(warehouse))
 
     def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
@@ -164,6 +168,7 @@ class Comparison:
             members = self._members(reader.item_counts)
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
+        self.shortened_count = tell_of_shortened(arms.values())
         labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, members, labels)
 

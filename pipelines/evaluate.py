@@ -27,7 +27,7 @@ from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import answer_arms
+from pipelines.rivals.answering import Arm, answer_arms, tell_of_shortened
 from pipelines.rivals.cases import CaseReader
 from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
 from pipelines.slices import ALL
@@ -77,8 +77,11 @@ def evaluate_night(
         arms = own_answers(scored)
         if plugs:
             config = with_precisions(warehouse, config, record)
-            for kind, controls in controls_of(warehouse, ds, plugs, config, kinds, scored, progress).items():
-                arms[kind] |= controls
+            answered = controls_of(warehouse, ds, plugs, config, kinds, scored, progress)
+            for kind, controls in answered.items():
+                arms[kind] |= {name: arm.answers for name, arm in controls.items()}
+            count = tell_of_shortened(arm for controls in answered.values() for arm in controls.values())
+            record.config = {**record.config, "shortened_count": count}
         labels = labels_of(scored, kinds)
         rows = [
             row | {"kind": kind, "run_id": record.run_id}
@@ -147,11 +150,11 @@ def controls_of(
     kinds: Mapping[str, Kind],
     scored: Sequence[Mapping[str, Any]],
     progress: Progress,
-) -> dict[str, Arms]:
+) -> dict[str, dict[str, Arm]]:
     """The control arms of every kind that a plug answers."""
     models = load_models(config)
     loaded = load_plugs(plugs, models)
-    found: dict[str, Arms] = {}
+    found: dict[str, dict[str, Arm]] = {}
     with connect(warehouse) as db:
         for kind, plug in loaded.items():
             mine = [row for row in scored if row["kind"] == kind]
@@ -160,10 +163,7 @@ def controls_of(
             reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
             bench = Bench(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
             rivals = {arm: RIVALS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
-            arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
-            found[kind] = {
-                name: [answer for task in arm.scored.values() for answer in task] for name, arm in arms.items()
-            }
+            found[kind] = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
     return found
 
 

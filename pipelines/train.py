@@ -24,7 +24,7 @@ from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
-from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, train_plug
+from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug
 from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
@@ -213,7 +213,8 @@ def train_job(
             **hashed_users(warehouse, trained_on(plug, prepared, train)),
         )
         record.rows_in = record.rows_out = len(prepared)
-        record.config = {**record.config, "skipped_long_count": len(examples) - len(prepared)}
+        counts = {"skipped_long_count": len(examples) - len(prepared), "shortened_count": shortened_count(prepared)}
+        record.config = {**record.config, **counts}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
     return TrainResult(record, data.kind.name, len(prepared), *skipped, losses)

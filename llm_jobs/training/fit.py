@@ -99,7 +99,7 @@ def run_stages(training: Training) -> list[EpochLoss]:
 
 
 def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
-    """Tokenise prompts and targets; prompts too long for the LLM are shortened in the middle of their input.
+    """Tokenise prompts and targets; prompts too long for the LLM lose the middle of their input, told in a warning.
 
     Examples that the LLM cannot take, as their target alone fills its context, are left out and named in a warning.
     """
@@ -113,7 +113,15 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
         else:
             prepared.append(Prepared(example, parts, answer))
     tell_of_skipped(refused, len(examples))
+    if count := shortened_count(prepared):
+        told = "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads"
+        logger.warning(told, count, len(prepared), llm.context_length)
     return prepared
+
+
+def shortened_count(prepared: Sequence[Prepared]) -> int:
+    """Examples whose prompt lost its middle."""
+    return sum(item.parts.is_shortened for item in prepared)
 
 
 def tell_of_skipped(refused: Sequence[tuple[str, PromptRefused]], count: int) -> None:

@@ -1,15 +1,9 @@
 """What was refused of a file and why, without a word of what it said."""
 
-import ast
-import json
 import re
-import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
-DETAIL_CHARACTERS: Final = 200
-_NAMED_USER: Final = re.compile(r"""["']user_id["']\s*:\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+)""")
-"""In JSON and in Python's own notation, as earlier versions of pplug cited rows."""
 _SHAPE: Final = str.maketrans({**dict.fromkeys("123456789", "0")})
 SHAPE_CHARACTERS: Final = 32
 Row = dict[str, Any]
@@ -48,26 +42,5 @@ def described(value: object) -> str:
 def shape(value: object) -> str:
     """Tell how a time is spelled, its digits as 0: never what it says."""
     text = value if isinstance(value, str) else str(value) if isinstance(value, int | float) else ""
-    is_time = 0 < len(text) <= SHAPE_CHARACTERS and re.fullmatch(r"[\d\s:./+TZ-]+", text)
+    is_time = 0 < len(text) <= SHAPE_CHARACTERS and re.fullmatch(r"[0-9 :./+TZ-]+", text)
     return f"{described(value)} like {text.translate(_SHAPE)}" if is_time else described(value)
-
-
-def shown(value: object) -> str:
-    """A value as it stands in `detail`: cut, and writable as UTF-8."""
-    if isinstance(value, bytes):
-        text = value[: 4 * DETAIL_CHARACTERS].decode("utf8", "backslashreplace")
-    else:
-        text = value if isinstance(value, str) else repr(value)
-    return text[:DETAIL_CHARACTERS].encode("utf8", "backslashreplace").decode("utf8")[:DETAIL_CHARACTERS]
-
-
-def named_user(detail: str) -> str | None:
-    """The user that a cited row names."""
-    found = _NAMED_USER.search(detail)
-    if found is None:
-        return None
-    with warnings.catch_warnings(action="ignore"):  # Python's about escapes that only a broken row has
-        try:
-            return str(json.loads(found[1]) if found[1][0] == '"' else ast.literal_eval(found[1]))
-        except (ValueError, SyntaxError):
-            return None

@@ -8,6 +8,7 @@ What is answered beside it changes an answer only where tokens are within roundi
 give the same answers but for such ties. Only texts and numbers are kept of a chunk.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from llm_jobs.tasks import AnsweringLLM
 from pipelines.nights.runs import Progress
 from pipelines.rivals.cases import Case
 from pipelines.rivals.registry import Rival
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -35,6 +38,8 @@ class Arm:
     prompt_tokens: int = 0
     read_count: int = 0
     """Answers that `prompt_tokens` are of."""
+    shortened_count: int = 0
+    """Answers to prompts that lost their middle."""
     timed_count: int = 0
     seconds: float = 0.0
     """Time of the answers that were timed."""
@@ -57,6 +62,11 @@ class Arm:
         self.read_count += other.read_count
         self.timed_count += other.timed_count
         self.seconds += other.seconds
+
+    @property
+    def answers(self) -> list[Scored]:
+        """Every answer, all draws of a task one after the other."""
+        return [answer for task in self.scored.values() for answer in task]
 
     @property
     def costs(self) -> dict[str, float | int | None]:
@@ -94,6 +104,16 @@ def answer_arms(
         done += len(cases)
         progress("compared tasks", done, total)
     return arms
+
+
+def tell_of_shortened(arms: Iterable[Arm]) -> int:
+    """Count the answers to prompts that lost their middle, and warn if there are any."""
+    found = list(arms)
+    count = sum(arm.shortened_count for arm in found)
+    if count:
+        told = "%d of %d answers are to prompts that lost their middle to fit the LLM's context"
+        logger.warning(told, count, sum(arm.read_count for arm in found))
+    return count
 
 
 def answer_timed(
@@ -134,4 +154,5 @@ def keep_answer(arm: Arm, case: Case, answer: Answer | Refusal, user_bytes: int)
     arm.add(case, answer.text, user_bytes)
     arm.prompt_tokens += answer.prompt_tokens
     arm.read_count += 1
+    arm.shortened_count += answer.is_shortened
     return None

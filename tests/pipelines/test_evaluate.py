@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,34 @@ def test_an_item_too_long_for_the_llm_is_skipped_counted_and_named(
     assert told in caplog.text
     assert "endless" not in caplog.text
     assert "novel" not in caplog.text
+
+
+def test_prompts_that_lost_their_middle_are_counted_and_told(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = "endless " * 2000
+    warehouse, plug = fill([*ITEMS, item("bob", 77, long, "red", day=1)], [*TASKS, task("t9", "ann", long)]), tmp_path
+    train = TrainConfig(epochs=1, batch_size=8, held_out=0.0)
+    result = train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    assert (result.example_count, result.record.config["shortened_count"]) == (len(ITEMS), 0)  # a task's text
+    named = PlugChoice("note", NIGHT, (NIGHT,))
+    assert train_job(warehouse, plug, named, generate_config, train, kinds).record.config["shortened_count"] == 2
+    assert "2 of 26 prompts lost their middle to fit the 512 tokens that the LLM reads" in caplog.text
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=generate_config)
+    assert "7 of 42 answers are to prompts that lost their middle to fit the LLM's context" in caplog.text
+    compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(rivals=("none",)))
+    assert "2 of 12 answers are to prompts that lost their middle" in caplog.text
+    with connect(warehouse) as db:
+        configs = db.sql("select config from runs where job = 'evaluate' order by started_at").fetchall()
+    assert [json.loads(config)["shortened_count"] for (config,) in configs] == [7, 2]
+    assert "endless" not in caplog.text
 
 
 def test_unseen_users_that_are_all_there_are_is_told(fill: Fill, kinds: dict[str, Kind]) -> None:
