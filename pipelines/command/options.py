@@ -97,12 +97,7 @@ def parse_date(text: str | date) -> date:
 
 
 def parse_path(text: str | Path) -> Path:
-    """Read a path; `~` is the home folder in a variable or a settings file too, where no shell expands it."""
-    return Path(text).expanduser()
-
-
-def parse_warehouse(text: str | Path) -> Path:
-    """Read where the tables are."""
+    """Read a path or a file:// URL; `~` is the home folder in a variable or a settings file too."""
     from pipelines.tables.location import local_path
 
     return local_path(text)
@@ -233,7 +228,7 @@ class Common:
 
     warehouse: Annotated[
         Path,
-        option("--warehouse", "Folder of the tables.", parser=parse_warehouse, metavar="PATH", callback=note_warehouse),
+        option("--warehouse", "Folder of the tables.", parser=parse_path, metavar="PATH", callback=note_warehouse),
     ] = Path("warehouse")
     as_json: AsJson = False
     private: Private = False

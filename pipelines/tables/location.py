@@ -26,7 +26,7 @@ def local_path(name: str | Path) -> Path:
         scheme, rest = found.groups()
         host, slash, path = rest.removeprefix("/").partition("/") if rest.startswith("/") else ("", "/", rest)
         if scheme.lower() != "file" or host not in ("", "localhost"):
-            raise UsageError(f"{text} is no place for a warehouse: name a folder, or file:///FOLDER")
+            raise UsageError(f"{text} is no place on this machine: name a path, or file:///PATH")
         return Path(slash + unquote(path))
     expanded = os.path.expanduser(text)  # pathlib would take the folder ./~ for a home as well
     if expanded.startswith("~") and text.startswith("~"):

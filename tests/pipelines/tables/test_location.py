@@ -37,13 +37,13 @@ def test_a_url_of_something_else_is_refused_and_makes_no_folder(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert main(["ingest", "histories", item_file, "--ds", "2026-11-01", "--warehouse", url]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"{url} is no place for a warehouse: name a folder, or file:///FOLDER"
-    ]
+    assert capsys.readouterr().err.splitlines() == [f"{url} is no place on this machine: name a path, or file:///PATH"]
+    assert main(["train", "--plug", url, "--warehouse", "w"]) == 2
+    assert main(["report", "--ds", "2026-11-01", "--out", url, "--warehouse", "w"]) == 2
     monkeypatch.setenv("PPLUG_WAREHOUSE", url)
     assert main(["runs"]) == 2
     if not url.startswith("file"):
-        with pytest.raises(UsageError, match="is no place for a warehouse"):
+        with pytest.raises(UsageError, match="is no place on this machine"):
             Warehouse(Path(url))
     assert list((tmp_path / "here").iterdir()) == []
 
