@@ -3,7 +3,7 @@
     dtype "auto" ─▶ shapes of the model's weights ─▶ both precisions timed ─▶ float32 or bfloat16
 
 A processor may have instructions for bfloat16 and still multiply float32 faster, so that only a measurement tells. It
-takes about 50 ms, once per process and model.
+takes about 0.1 seconds, once per process and model.
 """
 
 import time

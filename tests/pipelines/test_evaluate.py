@@ -230,12 +230,12 @@ def test_prompts_that_lost_their_middle_are_counted_and_told(
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=generate_config)
-    assert "7 of 42 answers are to prompts that lost their middle to fit the LLM's context" in caplog.text
     compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(rivals=("none",)))
-    assert "2 of 12 answers are to prompts that lost their middle" in caplog.text
+    told = "1 of 6 answers are to prompts that lost their middle to fit the LLM's context"  # only of the arm `none`
+    assert [line for line in caplog.messages if "answers are to prompts" in line] == [told, told]
     with connect(warehouse) as db:
         configs = db.sql("select config from runs where job = 'evaluate' order by started_at").fetchall()
-    assert [json.loads(config)["shortened_count"] for (config,) in configs] == [7, 2]
+    assert [json.loads(config)["shortened_count"] for (config,) in configs] == [1, 1]
     assert "endless" not in caplog.text
 
 
