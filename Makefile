@@ -5,7 +5,7 @@ BIN := .venv/bin
 AIRFLOW := .venv-airflow
 STAMP := .venv/.up-to-date
 PYTHONS := python3.11 python3.12 python3.13 python3 python
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 3
 DEMO_FOLDER ?= demo
 
 .DEFAULT_GOAL := help

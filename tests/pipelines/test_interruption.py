@@ -100,7 +100,7 @@ def test_the_first_process_of_a_container_heeds_sigterm(folder: Path) -> None:
     if not (before := alone()):
         pytest.skip("this machine lets us make no processes of their own number")
     said = run(
-        folder, INTERRUPTED_IN, "ingest_source", "SIGTERM", "ingest", "histories", "histories.jsonl", before=before
+        folder, INTERRUPTED_IN, "stage_and_write", "SIGTERM", "ingest", "histories", "histories.jsonl", before=before
     )
     assert said.returncode == 130, said.stderr
     assert ran(folder) == []
@@ -109,7 +109,8 @@ def test_the_first_process_of_a_container_heeds_sigterm(folder: Path) -> None:
 
 
 def test_a_parent_that_has_sigterm_ignored_keeps_that(folder: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + INTERRUPTED_IN
-    said = run(folder, code, "ingest_source", "SIGTERM", "ingest", "histories", "histories.jsonl", "--ds", str(NIGHT))
+    said = run(folder, code, "stage_and_write", "SIGTERM", "ingest", "histories", "histories.jsonl", "--ds", str(NIGHT))
     assert said.returncode == 0, said.stderr
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "of this process"
+    assert signal.getsignal(signal.SIGTERM) == before, "of this process"

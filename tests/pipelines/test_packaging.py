@@ -100,7 +100,7 @@ def test_every_dependency_has_its_tested_version() -> None:
         for line in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines()
         if not line.startswith("#")
     }
-    names = {text.replace(">", " ").replace("=", " ").replace("<", " ").split()[0] for text in wanted}
+    names = {text.replace(">", " ").replace("=", " ").replace("<", " ").replace("[", " ").split()[0] for text in wanted}
     assert {name.lower().replace("_", "-") for name in names} <= pinned
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def test_what_init_writes_runs_to_an_answer(kind: str, tiny_models: Pplug, tmp_p
     assert {row["user_id"] for row in answers.rows} == {"ann", "bob", "cem"}
     settings = tomllib.loads((tmp_path / "pplug.toml").read_text(encoding="utf8"))
     assert settings["train"] == {"kind": kind, "plug": f"plugs/{kind}"}
-    assert tiny_models("generate", "--ds", "2026-11-01", "--dry-run").code == 0, "pplug.toml names the plug"
+    today = datetime.now(UTC).date().isoformat()
+    assert tiny_models("generate", "--ds", today, "--dry-run").code == 0, "pplug.toml names the plug"
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -46,7 +46,7 @@ def test_a_url_of_something_else_is_refused_and_makes_no_folder(
     monkeypatch.setenv("PPLUG_WAREHOUSE", url)
     assert main(["runs"]) == 2
     if not url.startswith("file"):
-        with pytest.raises(UsageError, match="is no place on this machine"):
+        with pytest.raises(UsageError, match="is no place for a warehouse"):
             Warehouse(Path(url))
     assert list((tmp_path / "here").iterdir()) == []
 
