@@ -51,9 +51,6 @@ no night of answers stale."""
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
 
-COUNTED = ("tied_count", "shortened_count")
-"""What of the answers is counted in the record's `config`."""
-
 SAMPLE_TASKS = 8
 """Tasks that are answered to estimate the speed before the first night."""
 
