@@ -19,7 +19,8 @@ import pyarrow as pa
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.damage import damage_line
 from pipelines.tables.statements import reading_text
-from pipelines.tables.views import SQL_ROOT, connect, quoted
+from pipelines.tables.sql_files import SQL_ROOT
+from pipelines.tables.views import connect, quoted
 from pipelines.tables.warehouse import Warehouse
 
 Value = str | int | date | None

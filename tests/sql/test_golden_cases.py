@@ -19,7 +19,7 @@ import pytest
 
 from pipelines.tables.queries import Query, list_checks, list_queries, run_query
 from pipelines.tables.schema import TABLES
-from pipelines.tables.views import SQL_ROOT
+from pipelines.tables.sql_files import SQL_ROOT
 
 HERE = Path(__file__).parent
 QUERIES = {query.name: query for query in list_queries()}

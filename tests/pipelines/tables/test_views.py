@@ -8,7 +8,8 @@ import pytest
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES, file_schema
-from pipelines.tables.views import connect, query_text, run_sql
+from pipelines.tables.sql_files import query_text
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse, write_shard
 
 NIGHT = date(2026, 11, 20)
