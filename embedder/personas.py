@@ -92,12 +92,13 @@ class Summary:
 
     @property
     def mean(self) -> FloatArray:
-        """(D,) unit mean of all items; of vectors that cancel out, which have no direction, the first vector."""
+        """(D,) unit mean of all items; see `unit_mean`."""
         return unit_mean(self.vectors, self.counts)
 
     def history(self) -> History:
         """What a plug sees of it."""
-        names = tuple(dict.fromkeys(name for own in self.labels for name in sorted(own)) | dict.fromkeys(self.newest_labels))
+        every = [*(name for own in self.labels for name in sorted(own)), *self.newest_labels]
+        names = tuple(dict.fromkeys(every))
         places = {name: at for at, name in enumerate(names)}
         shares = np.zeros((len(self.counts), len(names)), np.float32)
         for row, own in enumerate(self.labels):
@@ -166,13 +167,12 @@ def summarise(vectors: FloatArray, max_vectors: int) -> Summary:
 def unit_mean(vectors: CompactVectors, counts: IntArray) -> FloatArray:
     """(D,) mean of vectors, each counted so many times, of unit length.
 
-    Of vectors that cancel out, which have no direction, the first; 0 without any.
+    Vectors that cancel out have no direction: then it is the first axis, as good as any.
     """
-    if not len(vectors):
-        return np.zeros(vectors.width, np.float32)
     total = (counts * vectors.scales.astype(np.float64)) @ vectors.codes
     norm = np.linalg.norm(total)
-    return (total / norm).astype(np.float32) if norm > 1e-6 * counts.sum() else vectors.floats()[0]
+    mean = total / norm if norm > 1e-6 * counts.sum() else np.eye(1, vectors.width)[0]
+    return mean.astype(np.float32)
 
 
 class Merged(NamedTuple):

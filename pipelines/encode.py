@@ -1,11 +1,12 @@
 """Job 1: encode every user's full history into persona vectors.
 
-    histories ─▶ read a range of users ─▶ encode ─▶ group by user ─▶ persona_vectors
-    history_vectors (earlier nights) ─┘      │  └────────────────▶ history_vectors   (items encoded for the first time)
-                                             └──────────────────▶ rejects           (reason)
+    histories: what changed since the last night ─▶ encode ─┬─▶ history_vectors   (items that are new, changed or gone)
+    history_vectors, persona_vectors ───────────────────────┼─▶ persona_vectors   (of users whose items do not fit)
+                                                            └─▶ rejects           (reason)
 
-A shard is a range of users with at most `shard_items` items, fewer where they are long. Every item
-read is in one user's persona or in `rejects`, exactly once.
+A persona is what `persona_vectors` stores of it and the newer items in `history_vectors`. A shard is a range of users
+with at most `shard_items` changed items, fewer where they are long. Every changed item is in `history_vectors` or in
+`rejects`, exactly once.
 """
 
 import logging
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
@@ -146,9 +146,9 @@ class EncodeJob:
             "based_on_ds": before and before.last.ds.isoformat(),
             "pinned": {name: versions.get(name, -1) for name in PINNED},
         } | ({"later_item_count": later} if later else {})
-        based_on = tuple(before.run_ids) if before else ()
+        settings, based_on = settings | {"kinds": kinds}, before.run_ids if before else ()
         return NightInputs(
-            warehouse, JOB, ds, WRITES, reads, files, settings | {"kinds": kinds}, facts, notes, based_on
+            warehouse, JOB, ds, WRITES, reads, files, settings, facts, notes, {"nights": nights}, based_on
         )
 
     def _reading(self, kind: str) -> list[Any] | None:
@@ -159,10 +159,10 @@ class EncodeJob:
         """Refuse to change the encoder unasked, and tell of items that wait for their night."""
         if later := inputs.notes.get("later_item_count"):
             logger.warning("%d items are dated after %s and wait for their night", later, inputs.ds)
-        nights, sha256 = encoded_nights(inputs.warehouse), inputs.facts["encoder_sha256"]
-        if not self.rebuild:
-            require_encoder([night for night in nights if night.ds <= inputs.ds][-1:], sha256)
-        require_encoder([night for night in nights if night.ds > inputs.ds], sha256)
+        nights, sha256 = inputs.seen["nights"], inputs.facts["encoder_sha256"]
+        earlier = [night for night in nights if night.ds <= inputs.ds][-1:]
+        later = [night for night in nights if night.ds > inputs.ds]
+        require_encoder([*([] if self.rebuild else earlier), *later], sha256)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count each user's changed items."""
@@ -193,8 +193,7 @@ class EncodeJob:
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
         """Tell of later nights that stood on what this one was before."""
-        nights = encoded_nights(inputs.warehouse)
-        later = [night.ds for night in nights if night.ds > inputs.ds and not night.is_full]
+        later = [night.ds for night in inputs.seen["nights"] if night.ds > inputs.ds and not night.is_full]
         if later:
             told = "the nights after %s stand on it: `pplug backfill encode --start %s --end %s` brings them up to date"
             logger.warning(told, inputs.ds, later[0], later[-1])
@@ -266,7 +265,8 @@ class Since(NamedTuple):
         """The files of each view that the workers read; with `is_wide` those of items that did not change too."""
         vectors = list(self.live.get("history_vectors", ()))
         if self.before is None:
-            return {"histories": self.histories, "reusable_vectors": [] if force else vectors}
+            nothing = {"settled_histories": [], "deletions": [], "history_vectors": [], "persona_vectors": []}
+            return {"histories": self.histories, **nothing, "reusable_vectors": [] if force else vectors}
         changed, last = set(self.histories), self.before.last
         settled = [file for file in self.live.get("histories", ()) if file not in changed and file.ds <= self.ds]
         return {

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Final
 

@@ -84,6 +84,8 @@ class NightInputs:
     """What the workers are told besides."""
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the run record says besides."""
+    seen: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the driver alone needs to know."""
     based_on: Sequence[str] = ()
     """Runs whose rows those of the night add to."""
 

@@ -62,7 +62,7 @@ def base_table(bases: Mapping[str, Base], constants: Mapping[str, str], width: i
         "persona_vectors",
         {
             "user_id": list(bases),
-            "persona": lists_of(means),
+            "persona": pa.array([mean if one.item_count else [] for mean, one in zip(means, summaries, strict=True)]),
             "vectors": grouped(lists_of(vectors.codes), sizes),
             "vector_scales": grouped(pa.array(vectors.scales), sizes),
             "counts": [summary.counts.tolist() for summary in summaries],
@@ -101,8 +101,12 @@ def read_bases(rows: pa.Table, width: int) -> dict[str, Base]:
 
 
 def read_items(rows: pa.Table, width: int) -> Iterator[tuple[str, UserItems]]:
-    """Each user of rows of items, by user and the oldest first: user_id, kind, item_id, posted_at, label, item_sha256,
-    vector and vector_scale."""
+    """The items of each user.
+
+    Args:
+        rows: by user and the oldest first: user_id, kind, item_id, posted_at, label, item_sha256, vector, vector_scale.
+        width: D of the vectors.
+    """
     vectors = compact_vectors(rows["vector"], rows["vector_scale"], width)
     names = ("user_id", "kind", "item_id", "label", "item_sha256")
     users, kinds, item_ids, labels, sha256s = (rows[name].to_pylist() for name in names)

@@ -1,7 +1,7 @@
-"""The items that changed: read with the vectors earlier runs made, encoded where there is none, and what becomes of them.
+"""The items that changed: read with the vectors earlier runs made, encoded where there is none, and what comes of them.
 
-    changed items ─▶ Pending ─▶ Encoded ─┬─▶ history_vectors: their vectors, and which items are gone
-    what is stored of their users ───────┴─▶ persona_vectors: new bases, where the items do not fit
+changed items ─▶ Pending ─▶ Encoded ─┬─▶ history_vectors: their vectors, and which items are gone
+what is stored of their users ───────┴─▶ persona_vectors: new bases, where the items do not fit
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,7 +109,8 @@ def read_changed(
     """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
     params = changes.params | {"first_user": shard.first_user, "last_user": shard.last_user}
     rows = run_sql(db, "jobs/changed_items", params | {"encoder_sha256": encoder_sha256})
-    nights = changes.before or {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
+    nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
+    nights = dict(changes.before or nothing)
     held = run_sql(db, "jobs/users_held", nights | {"users": rows["user_id"].unique().to_pylist()})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)
     asked = nights | {"users": sorted(grown | whole)}
@@ -118,9 +119,7 @@ def read_changed(
     return Changed(rows, Stored(frozenset(grown | whole), frozenset(whole), bases, items))
 
 
-def users_to_merge(
-    rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vectors: int
-) -> tuple[set[str], set[str]]:
+def users_to_merge(rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vectors: int) -> tuple[set[str], set[str]]:
     """Choose the users whose items may not fit any more.
 
     Args:
@@ -201,7 +200,7 @@ def shard_tables(
     constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
     bases = new_bases(encoded, max_vectors, width)
     return {
-        "history_vectors": pa.concat_tables([_vector_rows(encoded, constants), _gone_rows(encoded, constants, width)]),
+        "history_vectors": pa.concat_tables([_vector_rows(encoded, constants), _gone_rows(encoded, constants)]),
         "persona_vectors": base_table(bases, constants, width),
         "rejects": rejected_items(encoded.refused, run_id),
     }
@@ -230,7 +229,7 @@ def new_bases(encoded: Encoded, max_vectors: int, width: int) -> dict[str, Base]
 
 
 def newest_items(parts: Sequence[UserItems], user: str, gone: set[tuple[str, str, str]]) -> UserItems | None:
-    """The items of a user that count, in their order: those of the last part where two are the same; None without any."""
+    """The items of a user that count, in their order; of two with one key that of the last part. None without any."""
     place = dict[tuple[str, str], tuple[Moment, int]]()
     start = 0
     for part in parts:
@@ -257,14 +256,15 @@ def _vector_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
     return table_of("history_vectors", own | {"is_deleted": [False] * encoded.rows.num_rows}, constants)
 
 
-def _gone_rows(encoded: Encoded, constants: Mapping[str, str], width: int) -> pa.Table:
+def _gone_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
     """Say which items are no more, those among them of which the encoder cannot read the new text."""
     unreadable = encoded.refused.filter(encoded.refused["is_edit"])
-    rows = pa.concat_tables([table.select(["user_id", "kind", "item_id", "posted_at"]) for table in (encoded.gone, unreadable)])
-    count = rows.num_rows
-    nothing = {"item_sha256": [""] * count, "label": [None] * count, "vector": [[]] * count, "vector_scale": [0.0] * count}
-    own = {name: rows.column(name) for name in rows.column_names}
-    return table_of("history_vectors", own | nothing | {"is_deleted": [True] * count}, constants)
+    names = ("user_id", "kind", "item_id", "posted_at")
+    rows = pa.concat_tables([table.select(names) for table in (encoded.gone, unreadable)])
+    nothing = {"item_sha256": "", "label": None, "vector": [], "vector_scale": 0.0, "is_deleted": True}
+    own = {name: rows.column(name) for name in names}
+    repeated = {name: [value] * rows.num_rows for name, value in nothing.items()}
+    return table_of("history_vectors", own | repeated, constants)
 
 
 def rejected_items(rows: pa.Table, run_id: str) -> pa.Table:

@@ -16,6 +16,7 @@ import duckdb
 
 from embedder.errors import InputMissing, PplugError
 from pipelines.tables.data_files import DataFile
+from pipelines.tables.sql_files import statement_text
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -94,7 +95,7 @@ def encoded_nights(warehouse: Warehouse) -> list[EncodedNight]:
 
 def nights_of(db: duckdb.DuckDBPyConnection) -> list[EncodedNight]:
     """Those in a connection that has the runs."""
-    rows = db.sql("select ds, run_id, config from encode_nights order by ds").fetchall()
+    rows = db.sql(f"select ds, run_id, config from ({statement_text('views/encode_nights')}) order by ds").fetchall()
     return [EncodedNight(ds, run_id, json.loads(config)) for ds, run_id, config in rows]
 
 

@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
 from pipelines.tables.schema import KEYS, MADE, file_schema
 from pipelines.tables.views import quoted
-from pipelines.tables.data_files import DataFile
 from pipelines.tables.warehouse import Staged, Warehouse
 
 MEMORY_LIMIT: Final = "512MB"

@@ -85,17 +85,17 @@ def connect(
     Args:
         warehouse: read only.
         versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
-            The newest ones unless given.
+            The newest ones unless given, and then there are views of personas too.
         memory_limit: DuckDB's, beyond it sorts and joins go to temporary files of this machine (TMPDIR).
-        files: instead of `versions` the files of each table, or view of `ALSO`, to read. Where `runs` is among them,
-            there are views of personas too.
+        files: instead of `versions` the files of each table, or view of `ALSO`; others have no view then.
 
     Raises:
         PplugError: if a version or a file is not there.
     """
+    has_personas = versions is None and (files is None or "runs" in files)
     if files is None:
         pinned = warehouse.versions() if versions is None else versions
-        files = {name: warehouse.live(name, version) for name, version in pinned.items()}
+        files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
     with tempfile.TemporaryDirectory(prefix="pplug-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
@@ -105,11 +105,10 @@ def connect(
         with duckdb.connect(":memory:", config=settings) as db:
             db.execute("set TimeZone = 'UTC'")
             with lost_files():
-                for view in (*TABLES, *(() if "runs" in files else ALSO)):
+                for view, there in files.items():
                     name = ALSO.get(view, view)
-                    rows = table_rows(db, warehouse, name, files.get(view, ()))
-                    rows.project(selected(TABLES[name])).create_view(view)
-                if "runs" in files:
+                    table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
+                if has_personas:
                     create_persona_views(db)
             yield db
 
@@ -124,9 +123,7 @@ def lost_files() -> Generator[None]:
         raise PplugError(f"a file of the warehouse cannot be read ({said}): restore it and run again") from error
 
 
-def run_sql(
-    db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, Any] | None = None
-) -> pa.Table:
+def run_sql(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, Any] | None = None) -> pa.Table:
     """The rows of a file of `sql/`, run unedited.
 
     Args:

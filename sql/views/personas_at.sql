@@ -125,7 +125,8 @@ select
                     totals.total,
                     lambda number: (number / sqrt(list_dot_product(totals.total, totals.total)))::float
                 )
-        else list_transform(joined.vectors[1], lambda number: number * joined.vector_scales[1])
+        -- vectors that cancel out have no direction: any will do
+        else list_transform(totals.total, lambda number, place: case place when 1 then 1 else 0 end::float)
     end as persona,
     joined.vectors,
     joined.counts,

@@ -3,12 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pipelines.personas.past_labels import LabelledItem, labels_behind
 from small_night import NIGHT, item, task
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.queue import EVERYONE, queued_tasks
 from pipelines.encode import EncodeConfig, encode_night
-from pipelines.personas.past_labels import LabelledItem, labels_behind
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
