@@ -7,10 +7,10 @@ with newest as (
     select persona_vectors.*
     from persona_vectors
     where
-        encoder_sha256 = $encoder_sha256
-        and ds between $first_ds and $last_ds
-        and user_id in (select unnest($users::text[]))
-    qualify row_number() over (partition by user_id order by ds desc) = 1
+        persona_vectors.encoder_sha256 = $encoder_sha256
+        and persona_vectors.ds between $first_ds and $last_ds
+        and persona_vectors.user_id in (select unnest($users::text[]))
+    qualify row_number() over (partition by persona_vectors.user_id order by persona_vectors.ds desc) = 1
 )
 
 select

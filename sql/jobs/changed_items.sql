@@ -3,7 +3,7 @@
 -- Reads:  histories, settled_histories, deletions, reusable_vectors
 -- Params: $ds (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that read otherwise
 --         since then), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
--- Holds:  oldest first within each user; vector, vector_scale and item_sha256 are null together: no run has made a vector
+-- Holds:  oldest first within each user; vector, vector_scale and item_sha256 are null together: none was made yet
 with changed as (
     select
         user_id,
@@ -68,7 +68,7 @@ events as (
         gone.kind,
         gone.item_id,
         $ds::timestamp as posted_at,
-        '' as text,
+        '' as no_text,
         null as output,
         true as is_edit,
         true as is_deleted

@@ -1,4 +1,4 @@
--- changed_users: how many items of a user a night must look at, and their weight: one each, a long one its bytes / 2,000
+-- changed_users: how many items of a user a night must look at, and their weight: one each, a long one bytes / 2,000
 -- Grain:  one row per user_id
 -- Reads:  histories, settled_histories, deletions
 -- Params: $ds (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that read otherwise)

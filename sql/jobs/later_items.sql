@@ -2,6 +2,7 @@
 -- Grain:  one row
 -- Reads:  histories
 -- Params: $ds (DATE)
+-- Holds:  they were ingested by the night all the same
 select count(*) as item_count
 from histories
 where

@@ -85,7 +85,7 @@ weighted as (
     union all
     select
         user_id,
-        unnest(vectors) as vector,
+        unnest(vectors) as item_vector,
         unnest(vector_scales)::double * unnest(counts) as weight
     from bases
 ),
@@ -96,6 +96,14 @@ totals as (
         $sums as total
     from weighted
     group by user_id
+),
+
+directions as (
+    select
+        user_id,
+        sqrt(list_dot_product(total, total)) as length,
+        [(number / length)::float for number in total] as direction
+    from totals
 ),
 
 joined as (
@@ -119,14 +127,10 @@ joined as (
 select
     joined.user_id,
     case
-        when list_dot_product(totals.total, totals.total) > 1e-12 * joined.item_count * joined.item_count
-            then
-                list_transform(
-                    totals.total,
-                    lambda number: (number / sqrt(list_dot_product(totals.total, totals.total)))::float
-                )
+        when directions.length > 1e-6 * joined.item_count
+            then directions.direction
         -- vectors that cancel out have no direction: any will do
-        else list_transform(totals.total, lambda number, place: case place when 1 then 1 else 0 end::float)
+        else [1::float] || list_resize([]::float[], len(directions.direction) - 1, 0)
     end as persona,
     joined.vectors,
     joined.counts,
@@ -144,5 +148,5 @@ select
     span.ds
 from joined
 cross join span
-left join totals on joined.user_id = totals.user_id
+left join directions on joined.user_id = directions.user_id
 where joined.item_count > 0
