@@ -224,13 +224,18 @@ def test_files_are_swapped_in_one_commit_of_the_version_they_were_computed_from(
     warehouse.create("history_vectors")
     warehouse.swap("history_vectors", "r1", [], [Staged(NIGHT, shard(warehouse, "a", vectors("a")))], 0)
     old = warehouse.files("history_vectors")
-    new = [Staged(NIGHT, shard(warehouse, "b", vectors("b")), born=1), Staged(NEXT, shard(warehouse, "c", vectors("c")))]
+    new = [
+        Staged(NIGHT, shard(warehouse, "b", vectors("b")), born=1),
+        Staged(NEXT, shard(warehouse, "c", vectors("c"))),
+    ]
     with pytest.raises(CommitConflict, match="written by another run"):
         warehouse.swap("history_vectors", "r2", old, new, 0)
     assert users(warehouse) == [(NIGHT, "a")]
     warehouse.swap("history_vectors", "r2", old, new, 1)
     assert users(warehouse) == [(NIGHT, "b"), (NEXT, "c")]
-    assert [file.born for file in warehouse.live("history_vectors")] == [1, 2], "rows that are kept stay as old as they were"
+    assert [file.born for file in warehouse.live("history_vectors")] == [1, 2], (
+        "rows that are kept stay as old as they were"
+    )
 
 
 def test_a_table_of_a_newer_pplug_is_refused_in_one_line(tmp_path: Path) -> None:
