@@ -51,7 +51,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "input": (_TEXT, "the full prompt"),
     "is_shortened": (pa.bool_(), "the prompt was cut to fit the language model's context"),
     "is_deleted": (pa.bool_(), "the item is gone from this night on; it has no vector"),
-    "is_edit": (pa.bool_(), "the row took the place of an earlier one"),
+    "is_edit": (pa.bool_(), "the row took the place of an earlier one; null is no"),
     "item_count": (_INT, "items behind the row; 0: none is stored any more"),
     "item_id": (_TEXT, "key of an item within user and kind"),
     "item_sha256": (_TEXT, "sha256 of the item's encoder text: an equal one needs no new vector"),
@@ -117,7 +117,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
 }
 
 _TABLES: Final[Mapping[str, str]] = {
-    "histories": "user_id item_id kind posted_at text output? is_edit ds",
+    "histories": "user_id item_id kind posted_at text output? is_edit? ds",
     "deletions": "user_id kind item_id ds",
     "history_vectors": (
         "user_id kind item_id posted_at vector encoder_sha256 item_sha256 vector_scale label? is_deleted ds"

@@ -24,6 +24,7 @@ def vectors(*users: str) -> pa.Table:
             "vector_scale": 0.0063,
             "encoder_sha256": "e",
             "item_sha256": "s",
+            "is_deleted": False,
         }
         for user in users
     ]
