@@ -43,7 +43,11 @@ class Backfill:
 
     def todo(self) -> list[date]:
         """The nights that must be run."""
-        return [ds for ds in self.nights if self.job.inputs(self.warehouse, ds).state() != DONE]
+        return [ds for ds in self.nights if self.state(ds) != DONE]
+
+    def state(self, ds: date) -> str:
+        """DONE, or why a night must be run."""
+        return self.job.inputs(self.warehouse, ds).state()
 
 
 def encode_backfill(
@@ -125,7 +129,9 @@ def run_nights(backfill: Backfill, max_reject_rate: float) -> Iterator[Step]:
     Yields:
         How each of them ended, when it is over.
     """
-    for ds in backfill.todo():
+    for ds in backfill.nights:
+        if backfill.state(ds) == DONE:  # asked now: it may stand on one that was just run
+            continue
         run = partial(run_night, backfill.job, backfill.warehouse, ds, backfill.progress, backfill.runner)
         yield run_step(backfill.job.name, ds, run, max_reject_rate)
 

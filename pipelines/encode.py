@@ -162,7 +162,7 @@ class EncodeJob:
         nights, sha256 = inputs.seen["nights"], inputs.facts["encoder_sha256"]
         earlier = [night for night in nights if night.ds <= inputs.ds][-1:]
         later = [night for night in nights if night.ds > inputs.ds]
-        require_encoder([*([] if self.rebuild else earlier), *later], sha256)
+        require_encoder([*([] if self.rebuild else earlier), *later], sha256, inputs.ds)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count each user's changed items."""
@@ -279,7 +279,7 @@ class Since(NamedTuple):
         }
 
 
-def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str) -> None:
+def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str, ds: date) -> None:
     """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
 
     Raises:
@@ -290,7 +290,7 @@ def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str) -> None
             raise PplugError(
                 f"persona_vectors ds={night.ds} was built with encoder {night.encoder_sha256[:8]}, but this one is "
                 f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
-                f"`pplug encode --ds {night.ds} --rebuild` to encode every item anew with this one"
+                f"`pplug encode --ds {max(ds, night.ds)} --rebuild` to encode every item anew with this one"
             )
 
 

@@ -36,7 +36,7 @@ from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard, canonical_sha256
 from pipelines.personas.encoders import absolute_model, require_same
-from pipelines.personas.nights import encoded_nights, newest_nights
+from pipelines.personas.nights import encoded_nights, newest_nights, nights_until
 from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -91,30 +91,36 @@ class GenerateJob:
         """Pin the night's tasks, the newest personas, the models, the plugs and the kinds.
 
         Raises:
-            InputMissing: if the night has no tasks, no night up to it has personas, or there is no such model or plug.
-            PplugError: if plug, encoder and LLM do not belong together, or the personas are of another encoder.
+            InputMissing: if the night has no tasks, or there is no such model or plug.
+            PplugError: if plug, encoder and LLM do not belong together.
         """
         live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
         tasks = [file for file in live.get("tasks", ()) if file.ds == ds]
         if not tasks:  # a night without any needs no models
             raise InputMissing(f"no tasks for {ds} in {warehouse}: run `pplug ingest tasks FILE --ds {ds}`")
         facts = answering_facts(self.config, self.plugs, is_apart=self.is_apart)
-        nights = newest_nights(encoded_nights(warehouse), ds, facts.encoder_sha256)
-        personas = {name: nights.files(live.get(name, ())) for name in ("persona_vectors", "history_vectors")}
+        encoded = encoded_nights(warehouse)
+        nights = nights_until([night for night in encoded if night.ds <= ds])
+        names = ("persona_vectors", "history_vectors")
+        personas = {name: nights.files(live.get(name, ())) if nights else [] for name in names}
         settings = facts.settings(self.kinds)
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
-        constants = {"persona_ds": nights.last.ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
-        told = {"answering": facts, "constants": constants, "nights": nights.params}
+        constants = {"persona_ds": nights and nights.last.ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
+        told = {"answering": facts, "constants": constants, "nights": nights and nights.params}
         reads = {"tasks": tasks, **personas}
-        return NightInputs(warehouse, JOB, ds, WRITES, reads, tasks, settings, told, based_on=nights.run_ids)
+        seen, based_on = {"encoded": encoded}, nights.run_ids if nights else ()
+        return NightInputs(warehouse, JOB, ds, WRITES, reads, tasks, settings, told, seen=seen, based_on=based_on)
 
     def require(self, inputs: NightInputs) -> None:
-        """Refuse to answer with old personas.
+        """Refuse to answer without personas, with those of another encoder, or with old ones.
 
         Raises:
-            PplugError: if they are too old.
+            InputMissing: if no night up to this one has personas.
+            PplugError: if they are not of the encoder, not whole, or too old.
         """
-        require_young(inputs.ds, inputs.facts["constants"]["persona_ds"], self.max_persona_age)
+        nights = newest_nights(inputs.seen["encoded"], inputs.ds, inputs.facts["answering"].encoder_sha256)
+        nights.require_whole(inputs.warehouse)
+        require_young(inputs.ds, nights.last.ds, self.max_persona_age)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count each user's tasks."""

@@ -13,6 +13,7 @@ from datetime import date
 from typing import Any
 
 import duckdb
+from deltalake import DeltaTable
 
 from embedder.errors import InputMissing, PplugError
 from pipelines.tables.data_files import DataFile
@@ -51,12 +52,12 @@ class EncodedNight:
         """Whether it was made with the same settings, kinds aside."""
         return all(self.config.get(name) == value for name, value in settings.items() if name != "kinds")
 
-    def is_whole(self, warehouse: Warehouse) -> bool:
-        """Whether nobody wrote to the night since."""
-        return all(
-            warehouse.counts(name, self.ds)[f"ds={self.ds.isoformat()}"] == count
-            for name, count in self.config["published"].items()
-        )
+    def is_whole(self, tables: Mapping[str, DeltaTable | None]) -> bool:
+        """Whether the tables still hold what it published, and nobody wrote to the night since."""
+        name = f"ds={self.ds.isoformat()}"
+        counts: Mapping[str, int] = self.config["published"]
+        there = {table: opened.transaction_version(name) for table, opened in tables.items() if opened is not None}
+        return all(there.get(table) == count for table, count in counts.items())
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Nights:
     def last(self) -> EncodedNight:
         """The newest."""
         return self.nights[-1]
+
+    def require_whole(self, warehouse: Warehouse) -> None:
+        """Refuse personas of which a part is gone.
+
+        Raises:
+            PplugError: if one of the nights is not as it was published.
+        """
+        tables = opened_tables(warehouse)
+        for night in self.nights:
+            if not night.is_whole(tables):
+                told = f"persona_vectors ds={night.ds} are not as their run published them"
+                raise PplugError(f"{told}: run `pplug encode --ds {night.ds}`")
 
     @property
     def run_ids(self) -> list[str]:
@@ -103,10 +116,20 @@ def night_before(
     warehouse: Warehouse, nights: Sequence[EncodedNight], ds: date, settings: Mapping[str, Any]
 ) -> Nights | None:
     """The nights that one of such settings may stand on; None: it must be a full one."""
+    own = next((night for night in nights if night.ds == ds), None)
+    if own is not None and own.is_full and own.is_like(settings):
+        return None  # so that a night that is done stays so, whatever nights before it are encoded later
+    tables = opened_tables(warehouse)
     earlier = [night for night in nights if night.ds < ds]
-    while earlier and not (earlier[-1].is_like(settings) and earlier[-1].is_whole(warehouse)):
+    while earlier and not (earlier[-1].is_like(settings) and earlier[-1].is_whole(tables)):
         earlier.pop()
-    return nights_until(earlier)
+    found = nights_until(earlier)
+    return found if found and all(night.is_whole(tables) for night in found.nights) else None
+
+
+def opened_tables(warehouse: Warehouse) -> dict[str, DeltaTable | None]:
+    """The tables that nights of personas are in."""
+    return {name: warehouse.table(name) for name in ("history_vectors", "persona_vectors")}
 
 
 def nights_until(nights: Sequence[EncodedNight]) -> Nights | None:

@@ -52,8 +52,8 @@ def encode_elsewhere(root: Path, config: EncodeConfig, most_bytes: int, before: 
 
 
 def persona_counts(warehouse: Warehouse) -> list[tuple[str, int]]:
-    with connect(warehouse, warehouse.versions(["persona_vectors"])) as db:
-        return db.sql("select user_id, item_count from persona_vectors order by 1").fetchall()
+    with connect(warehouse) as db:
+        return db.sql("select user_id, item_count from personas order by 1").fetchall()
 
 
 def files_outside_tables(warehouse: Warehouse) -> list[str]:
