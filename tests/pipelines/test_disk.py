@@ -106,7 +106,7 @@ def test_an_input_that_vanished_is_named(fill: Fill, kinds: dict[str, Kind], enc
     gone.unlink()
     with pytest.raises(PplugError, match=gone.name):
         encode_night(warehouse, NIGHT, encode_config, kinds)
-    assert persona_counts(warehouse) == before
     gone.write_bytes(held)
+    assert persona_counts(warehouse) == before
     encode_night(warehouse, NIGHT, encode_config, kinds)
     assert persona_counts(warehouse) == sorted([*before, ("new", 1)])
