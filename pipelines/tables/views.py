@@ -101,11 +101,20 @@ def connect(
             "autoinstall_known_extensions": False,
         }
         with duckdb.connect(":memory:", config=settings) as db:
-            db.execute("set TimeZone = 'UTC'")
-            with lost_files():
-                for name, schema in TABLES.items():
-                    table_rows(db, warehouse, name, files.get(name, ())).project(selected(schema)).create_view(name)
+            make_views(db, warehouse, files)
             yield db
+
+
+def make_views(db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]]) -> None:
+    """Make a view of every table over its files.
+
+    Raises:
+        PplugError: if a file is not there.
+    """
+    db.execute("set TimeZone = 'UTC'")
+    with lost_files():
+        for name, schema in TABLES.items():
+            table_rows(db, warehouse, name, files.get(name, ())).project(selected(schema)).create_view(name)
 
 
 @contextlib.contextmanager
