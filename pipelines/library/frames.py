@@ -28,7 +28,9 @@ def as_arrow(frame: Any, what: str) -> pa.Table:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # pyarrow 25 asks pandas 3.1 for what pandas 4 will change
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # pyarrow 25 asks pandas 3.1 for what pandas 4 will change
             return _eager(frame).to_arrow()
     except TypeError as error:
         kind = type(frame).__name__

@@ -26,6 +26,7 @@ from pipelines.nightly import Nightly, run_nightly
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.nights.steps import Step, raise_worst
 from pipelines.tables import warehouse as tables
+from pipelines.tables.statements import reading_text
 from pipelines.tables.views import make_views
 
 MAX_REJECT_RATE: Final = 0.05
@@ -46,23 +47,21 @@ class Warehouse(tables.Warehouse):
         """Ask DuckDB; every table is a view as it is now. Nothing is computed before you look at the relation.
 
         Args:
-            query: one `select`.
+            query: one statement that only reads, as for `pplug sql`.
             params: values of its `$names`.
 
         Returns:
             A relation: `.df()` makes a DataFrame of pandas, `.pl()` of Polars, `.to_arrow_table()` a table of Arrow.
 
         Raises:
-            UsageError: if DuckDB does not understand it.
+            UsageError: if DuckDB does not understand it, or it would do more than read.
             PplugError: if a table cannot be read.
         """
+        db = self._connection()
         try:
-            found = self._connection().sql(query, params=None if params is None else dict(params))
-        except (duckdb.ProgrammingError, duckdb.NotSupportedError, duckdb.InvalidInputException) as error:
+            return db.sql(reading_text(db, query, "correct it"), params=None if params is None else dict(params))
+        except duckdb.Error as error:
             raise UsageError(f"{str(error).partition(chr(10))[0]}: correct the query") from error
-        if found is None:  # pyright: ignore[reportUnnecessaryComparison]  # of a statement that gives no rows
-            raise UsageError("the query gives no rows: sql() takes one `select`")
-        return found
 
     def personas(self, ds: date | str | None = None) -> duckdb.DuckDBPyRelation:
         """Every user's persona as of a night; the newest one unless given.
