@@ -1,0 +1,35 @@
+"""Pages of the site that are made when it is built: the first one from README.md, the commands from their --help."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer import Context
+from typer.cli import get_docs_for_click
+from typer.main import get_command
+
+from pipelines.cli import app
+
+ROOT: Final = Path(__file__).parent.parent
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages."""
+    for name, text in (("index.md", home()), ("cli.md", commands())):
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def home() -> str:
+    """README.md, whose links into docs/ are links within the site."""
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    return re.sub(r"(\]\(|src=\")docs/", r"\1", text)
+
+
+def commands() -> str:
+    """Every command with its options."""
+    command = get_command(app)
+    text = get_docs_for_click(obj=command, ctx=Context(command), name="pplug", title="Commands")
+    return re.sub(r"^Example: (.+)$", r"    \1", text, flags=re.M)
