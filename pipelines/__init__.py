@@ -20,4 +20,7 @@ _HOMES = {"Personalizer": ".library.personalizer", "Warehouse": ".library.wareho
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    from pipelines.library.quiet import quietly
+
+    with quietly():
+        return getattr(import_module(_HOMES[name], __name__), name)

@@ -5,7 +5,7 @@ items of a user, oldest first ─▶ encode ─▶ Summary (at most max_vectors)
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from llm_jobs.kinds import Kind
 from pipelines.examples import Row
 from pipelines.personas.past_labels import LabelledItem, labels_behind
 from pipelines.personas.persona_table import runs_of_equals
+
+MAX_VECTORS: Final = 128
+"""Most vectors that stand for one user, as in `pplug encode`."""
 
 
 class Persona(NamedTuple):

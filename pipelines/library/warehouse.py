@@ -4,6 +4,7 @@ It is the class of `pipelines.tables.warehouse`, and every function that takes t
 here calls the jobs, which tables know nothing of.
 """
 
+import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from pipelines.ingest import IngestConfig, IngestResult, ingest_histories, inges
 from pipelines.library.frames import as_arrow
 from pipelines.library.rows import kind_named
 from pipelines.nightly import Nightly, run_nightly
+from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.nights.steps import Step, raise_worst
 from pipelines.tables import warehouse as tables
@@ -117,6 +119,7 @@ class Warehouse(tables.Warehouse):
         llm: str = "smollm2",
         dtype: Dtype = "auto",
         llm_dtype: Dtype = "auto",
+        workers: int = 1,
         force: bool = False,
         progress: Progress = no_progress,
     ) -> list[Step]:
@@ -130,6 +133,7 @@ class Warehouse(tables.Warehouse):
             llm: alias, folder or hub id of the language model.
             dtype: precision of the encoder; auto: the one of the last night.
             llm_dtype: precision of the language model.
+            workers: processes of this machine that compute; in a notebook never this one.
             force: compute everything anew.
             progress: called with what is counted, how many are done and how many there are.
 
@@ -142,7 +146,9 @@ class Warehouse(tables.Warehouse):
         models = GenerateConfig(llm=llm, llm_dtype=llm_dtype, encoder=encoder, dtype=dtype)
         encoding = EncodeConfig(encoder=encoder, dtype=dtype)
         folders = [Path(plug) for plug in plugs]
-        night = Nightly(self, _night(ds), folders, encoding, models, load_kinds(kinds), force=force)
+        # Beam 2.77 cannot name its steps in a notebook beside pandas 3.1; processes of our own need no Beam.
+        runner = Runner(max(workers, 2) if in_notebook() else workers)
+        night = Nightly(self, _night(ds), folders, encoding, models, load_kinds(kinds), force=force, runner=runner)
         steps = list(run_nightly(night, MAX_REJECT_RATE, progress))
         raise_worst(steps)
         return steps
@@ -153,6 +159,12 @@ class Warehouse(tables.Warehouse):
         db = duckdb.connect(":memory:", config={"temp_directory": spill, "autoinstall_known_extensions": False})
         make_views(db, self, {name: self.live(name, version) for name, version in self.versions().items()})
         return db
+
+
+def in_notebook() -> bool:
+    """Whether IPython runs this process."""
+    found = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return found is not None and found() is not None
 
 
 def _night(ds: date | str) -> date:
