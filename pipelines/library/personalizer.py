@@ -30,6 +30,7 @@ from pipelines.examples import Row
 from pipelines.library.fitting import data_of, fitted
 from pipelines.library.frames import Frame, like
 from pipelines.library.personas import MAX_VECTORS, Persona, personas_of
+from pipelines.library.quiet import without_bars
 from pipelines.library.rows import kind_named, read_histories, read_tasks
 from pipelines.library.saved import Saved, report_of, write_report
 from pipelines.library.scores import COMPARED, cases_of, score_rows
@@ -139,7 +140,8 @@ class Personalizer:
         items = read_histories(histories, chosen, known, saved.columns)
         queue = [] if tasks is None else read_tasks(tasks, chosen, known, saved.columns)
         data = data_of(items, queue, chosen, limit)
-        models = loaded(saved)
+        with without_bars():
+            models = load_models(saved.config)
         plug, report = fitted(data, known, models, train, progress)
         return cls(chosen, plug, models, saved, known, report)
 
@@ -244,7 +246,8 @@ class Personalizer:
         names = {"encoder": absolute_model(encoder), "llm": absolute_model(llm), "dtype": dtype, "llm_dtype": llm_dtype}
         saved = _decided(Saved.read(path, Saved(names, MAX_VECTORS, dict(kinds or {}))))
         known = load_kinds({**saved.kinds, **(kinds or {})})
-        models = loaded(saved)
+        with without_bars():
+            models = load_models(saved.config)
         plug.require(models.encoder.sha256, models.llm.sha256, models.llm.values_width)
         return cls(kind_named(plug.config.kinds[0], known), plug, models, saved, known, report_of(path))
 
@@ -286,19 +289,6 @@ class Personalizer:
         source = "history" if persona else "default"
         told = {"answer": answer.text, "score": answer.score, "finish_reason": answer.finish_reason}
         return own | told | {"why": why, "persona_source": source}
-
-
-def loaded(saved: Saved) -> Models:
-    """The two frozen models, without the progress bars of transformers; the caller's setting comes back."""
-    from transformers.utils import logging
-
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return load_models(saved.config)
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 def _decided(saved: Saved) -> Saved:

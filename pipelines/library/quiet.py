@@ -23,3 +23,17 @@ def quietly() -> Generator[None]:
     finally:
         logging.disable(level)
         root.handlers[:] = handlers
+
+
+@contextmanager
+def without_bars() -> Generator[None]:
+    """Load models without the progress bars of transformers; the caller's setting comes back."""
+    from transformers.utils import logging as told
+
+    had_bars = told.is_progress_bar_enabled()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            told.enable_progress_bar()

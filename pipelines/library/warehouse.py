@@ -4,7 +4,6 @@ It is the class of `pipelines.tables.warehouse`, and every function that takes t
 here calls the jobs, which tables know nothing of.
 """
 
-import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,16 +21,34 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig
 from pipelines.ingest import IngestConfig, IngestResult, ingest_histories, ingest_tasks
 from pipelines.library.frames import as_arrow
+from pipelines.library.quiet import without_bars
 from pipelines.library.rows import kind_named
 from pipelines.nightly import Nightly, run_nightly
+from pipelines.nights import working
+from pipelines.nights.interruption import kept_interruption
+from pipelines.nights.job import Night
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, no_progress
+from pipelines.nights.shards import Shard
 from pipelines.nights.steps import Step, raise_worst
 from pipelines.tables import warehouse as tables
 from pipelines.tables.statements import reading_text
 from pipelines.tables.views import make_views
 
 MAX_REJECT_RATE: Final = 0.05
+
+
+class HereRunner(Runner):
+    """Computes one shard after the other in this process, without Beam, which cannot name its steps in a notebook.
+
+    Beam 2.77 imports its DataFrames for that, and pandas 3.1 lacks a method that these look for.
+    """
+
+    def run(self, night: Night, shards: Sequence[Shard]) -> None:
+        """Finish the shards."""
+        with kept_interruption():
+            for shard in shards:
+                working.finish(night, shard)
 
 
 class Warehouse(tables.Warehouse):
@@ -133,7 +150,7 @@ class Warehouse(tables.Warehouse):
             llm: alias, folder or hub id of the language model.
             dtype: precision of the encoder; auto: the one of the last night.
             llm_dtype: precision of the language model.
-            workers: processes of this machine that compute; in a notebook never this one.
+            workers: processes of this machine that compute; one is this one.
             force: compute everything anew.
             progress: called with what is counted, how many are done and how many there are.
 
@@ -146,10 +163,10 @@ class Warehouse(tables.Warehouse):
         models = GenerateConfig(llm=llm, llm_dtype=llm_dtype, encoder=encoder, dtype=dtype)
         encoding = EncodeConfig(encoder=encoder, dtype=dtype)
         folders = [Path(plug) for plug in plugs]
-        # Beam 2.77 cannot name its steps in a notebook beside pandas 3.1; processes of our own need no Beam.
-        runner = Runner(max(workers, 2) if in_notebook() else workers)
+        runner = Runner(workers) if workers > 1 else HereRunner()
         night = Nightly(self, _night(ds), folders, encoding, models, load_kinds(kinds), force=force, runner=runner)
-        steps = list(run_nightly(night, MAX_REJECT_RATE, progress))
+        with without_bars():
+            steps = list(run_nightly(night, MAX_REJECT_RATE, progress))
         raise_worst(steps)
         return steps
 
@@ -159,12 +176,6 @@ class Warehouse(tables.Warehouse):
         db = duckdb.connect(":memory:", config={"temp_directory": spill, "autoinstall_known_extensions": False})
         make_views(db, self, {name: self.live(name, version) for name, version in self.versions().items()})
         return db
-
-
-def in_notebook() -> bool:
-    """Whether IPython runs this process."""
-    found = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return found is not None and found() is not None
 
 
 def _night(ds: date | str) -> date:
