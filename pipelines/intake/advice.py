@@ -21,7 +21,8 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "text": ("body", "content", "article", "review", "reviewtext", "message", "abstract", "description"),
     "input": ("prompt", "question", "query"),
     "output": (
-        *("headline", "title", "label", "section", "rating", "score", "stars", "tag", "overall", "subject", "category", "class"),
+        *("headline", "title", "label", "rating", "score", "stars", "tag", "overall", "subject", "category", "class"),
+        *("section", "topic"),
     ),
     "reference": ("answer", "gold", "target", "expected", "output"),
 }
