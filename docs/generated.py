@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def home() -> str:
     """README.md, whose links into docs/ are links within the site."""
     text = (ROOT / "README.md").read_text(encoding="utf8")
-    return re.sub(r"(\]\(|src=\")docs/", r"\1", text)
+    return "---\nhide: [navigation]\n---\n" + re.sub(r"(\]\(|src=\")docs/", r"\1", text)
 
 
 def commands() -> str:

@@ -71,9 +71,11 @@ class Personalizer:
     table of Arrow; what comes back is of the same library.
 
     Example:
+        ```python
         model = Personalizer.fit(histories, kind="headline", limit=500)
         answers = model.answer(histories, tasks)
         model.save("plugs/news")
+        ```
     """
 
     kind: Kind

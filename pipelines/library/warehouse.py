@@ -59,7 +59,9 @@ class Warehouse(tables.Warehouse):
         options: of the object store, as in [warehouse.options] of pplug.toml.
 
     Example:
+        ```python
         Warehouse("warehouse").sql("select kind, count(*) as task_count from outputs group by kind").df()
+        ```
     """
 
     def sql(self, query: str, params: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyRelation:
