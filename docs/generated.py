@@ -28,8 +28,16 @@ def home() -> str:
     return "---\nhide: [navigation]\n---\n" + re.sub(r"(\]\(|src=\")docs/", r"\1", text)
 
 
+SHARED: Final = """
+Every option may be given in three places: as a flag, as an environment variable `PPLUG_...`, and in `pplug.toml`; the first that is
+given counts. Rows go to stdout (`--json` for machines), everything else to stderr. Whatever writes has `--dry-run`, and running it
+twice equals running it once. An error is one line that names the next command to type; `--debug` shows the traceback.
+"""
+
+
 def commands() -> str:
-    """Every command with its options."""
+    """Every command with its options, and what all of them share."""
     command = get_command(app)
     text = get_docs_for_click(obj=command, ctx=Context(command), name="pplug", title="Commands")
+    text = text.replace("# Commands\n", f"# Commands\n{SHARED}", 1)
     return re.sub(r"^Example: (.+)$", r"    \1", text, flags=re.M)
