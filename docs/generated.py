@@ -29,9 +29,10 @@ def home() -> str:
 
 
 SHARED: Final = """
-Every option may be given in three places: as a flag, as an environment variable `PPLUG_...`, and in `pplug.toml`; the first that is
-given counts. Rows go to stdout (`--json` for machines), everything else to stderr. Whatever writes has `--dry-run`, and running it
-twice equals running it once. An error is one line that names the next command to type; `--debug` shows the traceback.
+Every option may be given in three places: as a flag, as an environment variable `PPLUG_...`, and in `pplug.toml`; the
+first that is given counts. Rows go to stdout (`--json` for machines), everything else to stderr. Whatever writes has
+`--dry-run`, and running it twice equals running it once. An error is one line that names the next command to type;
+`--debug` shows the traceback.
 """
 
 
