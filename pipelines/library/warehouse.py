@@ -32,6 +32,7 @@ from pipelines.nights.runs import Progress, no_progress
 from pipelines.nights.shards import Shard
 from pipelines.nights.steps import Step, raise_worst
 from pipelines.tables import warehouse as tables
+from pipelines.tables.schema import TABLES
 from pipelines.tables.statements import reading_text
 from pipelines.tables.views import make_views
 
@@ -95,7 +96,7 @@ class Warehouse(tables.Warehouse):
         """
         night = _night(ds) if ds is not None else date.max
         newest = "(select max(ds) from persona_vectors where ds <= $ds)"
-        return self.sql(f"select * from persona_vectors where ds = {newest}", {"ds": night})
+        return self._connection().sql(f"select * from persona_vectors where ds = {newest}", params={"ds": night})
 
     def ingest(
         self,
@@ -176,7 +177,7 @@ class Warehouse(tables.Warehouse):
         """A connection that lives as long as the relations made with it."""
         spill = str(Path(tempfile.gettempdir(), f"pplug-{uuid.uuid4().hex}"))  # made, and removed, by DuckDB
         db = duckdb.connect(":memory:", config={"temp_directory": spill, "autoinstall_known_extensions": False})
-        make_views(db, self, {name: self.live(name, version) for name, version in self.versions().items()})
+        make_views(db, self, {name: self.live(name) for name in TABLES})
         return db
 
 
