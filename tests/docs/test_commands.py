@@ -28,7 +28,7 @@ def test_options_and_values_that_are_not_taken_fail(words: list[str]) -> None:
 
 def test_every_page_that_shows_commands_is_looked_at() -> None:
     assert {page for page, _ in groupby(shown(), key=lambda pair: pair[0])} >= {"README.md", "docs/results/headline.md"}
-    assert len(commands("README.md")) > 8
+    assert len(commands("README.md")) >= 8
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
