@@ -7,16 +7,14 @@ items of a user, oldest first ─▶ encode ─▶ Summary (at most max_vectors)
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from embedder.compact import CompactVectors, FloatArray
+from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
 from embedder.histories import History
-from embedder.personas import Summary
+from embedder.hashing import text_sha256
+from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.examples import Row
-from pipelines.personas.past_labels import LabelledItem, labels_behind
-from pipelines.personas.persona_table import runs_of_equals
+from pipelines.personas.bases import runs_of_equals
 
 MAX_VECTORS: Final = 128
 """Most vectors that stand for one user, as in `pplug encode`."""
@@ -50,24 +48,16 @@ def personas_of(
         max_vectors: most vectors that stand for one user.
     """
     mine = [item for item in items if item["user_id"] in users]
-    vectors = encoder.encode([kinds[item["kind"]].encoder_text(item["text"], item["output"]) for item in mine])
-    return {
-        mine[start]["user_id"]: persona_of(mine[start:stop], vectors[start:stop], max_vectors)
-        for start, stop in runs_of_equals([item["user_id"] for item in mine])
-    }
-
-
-def persona_of(items: Sequence[Row], vectors: FloatArray, max_vectors: int) -> Persona:
-    """The persona of one user's items (n), whose vectors (n, D) are of unit length."""
-    compact = CompactVectors.of(vectors)
-    summary = Summary.empty(compact.width).absorb(compact, max_vectors)
-    is_merged = len(summary.counts) < len(items)
-    codes = compact.codes.astype(np.float32)
-    labelled = [
-        LabelledItem((item["kind"], item["item_id"]), item["output"], codes[at] if is_merged else None)
-        for at, item in enumerate(items)
-    ]
-    typical = [items[at] for at in summary.typical]
-    floats = summary.vectors.floats()
-    past = labels_behind(floats, typical, labelled)
-    return Persona(History.of(floats, summary.counts.astype(np.float32), past), typical, len(items))
+    texts = [kinds[item["kind"]].encoder_text(item["text"], item["output"]) for item in mine]
+    vectors = encoder.encode(texts)
+    found = dict[str, Persona]()
+    for start, stop in runs_of_equals([item["user_id"] for item in mine]):
+        own = mine[start:stop]
+        keys = [(item["kind"], item["item_id"]) for item in own]
+        labels = [kinds[item["kind"]].label_of(item["output"]) for item in own]
+        sha256s = [text_sha256(text) for text in texts[start:stop]]
+        items_of_user = Items(CompactVectors.of(vectors[start:stop]), keys, labels, sha256s)
+        summary = Summary.empty(encoder.width).absorb(items_of_user, max_vectors)
+        by_key = dict(zip(keys, own, strict=True))
+        found[own[0]["user_id"]] = Persona(summary.history(), [by_key[key] for key in summary.typical], len(own))
+    return found

@@ -92,11 +92,10 @@ class Warehouse(tables.Warehouse):
             ds: the night, a date or text like 2026-11-01.
 
         Returns:
-            A relation with a row for each user: the columns of `persona_vectors`.
+            A relation with a row for each user, from the full history as of then: the columns of `persona_vectors`.
         """
-        night = _night(ds) if ds is not None else date.max
-        newest = "(select max(ds) from persona_vectors where ds <= $ds)"
-        return self._connection().sql(f"select * from persona_vectors where ds = {newest}", params={"ds": night})
+        db = self._connection()
+        return db.sql("from personas") if ds is None else db.sql("from personas_at($ds)", params={"ds": _night(ds)})
 
     def ingest(
         self,
@@ -177,7 +176,7 @@ class Warehouse(tables.Warehouse):
         """A connection that lives as long as the relations made with it."""
         spill = str(Path(tempfile.gettempdir(), f"pplug-{uuid.uuid4().hex}"))  # made, and removed, by DuckDB
         db = duckdb.connect(":memory:", config={"temp_directory": spill, "autoinstall_known_extensions": False})
-        make_views(db, self, {name: self.live(name) for name in TABLES})
+        make_views(db, self, {name: self.live(name) for name in TABLES}, has_personas=True)
         return db
 
 

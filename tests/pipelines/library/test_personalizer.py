@@ -80,13 +80,15 @@ def test_the_answers_are_those_of_the_night(
 def test_a_merged_history_is_the_persona_of_the_night(
     fill: Callable[..., Warehouse], kinds: dict[str, Kind], encode_config: EncodeConfig, closed: Personalizer
 ) -> None:
-    from pipelines.answers.queue import EVERYONE, queued_tasks
+    from pipelines.answers.queue import queued_tasks
+    from pipelines.personas.nights import newest_nights, nights_of
 
     items = [item("ann", at, f"apples and pears {at}", ("red", "blue")[at % 2], day=30 - at) for at in range(20)]
     warehouse = fill(items, TASKS)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     with connect(warehouse) as db:
-        theirs = next(task for task in queued_tasks(db, NIGHT, NIGHT, EVERYONE, 32) if task.user_id == "ann")
+        nights = newest_nights(nights_of(db), NIGHT, closed.models.encoder.sha256)
+        theirs = next(task for task in queued_tasks(db, NIGHT, nights.params, ("ann", "ann"), 32))
     rows = [{**row, "posted_at": datetime.fromisoformat(row["posted_at"])} for row in items]
     ours = personas_of(rows, {"ann"}, kinds, closed.models.encoder, encode_config.max_vectors)["ann"]
     assert len(ours.history.vectors) < len(items) == ours.item_count
