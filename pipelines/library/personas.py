@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
-from embedder.histories import History
 from embedder.hashing import text_sha256
+from embedder.histories import History
 from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.examples import Row
