@@ -7,9 +7,11 @@ STAMP := .venv/.up-to-date
 PYTHONS := python3.11 python3.12 python3.13 python3 python
 PYTEST_FLAGS ?= -n 3
 DEMO_FOLDER ?= demo
+# Not --quiet: warnings that are not told are not counted, and so break nothing.
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults airflow check format bench wheel-demo
+.PHONY: help setup demo test faults airflow check format docs bench wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -48,17 +50,21 @@ airflow: setup ## Parse the DAG of docs/scheduling.md with a real Airflow, in an
 	xargs $(AIRFLOW)/bin/python -m pip install --disable-pip-version-check pytest hypothesis
 	$(AIRFLOW)/bin/python -m pytest tests/docs/test_airflow.py
 
-check: setup ## Format, lint and types
+check: setup ## Format, lint, types and the site
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/basedpyright
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
+	$(SITE)
+
+docs: setup ## Build the site into build/site, every link checked
+	$(SITE)
 
 format: setup ## Format the sources in place
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## Measure speed; numbers go into the README with machine, date and command
+bench: setup ## Measure speed; numbers go into docs/results/speed.md with machine, date and command
 	@for script in tests/benchmarks/*.py; do \
 		echo "$$script $(BENCH_FLAGS)"; $(BIN)/python "$$script" $(BENCH_FLAGS) || exit 1; \
 	done

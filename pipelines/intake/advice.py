@@ -22,6 +22,7 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "input": ("prompt", "question", "query"),
     "output": (
         *("headline", "title", "label", "rating", "score", "stars", "tag", "overall", "subject", "category", "class"),
+        *("section", "topic"),
     ),
     "reference": ("answer", "gold", "target", "expected", "output"),
 }

@@ -103,14 +103,29 @@ def connect(
             "autoinstall_known_extensions": False,
         }
         with duckdb.connect(":memory:", config=settings) as db:
-            db.execute("set TimeZone = 'UTC'")
-            with lost_files():
-                for view, there in files.items():
-                    name = ALSO.get(view, view)
-                    table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
-                if has_personas:
-                    create_persona_views(db)
+            make_views(db, warehouse, files, has_personas=has_personas)
             yield db
+
+
+def make_views(
+    db: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    files: Mapping[str, Sequence[DataFile]],
+    *,
+    has_personas: bool,
+) -> None:
+    """Make a view of every table over its files, and those of personas if wanted.
+
+    Raises:
+        PplugError: if a file is not there.
+    """
+    db.execute("set TimeZone = 'UTC'")
+    with lost_files():
+        for view, there in files.items():
+            name = ALSO.get(view, view)
+            table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
+        if has_personas:
+            create_persona_views(db)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import typer.main
+from pages import PAGES, check_words
 
-from pipelines.cli import app
-
-PAGE = (Path(__file__).parents[2] / "docs" / "scheduling.md").read_text(encoding="utf8")
+PAGE = PAGES["docs/scheduling.md"]
 
 
 def blocks(language: str) -> list[str]:
@@ -61,15 +59,6 @@ def said_by_shell(command: str, folder: Path) -> list[list[str]]:
     return [line.split() for line in told.read_text(encoding="utf8").splitlines()]
 
 
-def check_words(words: list[str]) -> None:
-    """The command is there, and takes these options."""
-    group = typer.main.get_command(app)
-    name = words[0]
-    assert name in group.commands, f"docs/scheduling.md shows pplug {name}, which is not there"  # pyright: ignore[reportAttributeAccessIssue]
-    command = group.commands[name]  # pyright: ignore[reportAttributeAccessIssue]
-    command.make_context(name, words[1:], resilient_parsing=False, obj=None)
-
-
 @pytest.mark.parametrize("source", [*cron_commands(), unit_command(), dag_command()])
 def test_the_shell_hands_pplug_the_night_that_ended(source: str, tmp_path: Path) -> None:
     before = yesterday()
@@ -79,16 +68,6 @@ def test_the_shell_hands_pplug_the_night_that_ended(source: str, tmp_path: Path)
     else:
         assert words[0] == "expire"
     check_words(words)
-
-
-@pytest.mark.parametrize("line", re.findall(r"^    pplug (.+?)(?:\s+#.*)?$", PAGE, re.M))
-def test_every_command_shown_is_taken(line: str) -> None:
-    check_words(shlex.split(line))
-
-
-def test_a_command_that_is_not_there_fails() -> None:
-    with pytest.raises(AssertionError, match="shows pplug retired, which is not there"):
-        check_words(["retired", "--ds", "2026-11-01"])
 
 
 def units(folder: Path) -> list[Path]:

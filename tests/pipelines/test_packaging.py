@@ -32,7 +32,7 @@ def test_the_wheel_holds_all_our_files_and_no_others(names: set[str]) -> None:
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".sql", ".toml", ".html"}
+        if path.suffix in {".py", ".sql", ".toml", ".html"} or path.name == "py.typed"
     }
     assert {name for name in names if ".dist-info/" not in name} == ours - {"pipelines/command/entry.py"} | {
         "pplug_command.py"
@@ -93,8 +93,8 @@ def test_a_package_of_the_same_name_is_told_with_its_place(tmp_path: Path) -> No
 def test_every_dependency_has_its_tested_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
     extras = project["optional-dependencies"]
-    assert "pplug[compare]" in extras["dev"]
-    wanted = {*project["dependencies"], *extras["dev"], *extras["compare"]} - {"pplug[compare]"}
+    assert "pplug[compare,docs]" in extras["dev"]
+    wanted = {*project["dependencies"], *extras["dev"], *extras["compare"], *extras["docs"]} - {"pplug[compare,docs]"}
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
         for line in (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines()

@@ -1,0 +1,1 @@
+"""What the commands do, from Python: `Personalizer` on DataFrames, without a warehouse, and `Warehouse`."""
