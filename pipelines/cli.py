@@ -14,7 +14,7 @@ import typer
 from pipelines.command import kinds, quality, reading, upkeep
 from pipelines.command import options as opt
 from pipelines.command.boundary import option_names, run_app
-from pipelines.command.console import print_rows, progress_bars
+from pipelines.command.progress import progress_bars
 from pipelines.command.settings import read_settings
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -51,12 +51,12 @@ def root(
 
 
 @app.command()
+@opt.grouped
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where sample, tables and plug go.")] = Path("demo"),
     dry_run: opt.DryRun = False,
-    as_json: opt.AsJson = False,
-    debug: opt.Debug = False,
-    log_format: opt.LogFormat = None,
+    *,
+    common: opt.Printed,
 ) -> None:
     """Run the whole job on a generated sample.
 
@@ -65,11 +65,12 @@ def demo(
     from pipelines.demo import plan_demo, run_demo
 
     if dry_run:
-        return print_rows([asdict(plan_demo())], as_json=as_json)
+        return common.show([asdict(plan_demo())])
     with progress_bars() as progress:
         result = run_demo(folder, progress)
-    print_rows(result.looked_at, as_json=as_json, hidden=("ds", "user_id", "kind", "item_id", "posted_at"))
-    print_rows(result.arms, as_json=as_json)
+    common.show(result.looked_at, "ds", "user_id", "kind", "item_id", "posted_at")
+    common.show(result.arms)
+    return None
 
 
 @ingest.command("lamp")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.command import options as opt
-from pipelines.command.console import message, progress_bars, rows_of
+from pipelines.command.console import message
+from pipelines.command.progress import progress_bars
+from pipelines.command.tables import rows_of
 
 if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig

@@ -6,7 +6,8 @@ import typer
 
 from embedder.errors import PplugError
 from pipelines.command import options as opt
-from pipelines.command.console import message, rows_of
+from pipelines.command.console import message
+from pipelines.command.tables import rows_of
 
 app = typer.Typer(rich_markup_mode=None)
 
