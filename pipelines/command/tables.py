@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -177,8 +178,6 @@ def _column(name: str, rows: Sequence[Row], now: datetime | None) -> Column:
 
 
 def _is_number(value: object) -> bool:
-    from decimal import Decimal
-
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
@@ -267,8 +266,8 @@ def _console(width: int) -> "Console":
     from rich.console import Console
 
     at_screen = is_terminal(sys.stdout)
-    size = {"width": width, "height": 25}  # without a height a dumb terminal would be 80 wide
-    return Console(file=sys.stdout, highlight=False, force_terminal=at_screen, **size)
+    # without a height a dumb terminal would be 80 wide
+    return Console(file=sys.stdout, highlight=False, force_terminal=at_screen, width=width, height=25)
 
 
 def _write(drawn: "RenderableType", width: int) -> None:
