@@ -1,5 +1,6 @@
 """The commands that make a plug and measure it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,8 @@ import typer
 from pipelines.command import options as opt
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
-from pipelines.command.tables import rows_of
+from pipelines.command.streams import write_out
+from pipelines.command.tables import Form, Row, rows_of
 
 if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
@@ -112,7 +114,7 @@ def evaluate(
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
-    from pipelines.evaluate import evaluate_night, plan_evaluate
+    from pipelines.evaluate import evaluate_night, plan_evaluate, scored_users
 
     config = GenerateConfig(engine=engine, **vars(models))
     if compared.folds:
@@ -125,7 +127,21 @@ def evaluate(
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
     with progress_bars() as progress:
         found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
-    common.show(rows_of(found), "run_id", "ds")
+    show_evaluations(common, list(rows_of(found)), scored_users(common.tables, ds))
+
+
+def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
+    """Print what was measured: for a person a table for each kind and metric, then the verdicts."""
+    from pipelines.command.evaluations import tables_of, verdicts_of
+
+    if common.form is not Form.TABLE:
+        return common.show(rows)
+    for heading, lines in tables_of(rows):
+        write_out(f"\n{heading}\n\n")
+        common.show(lines, "arm")
+    for kind, sentence in verdicts_of(rows, user_counts).items():
+        write_out(f"\n{kind}: {sentence}\n")
+    return None
 
 
 def compare_on_folds(
@@ -133,8 +149,8 @@ def compare_on_folds(
 ) -> None:
     """What `pplug evaluate --compare --folds K` does."""
     from pipelines.compare import CompareConfig
+    from pipelines.evaluate import scored_users
     from pipelines.folds import FoldConfig, compare_folds, plan_folds
-    from pipelines.rivals.table import printed_tables
 
     folds = FoldConfig(compared.folds, compared.seeds)
     compare = CompareConfig(compared.kind, compared.names)
@@ -142,10 +158,7 @@ def compare_on_folds(
         return common.show([asdict(plan_folds(common.tables, ds, opt.kinds_of(ctx), compare, folds))])
     with progress_bars() as progress:
         found = compare_folds(common.tables, ds, opt.kinds_of(ctx), config, compare, folds, progress=progress)
-    if common.as_json:
-        return common.show(rows_of(found))
-    for rows, hidden in printed_tables(rows_of(found)):
-        common.show(rows, *hidden)
+    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
 
 
 def compare_plugs(
@@ -158,7 +171,7 @@ def compare_plugs(
 ) -> None:
     """What `pplug evaluate --compare` does."""
     from pipelines.compare import CompareConfig, compare_night, plan_compare
-    from pipelines.rivals.table import printed_tables
+    from pipelines.evaluate import scored_users
 
     what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
     compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
@@ -166,7 +179,15 @@ def compare_plugs(
         return common.show([asdict(plan_compare(*what, compare))])
     with progress_bars() as progress:
         found = compare_night(*what, compare, progress=progress)
-    if common.as_json:
-        return common.show(rows_of(found))
-    for rows, hidden in printed_tables(rows_of(found)):
-        common.show(rows, *hidden)
+    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
+
+
+def show_comparison(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
+    """Print a comparison: for a person that of all tasks, then the slices, and what each method costs with --wide."""
+    from pipelines.rivals.table import printed_tables
+
+    show_evaluations(common, rows, user_counts)
+    if common.form is Form.TABLE:
+        for of_metric, hidden in printed_tables(rows):
+            if of_metric[0]["slice"] != "all":
+                common.show(of_metric, *hidden)
