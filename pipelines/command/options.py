@@ -195,6 +195,7 @@ Aggregation = Annotated[
     option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
 ]
 UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
+Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],
     option(

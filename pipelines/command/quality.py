@@ -58,6 +58,7 @@ def train(
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
     unseen_users: opt.UnseenUsers = False,
+    limit: opt.Limit = None,
     *,
     models: opt.ModelNames,
     common: opt.Writing,
@@ -76,19 +77,23 @@ def train(
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
     from pipelines.train import PlugChoice, plan_train, train_job
+    from pipelines.verdicts.trained import training_verdict
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
-    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users)
+    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users, limit)
     what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:
         result = train_job(*what, progress=progress)
-    common.show([asdict(loss) for loss in result.losses])
+    common.show(result.rows)
     left_out = f"{result.skipped_leak_count} items skipped: theirs is a task's text"
     message(f"{result.example_count} examples; {left_out}; {result.skipped_long_count} skipped: too long for the LLM")
+    held_out = (result.losses, result.held_out_users, result.loss_without_plug)
+    message(training_verdict(*held_out, is_closed=result.is_closed))
+    message(f"next: `pplug nightly --ds DATE --plug {plug}`, then `pplug evaluate --ds DATE --controls --plug {plug}`")
 
 
 @app.command()
