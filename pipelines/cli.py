@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.command import kinds, quality, reading, upkeep
+from pipelines.command import kinds, people, quality, reading, upkeep
 from pipelines.command import options as opt
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.progress import progress_bars
@@ -21,6 +21,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
 app.add_typer(ingest, name="ingest")
 app.add_typer(kinds.app)
+app.add_typer(people.app)
 app.add_typer(quality.app)
 app.add_typer(reading.app)
 app.add_typer(upkeep.app)

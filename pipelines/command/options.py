@@ -207,6 +207,8 @@ EvaluatedPlugs = Annotated[
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.", **PATH)]
 Examples = Annotated[int, option("--examples", "Answers to show with their texts, which are personal.", min=0)]
+Export = Annotated[Path | None, option("--export", "File for every row of the user, like user.json.", **PATH)]
+TaskNight = Annotated[date | None, option("--ds", "Night of the task; its newest unless given.", **DATE)]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
 TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.", **PATH)]
 MaxPersonaAge = Annotated[

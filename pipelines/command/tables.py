@@ -274,7 +274,8 @@ def _write(drawn: "RenderableType", width: int) -> None:
     console = _console(width)
     with console.capture() as captured:
         console.print(drawn)
-    write_out("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    lines = [f"{line.rstrip()}\n" for line in captured.get().splitlines()]
+    write_out("".join([*lines, "\n"] if is_terminal(sys.stdout) else lines))  # room between tables
 
 
 def _json_row(row: Row) -> str:

@@ -35,7 +35,8 @@ def charts_of(night: NightNumbers) -> dict[str, Chart]:
         "time": cost(night.cost, "minutes", "minutes"),
         "tokens": cost(night.cost, "tokens", "tokens"),
     }
-    return {name: chart.to_dict() for name, chart in made.items() if chart is not None}
+    fitted = {"autosize": {"type": "fit-x", "contains": "padding"}}  # heights may depend on the number of lines
+    return {name: chart.to_dict() | fitted for name, chart in made.items() if chart is not None}
 
 
 def quality_charts(rows: Rows) -> dict[str, Any]:
@@ -47,21 +48,18 @@ def quality_charts(rows: Rows) -> dict[str, Any]:
             for row in rows
             if (row["kind"], row["metric"]) == (kind, metric)
         ]
-        words = metric_words(metric)
-        made[f"quality-{len(made)}"] = _intervals(
-            mine, f"{words.name} ({words.meaning})" if words.meaning else words.name
-        )
+        made[f"quality-{len(made)}"] = _intervals(mine)
     return made
 
 
-def _intervals(values: Sequence[dict[str, Any]], title: str) -> Any:
+def _intervals(values: Sequence[dict[str, Any]]) -> Any:
     order = [name for name in ARMS.values() if any(row["answered with"] == name for row in values)]
     base = alt.Chart(alt.Data(values=list(values))).encode(
         y=alt.Y("answered with:N", sort=order, title=None, axis=alt.Axis(labelLimit=260)),
         color=alt.Color("answered with:N", scale=_colours(), legend=None),
         tooltip=["answered with:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high"))],
     )
-    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+    x = alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=True))
     return alt.layer(
         base.mark_rule(strokeWidth=6, opacity=0.35).encode(x=x, x2="high:Q"),
         base.mark_point(filled=True, size=110, opacity=1).encode(x="value:Q"),
@@ -101,7 +99,7 @@ def funnel(night: NightNumbers) -> Any:
         return None
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("step:N", sort=list(steps), title=None, axis=alt.Axis(labelLimit=260)),
-        x=alt.X("rows:Q", title="rows"),
+        x=alt.X("rows:Q", title=None, scale=alt.Scale(domainMax=1.15 * max(steps.values()))),
         tooltip=["step:N", alt.Tooltip("rows:Q", format=",")],
     )
     text = base.mark_text(align="left", dx=4).encode(text=alt.Text("rows:Q", format=","))
@@ -114,7 +112,7 @@ def coverage(night: NightNumbers) -> Any:
         {"night": str(row["ds"]), "share": row["covered_user_share"], "users": row["user_count"]}
         for row in night.personas
     ]
-    return _lines(values, ["share"], "users with a persona", ".0%")
+    return _lines(values, ["share"], "users with a persona", ".0%") if len(values) > 1 else None
 
 
 def drift(rows: Rows) -> Any:
@@ -128,7 +126,7 @@ def drift(rows: Rows) -> Any:
     if not values:
         return None
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("night:O", title=None),
+        x=_night(),
         y=alt.Y("cosine:Q", title="cosine to the night before", scale=alt.Scale(zero=False)),
         color=alt.Color("of:N", legend=_legend(), scale=alt.Scale(range=["#2f7fd1", "#d9822b"])),
         tooltip=["night:O", "of:N", alt.Tooltip("cosine:Q", format=".3f"), alt.Tooltip("users:Q", format=",")],
@@ -154,7 +152,7 @@ def persona_map(rows: Rows) -> Any:
         .encode(
             x=alt.X("x:Q", title=None, axis=bare, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", title=None, axis=bare, scale=alt.Scale(zero=False)),
-            size=alt.Size("items:Q", title="items", scale=alt.Scale(range=[20, 260]), legend=_legend()),
+            size=alt.Size("items:Q", title="items", scale=alt.Scale(range=[20, 260]), legend=None),
             color=alt.Color(
                 "nearest:Q", title="cosine to the nearest", scale=alt.Scale(scheme="viridis"), legend=_legend()
             ),
@@ -205,7 +203,7 @@ def cost(rows: Rows, column: str, title: str) -> Any:
         alt.Chart(alt.Data(values=values))
         .mark_bar()
         .encode(
-            x=alt.X("night:O", title=None),
+            x=_night(),
             y=alt.Y(f"{column}:Q", title=title),
             color=alt.Color("job:N", legend=_legend(), scale=alt.Scale(scheme="tableau10")),
             tooltip=["night:O", "job:N", alt.Tooltip(f"{column}:Q", format=",.4~r"), "runs:Q"],
@@ -219,7 +217,7 @@ def _lines(values: Sequence[dict[str, Any]], columns: Sequence[str], title: str,
         return None
     y = alt.Y(f"{columns[0]}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=form))
     base = alt.Chart(alt.Data(values=list(values))).encode(
-        x=alt.X("night:O", title=None),
+        x=_night(),
         y=y,
         tooltip=[
             "night:O",
@@ -234,6 +232,10 @@ def _lines(values: Sequence[dict[str, Any]], columns: Sequence[str], title: str,
 
 def _values(row: Any) -> dict[str, Any]:
     return {name: row[name] for name in ("value", "low", "high", "task_count")}
+
+
+def _night() -> Any:
+    return alt.X("night:O", title=None, axis=alt.Axis(labelAngle=-40))
 
 
 def _colours() -> Any:

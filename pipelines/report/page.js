@@ -17,10 +17,10 @@ async function draw() {
   let drawn = 0;
   for (const place of document.querySelectorAll(".chart")) {
     const spec = structuredClone(specs[place.id]);
-    if (place.clientWidth < 500 && spec.layer)  // long names above narrow charts would leave no room for them
+    if (place.clientWidth < 500 && spec.layer)  // long names would leave no room for the chart
       for (const part of spec.layer)
         if (part.encoding.y && part.encoding.y.axis && part.encoding.y.axis.labelLimit)
-          part.encoding.y.axis.labelLimit = 120;
+          part.encoding.y.axis.labelLimit = 178;
     await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", config: theme(),
       tooltip: { theme: dark.matches ? "dark" : "light" } });
     drawn += 1;
