@@ -180,6 +180,8 @@ def generate(
     Example: pplug generate --ds 2026-11-01 --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
+    from pipelines.command.answered import show_side_by_side, tell_of_answers
+    from pipelines.command.tables import Form
     from pipelines.generate import generate_night, plan_generate
 
     what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
@@ -188,6 +190,9 @@ def generate(
     with progress_bars() as progress:
         runner = common.runner(ctx)
         record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress, runner=runner)
+    tell_of_answers(common.tables, ds)
+    if common.form is Form.TABLE and not runner.is_elsewhere:
+        show_side_by_side(*what)
     common.show_counts(record, "config", "versions", "error")
 
 

@@ -35,7 +35,7 @@ def charts_of(night: NightNumbers) -> dict[str, Chart]:
         "time": cost(night.cost, "minutes", "minutes"),
         "tokens": cost(night.cost, "tokens", "tokens"),
     }
-    fitted = {"autosize": {"type": "fit-x", "contains": "padding"}}  # heights may depend on the number of lines
+    fitted = {"autosize": {"type": "fit-x", "contains": "padding"}}
     return {name: chart.to_dict() | fitted for name, chart in made.items() if chart is not None}
 
 
@@ -63,7 +63,7 @@ def _intervals(values: Sequence[dict[str, Any]]) -> Any:
     return alt.layer(
         base.mark_rule(strokeWidth=6, opacity=0.35).encode(x=x, x2="high:Q"),
         base.mark_point(filled=True, size=110, opacity=1).encode(x="value:Q"),
-    ).properties(width="container", height={"step": 34})
+    ).properties(width="container", height=34 * len(order))
 
 
 def slice_charts(rows: Rows) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def funnel(night: NightNumbers) -> Any:
         tooltip=["step:N", alt.Tooltip("rows:Q", format=",")],
     )
     text = base.mark_text(align="left", dx=4).encode(text=alt.Text("rows:Q", format=","))
-    return alt.layer(base.mark_bar(color="#2f7fd1"), text).properties(width="container", height={"step": 28})
+    return alt.layer(base.mark_bar(color="#2f7fd1"), text).properties(width="container", height=28 * len(steps))
 
 
 def coverage(night: NightNumbers) -> Any:

@@ -228,7 +228,7 @@ def test_long_texts_are_cut_unless_the_whole_is_wanted(
     cut = capsys.readouterr().out
     assert "…" in cut
     assert "end1" not in cut
-    assert len(cut.splitlines()) == 2 + 2 * 5
+    assert len(cut.splitlines()) == 3 + 2 * 5
     print_rows(rows, whole=True)
     assert "end1" in capsys.readouterr().out
 
