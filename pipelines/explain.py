@@ -65,7 +65,8 @@ def explain(
         InputMissing: if there is no such task, or no plug for its kind.
     """
     with connect(warehouse) as db:
-        found = run_sql(db, "jobs/task", {"task_id": task_id, "ds": ds}).to_pylist()
+        wanted: Any = {"task_id": task_id, "ds": ds}
+        found = run_sql(db, "jobs/task", wanted).to_pylist()
         if not found:
             raise InputMissing(f"there is no task {task_id!r}: run `pplug sql 'select task_id from tasks limit 5'`")
         task = found[0]

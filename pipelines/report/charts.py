@@ -170,7 +170,7 @@ def histogram(rows: Rows, column: str, title: str, *, bins: bool) -> Any:
     values = [{"kind": kind, column: at, "answers": count} for (kind, at), count in counts.items()]
     if not values or {row[column] for row in values} == {0}:
         return None
-    x = alt.X(f"{column}:Q", title=title, bin=alt.Bin(step=0.05) if bins else alt.Bin(maxbins=32))
+    x: Any = alt.X(f"{column}:Q", title=title, bin=alt.Bin(step=0.05) if bins else alt.Bin(maxbins=32))
     return (
         alt.Chart(alt.Data(values=values))
         .mark_bar()

@@ -15,7 +15,7 @@ from pipelines.command.cells import duration
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
 from pipelines.report.night import NightNumbers
-from pipelines.verdicts.words import ARMS, metric_words, points
+from pipelines.verdicts.words import metric_words
 
 GLOSSARY: Final = {
     "persona": "what is kept of a user's history: one vector for each item, or for groups of similar ones.",
@@ -54,7 +54,7 @@ def render(night: NightNumbers) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "points": points, "duration": duration}
+    environment.filters["number"] = number
     return environment.get_template("page.html").render(
         night=night,
         colour=colour,
@@ -62,7 +62,6 @@ def render(night: NightNumbers) -> str:
         attention=found,
         tiles=tiles_of(night),
         charts=charts,
-        arms=ARMS,
         metric_words=metric_words,
         glossary=GLOSSARY,
         library=Markup(library().replace("</script", "<\\/script")),
