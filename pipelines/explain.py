@@ -20,15 +20,19 @@ from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Refusal
 from llm_jobs.tasks import Answered
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
+from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.precisions import with_precisions
-from pipelines.personas.past_labels import labelled_items
+from pipelines.personas.nights import newest_nights, nights_of
+from pipelines.personas.stored import read_personas
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 from pipelines.verdicts.words import ARMS
 
 Row = dict[str, Any]
+
+OTHERS = 20
+"""Users of the night who are asked for a persona; the first who has one is somebody else."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,14 @@ def _answers(
     if task["kind"] not in loaded or task["kind"] not in kinds:
         raise InputMissing(f"no plug answers kind {task['kind']!r}: name one with --plug")
     plug, width = loaded[task["kind"]].plug, models.encoder.width
-    persona_ds = newest_personas(db, task["ds"], models.encoder.sha256)
-    queue = queued_tasks(db, task["ds"], persona_ds, (task["user_id"], task["user_id"]), width)
+    nights = newest_nights(nights_of(db), task["ds"], models.encoder.sha256).params
+    queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width)
     own = next(one for one in queue if one.task_id == task["task_id"])
     personas = {"own": own.history, "default": History.empty(width)}
-    sizes = run_sql(db, "jobs/persona_sizes", {"persona_ds": persona_ds}).to_pylist()
-    if other := next((row["user_id"] for row in sizes if row["user_id"] != own.user_id), None):
-        params: Any = {"persona_ds": persona_ds, "users": [other]}
-        rows = run_sql(db, "jobs/personas_of", params)
-        personas["other"] = histories_of(rows, width, labelled_items(db, persona_ds, [other]))[0]
+    users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_night", {"ds": task["ds"]}).to_pylist()}
+    others = sorted(read_personas(db, nights, sorted(users - {own.user_id})[:OTHERS], width).items())
+    if others:
+        personas["other"] = others[0][1].history
     cases: list[QueuedTask] = [replace(own, history=history) for history in personas.values()]
     personal = personal_tasks(cases, kinds, models.encoder)
     given = dict(zip(personas, answer_tasks(models.llm, plug, personal), strict=True))

@@ -115,5 +115,5 @@ def _rows(db: duckdb.DuckDBPyConnection, table: str, user_id: str) -> list[Row]:
 
 def _vectors(db: duckdb.DuckDBPyConnection, user_id: str) -> Any:
     """The vectors of the user's newest persona; they are unit vectors apart from their scale."""
-    newest = max(_rows(db, "persona_vectors", user_id), key=lambda row: row["ds"])
+    (newest,) = _rows(db, "personas", user_id)
     return np.array(newest["vectors"], np.float32)

@@ -89,7 +89,7 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         history=of_nights("evaluation_history"),
         slices=of_night("slice_values"),
         verdicts={kind: verdict([row for row in quality if row["kind"] == kind], users.get(kind, 0)) for kind in kinds},
-        drift=of_nights("drift_summary"),
+        drift=drift_of(db, ds),
         staleness=run_query(db, "staleness", {}).to_pylist(),
         cost=of_nights("night_cost"),
         answers=of_night("answer_facts"),
@@ -98,6 +98,15 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         map=persona_map(of_night("persona_sample", sample=MAP_USERS), named=example_count > 0),
         examples=of_night("examples", limit=example_count) if example_count else [],
     )
+
+
+def drift_of(db: duckdb.DuckDBPyConnection, ds: date) -> Rows:
+    """How far personas moved in each of the last nights."""
+    nights = db.execute(
+        "select ds from encode_nights where ds <= $ds order by ds desc limit $most", {"ds": ds, "most": NIGHTS}
+    )
+    days = sorted(row[0] for row in nights.fetchall())
+    return [row for day in days for row in run_query(db, "drift_summary", {"ds": day.isoformat()}).to_pylist()]
 
 
 def persona_map(rows: Rows, *, named: bool) -> Rows:

@@ -1,20 +1,16 @@
--- persona_sample: some personas as of a night, for a map of them
+-- persona_sample: personas as of a night of some users whom its last full night wrote, for a map of them
 -- Grain:  one row per user_id
--- Reads:  persona_vectors
+-- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE), $sample (INT)
 -- Holds:  at most $sample rows, the same ones in every run
-with newest as (
-    select max(ds) as ds
-    from persona_vectors
-    where ds <= $ds
-)
-
 select
-    persona_vectors.user_id,
-    persona_vectors.persona,
-    persona_vectors.item_count,
-    persona_vectors.last_posted_at
-from persona_vectors
-inner join newest using (ds)
-order by hash(persona_vectors.user_id)
-limit $sample
+    user_id,
+    persona,
+    item_count,
+    last_posted_at
+from changed_personas_at(
+    $ds,
+    (select max(encode_nights.ds) from encode_nights where encode_nights.is_full and encode_nights.ds <= $ds),
+    $sample
+)
+order by user_id
