@@ -3,14 +3,16 @@
 -- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE), $sample (INT)
 -- Holds:  at most $sample rows, the same ones in every run
+with full_night as (
+    select max(ds) as ds
+    from encode_nights
+    where is_full and ds <= $ds
+)
+
 select
     user_id,
     persona,
     item_count,
     last_posted_at
-from changed_personas_at(
-    $ds,
-    (select max(encode_nights.ds) from encode_nights where encode_nights.is_full and encode_nights.ds <= $ds),
-    $sample
-)
+from changed_personas_at($ds, (select ds from full_night), $sample)
 order by user_id
