@@ -27,7 +27,7 @@ def explain(
     The task, its answer, and the items that weighed most. With --plug also what is answered with somebody else's
     persona, with that of a new user, and without a plug.
 
-    Example: pplug explain user-01-task-1 --plug plugs/news
+    Example: pplug explain t1 --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.explain import explain as explain_task
@@ -53,7 +53,7 @@ def user(
 
     With --export also write every row of the user as JSON: what an access request asks for.
 
-    Example: pplug user user-17 --export user-17.json
+    Example: pplug user ann --export ann.json
     """
     from pipelines.user import export_user, user_facts
 

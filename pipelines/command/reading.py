@@ -83,7 +83,10 @@ def report(ds: opt.Night, out: opt.ReportFile, examples: opt.Examples = 0, *, co
     if not common.dry_run:
         write_report(out, render(night))
     found = needs_attention(night)
-    common.show({"needs_attention": one.told, "command": one.command} for one in found)
+    if not common.for_people:
+        common.show(night.sections)
+    elif found:
+        common.show(({"needs attention": one.told, "command": one.command} for one in found), whole=True)
     message(f"{headline(night, found)[1]} {out}")
 
 

@@ -51,6 +51,24 @@ class NightNumbers:
     """x, y and item_count of some personas: their first two principal components."""
     examples: Rows
 
+    @property
+    def sections(self) -> list[Row]:
+        """How much there is of what the report tells."""
+        tonight = [row for row in self.coverage if row["ds"] == self.ds]
+        personas = [row for row in self.personas if row["ds"] == self.ds]
+        drift = [row for row in self.drift if row["ds"] == self.ds]
+        counted = {
+            "What ran": self.runs,
+            "Answers": tonight,
+            "Personas": personas,
+            "Refused rows": self.rejects,
+            "Evaluation": self.quality,
+            "Drift": drift,
+            "Personas behind": self.staleness,
+            "Cost": self.cost,
+        }
+        return [{"section": title, "row_count": len(rows)} for title, rows in counted.items()]
+
 
 def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 0) -> NightNumbers:
     """Read what there is to tell of a night.
