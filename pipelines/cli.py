@@ -11,16 +11,17 @@ from typing import Annotated
 
 import typer
 
-from pipelines.command import kinds, quality, reading, upkeep
+from pipelines.command import kinds, people, quality, reading, upkeep
 from pipelines.command import options as opt
 from pipelines.command.boundary import option_names, run_app
-from pipelines.command.console import print_rows, progress_bars
+from pipelines.command.progress import progress_bars
 from pipelines.command.settings import read_settings
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 ingest = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
 app.add_typer(ingest, name="ingest")
 app.add_typer(kinds.app)
+app.add_typer(people.app)
 app.add_typer(quality.app)
 app.add_typer(reading.app)
 app.add_typer(upkeep.app)
@@ -51,12 +52,12 @@ def root(
 
 
 @app.command()
+@opt.grouped
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where sample, tables and plug go.")] = Path("demo"),
     dry_run: opt.DryRun = False,
-    as_json: opt.AsJson = False,
-    debug: opt.Debug = False,
-    log_format: opt.LogFormat = None,
+    *,
+    common: opt.Printed,
 ) -> None:
     """Run the whole job on a generated sample.
 
@@ -65,11 +66,12 @@ def demo(
     from pipelines.demo import plan_demo, run_demo
 
     if dry_run:
-        return print_rows([asdict(plan_demo())], as_json=as_json)
+        return common.show([asdict(plan_demo())])
     with progress_bars() as progress:
         result = run_demo(folder, progress)
-    print_rows(result.looked_at, as_json=as_json, hidden=("ds", "user_id", "kind", "item_id", "posted_at"))
-    print_rows(result.arms, as_json=as_json)
+    common.show(result.looked_at, "ds", "user_id", "kind", "item_id", "posted_at")
+    common.show(result.arms)
+    return None
 
 
 @ingest.command("lamp")
@@ -178,6 +180,8 @@ def generate(
     Example: pplug generate --ds 2026-11-01 --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
+    from pipelines.command.answered import show_side_by_side, tell_of_answers
+    from pipelines.command.tables import Form
     from pipelines.generate import generate_night, plan_generate
 
     what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
@@ -186,6 +190,9 @@ def generate(
     with progress_bars() as progress:
         runner = common.runner(ctx)
         record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress, runner=runner)
+    tell_of_answers(common.tables, ds)
+    if common.form is Form.TABLE and not runner.is_elsewhere:
+        show_side_by_side(*what)
     common.show_counts(record, "config", "versions", "error")
 
 

@@ -15,7 +15,7 @@ from embedder.errors import UsageError
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
-from pipelines.command.console import Row, rows_of
+from pipelines.command.tables import Row, rows_of
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night
 from pipelines.generate import generate_night

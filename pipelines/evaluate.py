@@ -21,7 +21,7 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import fixed_labels
-from llm_jobs.metrics import Scored, evaluate_answers
+from llm_jobs.metrics import Scored
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
@@ -30,6 +30,7 @@ from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, tell_of_shortened
 from pipelines.rivals.cases import CaseReader
 from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
+from pipelines.rivals.table import slice_rows
 from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
@@ -175,13 +176,15 @@ def labels_of(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> d
 
 
 def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Rows of `evaluations` of one kind, apart from kind and run."""
+    """Rows of `evaluations` of one kind, apart from kind and run, each with its paired difference."""
     task_count = len(arms["own"])
-    return [
-        {"arm": arm, "slice": ALL, **found._asdict(), "task_count": task_count}
-        for arm, answers in arms.items()
-        for found in evaluate_answers(kind.metric, answers, labels)
-    ]
+    return [{"slice": ALL, **row, "task_count": task_count} for row in slice_rows(kind, arms, labels)]
+
+
+def scored_users(warehouse: Warehouse, ds: date) -> dict[str, int]:
+    """How many users of each kind have a task with a reference."""
+    with connect(warehouse) as db:
+        return {row["kind"]: row["user_count"] for row in run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist()}
 
 
 def plan_evaluate(

@@ -6,6 +6,7 @@ tasks of the nights named ──────────────────
 
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,9 @@ import numpy as np
 from embedder.errors import InputMissing, UsageError
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PUBLISHED, PlugConfig
+from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind, Metric
-from llm_jobs.prompts import Placement
+from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
@@ -35,6 +37,7 @@ from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
+from pipelines.verdicts.trained import what_data_allow
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,22 @@ class TrainResult:
     skipped_long_count: int
     """Examples that the LLM cannot take."""
     losses: Sequence[EpochLoss]
+    held_out_users: int = 0
+    """Users whose examples only measured; without any, `EpochLoss.held_out` repeats the loss of training."""
+    loss_without_plug: float | None = None
+    """On the examples of these users."""
+    is_closed: bool = False
+    """The plug points at labels."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The losses as they are printed; null where nobody was held out."""
+        held_out = bool(self.held_out_users)
+        without = self.loss_without_plug
+        return [
+            asdict(loss) | {"held_out": loss.held_out if held_out else None, "without_plug": without}
+            for loss in self.losses
+        ]
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,8 @@ class PlugChoice:
     """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
     unseen_users: bool = False
     """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
+    limit: int | None = None
+    """Most examples, as many of each user as can be; all unless given."""
 
 
 def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, Kind]) -> TrainingData:
@@ -128,10 +149,23 @@ def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, 
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
     if choice.unseen_users:
         found = seen_targets(found)
+    if choice.limit is not None:
+        found = limited(found, choice.limit)
     choices = lists.labels
     if lists.differ and len(choices or ()) > len(found):
         choices = ()  # each task brings candidates of its own: these are no classes
     return TrainingData(chosen, items, replace(from_histories, found=found), choices)
+
+
+def limited(found: Sequence[Target], limit: int) -> list[Target]:
+    """At most so many targets, in turn one of each user, the last of each first; in the order they had."""
+    rank = dict[str, int]()
+    ranked: list[tuple[int, str, int]] = []
+    for at in reversed(range(len(found))):
+        user = found[at].user_id
+        rank[user] = rank.get(user, 0) + 1
+        ranked.append((rank[user], user, at))
+    return [found[at] for at in sorted(at for _, _, at in sorted(ranked)[:limit])]
 
 
 def seen_targets(found: Sequence[Target]) -> list[Target]:
@@ -196,6 +230,7 @@ def train_job(
         start = time.perf_counter()
         data = training_data(warehouse, choice, kinds)
         tell_of_labels(data)
+        logger.info(what_data_allow(len(data.targets.found), data.user_count, is_closed=bool(data.labels)))
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
         llm = trainable(models.llm)
@@ -204,6 +239,8 @@ def train_job(
         prepared = prepare(examples, llm, Placement(plug.config.placement))
         names = models.encoder.encode(data.labels) if plug.config.labels else None
         losses = train_plug(plug, llm, prepared, train, folder, progress, names)
+        held_out = split_users(prepared, train.held_out)[1]
+        without = loss_without_plug(llm, held_out, is_closed=bool(plug.config.labels))
         if plug.config.labels:
             warn_of_failure(losses, guessing_loss(data.labels))
         add_to_report(
@@ -217,7 +254,29 @@ def train_job(
         record.config = {**record.config, **counts}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
-    return TrainResult(record, data.kind.name, len(prepared), *skipped, losses)
+    users = len({item.example.user_id for item in held_out})
+    return TrainResult(
+        record, data.kind.name, len(prepared), *skipped, losses, users, without, bool(plug.config.labels)
+    )
+
+
+WITHOUT_PLUG_EXAMPLES = 200
+"""Examples that the loss without a plug is measured on, at most."""
+
+
+def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Prepared], *, is_closed: bool) -> float | None:
+    """The loss, as in `EpochLoss`, without a plug: of the LLM alone, or of guessing labels as often as each occurs."""
+    if not held_out:
+        return None
+    if is_closed:
+        counts = Counter(item.example.target for item in held_out)
+        return -sum(count * math.log(count / len(held_out)) for count in counts.values()) / len(held_out)
+    sample = held_out[:: max(1, len(held_out) // WITHOUT_PLUG_EXAMPLES)]
+    requests = [Request(item.example.prompt, None, (item.example.target,), 1) for item in sample]
+    answers = llm.answer(requests, Placement.AFTER)
+    scored = [(a.score, len(item.answer)) for a, item in zip(answers, sample, strict=True) if isinstance(a, Answer)]
+    tokens = sum(count for _, count in scored)
+    return -sum(score * count for score, count in scored) / tokens if tokens else None
 
 
 def tell_of_labels(data: TrainingData) -> None:

@@ -6,21 +6,21 @@ from typing import Annotated
 import typer
 
 from pipelines.command import options as opt
-from pipelines.command.console import message, print_rows
+from pipelines.command.console import message
 from pipelines.command.mapping import column_map
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
+@opt.grouped
 def kinds(
     ctx: typer.Context,
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Show every field of this kind.", callback=opt.kind_name)
     ] = None,
-    as_json: opt.AsJson = False,
-    debug: opt.Debug = False,
-    log_format: opt.LogFormat = None,
+    *,
+    common: opt.Printed,
 ) -> None:
     """List the kinds of tasks, or every field of one with its meaning and what a task of it looks like.
 
@@ -30,13 +30,15 @@ def kinds(
 
     found = opt.kinds_of(ctx)
     if name is None:
-        return print_rows(kind_rows(found, ctx.obj.kinds), as_json=as_json)
+        return common.show(kind_rows(found, ctx.obj.kinds))
     kind = chosen_kind(name, found)
-    print_rows(field_rows(kind, as_texts=not as_json), as_json=as_json)
-    print_rows(sample_rows(kind), as_json=as_json)
+    common.show(field_rows(kind, as_texts=common.for_people), whole=True)
+    common.show(sample_rows(kind), whole=True)
+    return None
 
 
 @app.command()
+@opt.grouped
 def init(
     ctx: typer.Context,
     kind: Annotated[str, opt.option("--kind", "Kind of the tasks, like rating.", callback=opt.kind_name)],
@@ -47,9 +49,8 @@ def init(
         str, opt.option("--map", "What the file calls our columns, where it is not found out: text=body.")
     ] = "",
     dry_run: opt.DryRun = False,
-    as_json: opt.AsJson = False,
-    debug: opt.Debug = False,
-    log_format: opt.LogFormat = None,
+    *,
+    common: opt.Printed,
 ) -> None:
     """Write a pplug.toml and small files to try it with into this folder, and show the commands that come next.
 
@@ -68,5 +69,5 @@ def init(
     begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.sources), Path(), dry_run=dry_run)
     for line in begun.told:
         message(line)
-    print_rows(begun.files, as_json=as_json)
-    print_rows(begun.commands, as_json=as_json)
+    common.show(begun.files, whole=True)
+    common.show(begun.commands, whole=True)

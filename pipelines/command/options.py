@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
-from pipelines.command.console import Row, format_logs, loud_libraries, message, print_rows
+from pipelines.command.console import format_logs, loud_libraries, message
 from pipelines.command.mapping import column_map
+from pipelines.command.tables import Form, Row, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
@@ -194,6 +195,7 @@ Aggregation = Annotated[
     option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
 ]
 UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
+Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],
     option(
@@ -204,6 +206,9 @@ EvaluatedPlugs = Annotated[
 ]
 Controls = Annotated[bool, option("--controls", "Answer again for other users, for nobody and without the plug.")]
 ReportFile = Annotated[Path, option("--out", "File to write, like report.html.", **PATH)]
+Examples = Annotated[int, option("--examples", "Answers to show with their texts, which are personal.", min=0)]
+Export = Annotated[Path | None, option("--export", "File for every row of the user, like user.json.", **PATH)]
+TaskNight = Annotated[date | None, option("--ds", "Night of the task; its newest unless given.", **DATE)]
 Keep = Annotated[int, option("--keep", "Nights to keep.", min=1)]
 TrainedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to look through; repeatable.", **PATH)]
 MaxPersonaAge = Annotated[
@@ -219,6 +224,8 @@ Force = Annotated[bool, option("--force", "Compute everything anew.")]
 Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than the nights before.")]
 DryRun = Annotated[bool, option("--dry-run", "Show what would be done; write nothing.")]
 AsJson = Annotated[bool, option("--json", "Print one JSON object a row.")]
+AsCsv = Annotated[bool, option("--csv", "Print comma-separated values.")]
+Wide = Annotated[bool, option("--wide", "Print every column, whole, however wide the terminal is.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
 Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
 LogFormat = Annotated[
@@ -230,16 +237,44 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", c
 
 
 @dataclass(frozen=True)
-class Common:
+class Printed:
+    """What every command takes that prints rows."""
+
+    as_json: AsJson = False
+    as_csv: AsCsv = False
+    wide: Wide = False
+    debug: Debug = False
+    log_format: LogFormat = None
+
+    def __post_init__(self) -> None:
+        chosen = {"--json": self.as_json, "--csv": self.as_csv, "--wide": self.wide}
+        if sum(chosen.values()) > 1:
+            raise UsageError(f"{' and '.join(flag for flag in chosen if chosen[flag])}: choose one of them")
+
+    @property
+    def form(self) -> Form:
+        """How rows are printed."""
+        wanted = {Form.JSON: self.as_json, Form.CSV: self.as_csv, Form.WIDE: self.wide}
+        return next((form for form, is_wanted in wanted.items() if is_wanted), Form.TABLE)
+
+    @property
+    def for_people(self) -> bool:
+        """Whether sentences and pictures may stand beside the rows."""
+        return self.form in (Form.TABLE, Form.WIDE)
+
+    def show(self, rows: Iterable[Row], *hidden: str, whole: bool = False) -> None:
+        """Print rows; the table goes without the columns `hidden`, and long texts are cut unless `whole`."""
+        print_rows(rows, self.form, hidden, whole=whole)
+
+
+@dataclass(frozen=True)
+class Common(Printed):
     """What every command that uses a warehouse takes."""
 
     warehouse: Annotated[
         str, option("--warehouse", "Folder of the tables, or s3://, gs://, az://, abfss://.", callback=find_warehouse)
     ] = "warehouse"
-    as_json: AsJson = False
     private: Private = False
-    debug: Debug = False
-    log_format: LogFormat = None
 
     @property
     def tables(self) -> "Warehouse":
@@ -263,10 +298,6 @@ class Common:
         """Where the warehouse is; what `find_warehouse` made of the option."""
         found: Any = self.warehouse
         return found
-
-    def show(self, rows: Iterable[Row], *hidden: str) -> None:
-        """Print rows, without the columns `hidden` unless for machines."""
-        print_rows(rows, as_json=self.as_json, hidden=hidden)
 
 
 @dataclass(frozen=True)

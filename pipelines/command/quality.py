@@ -1,5 +1,6 @@
 """The commands that make a plug and measure it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.command import options as opt
-from pipelines.command.console import message, progress_bars, rows_of
+from pipelines.command.console import message
+from pipelines.command.progress import progress_bars
+from pipelines.command.streams import write_out
+from pipelines.command.tables import Form, Row, rows_of
 
 if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
@@ -54,6 +58,7 @@ def train(
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
     unseen_users: opt.UnseenUsers = False,
+    limit: opt.Limit = None,
     *,
     models: opt.ModelNames,
     common: opt.Writing,
@@ -72,19 +77,23 @@ def train(
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
     from pipelines.train import PlugChoice, plan_train, train_job
+    from pipelines.verdicts.trained import training_verdict
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
-    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users)
+    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users, limit)
     what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:
         result = train_job(*what, progress=progress)
-    common.show([asdict(loss) for loss in result.losses])
+    common.show(result.rows)
     left_out = f"{result.skipped_leak_count} items skipped: theirs is a task's text"
     message(f"{result.example_count} examples; {left_out}; {result.skipped_long_count} skipped: too long for the LLM")
+    held_out = (result.losses, result.held_out_users, result.loss_without_plug)
+    message(training_verdict(*held_out, is_closed=result.is_closed))
+    message(f"next: `pplug nightly --ds DATE --plug {plug}`, then `pplug evaluate --ds DATE --controls --plug {plug}`")
 
 
 @app.command()
@@ -110,7 +119,7 @@ def evaluate(
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
     from pipelines.answers.models import GenerateConfig
-    from pipelines.evaluate import evaluate_night, plan_evaluate
+    from pipelines.evaluate import evaluate_night, plan_evaluate, scored_users
 
     config = GenerateConfig(engine=engine, **vars(models))
     if compared.folds:
@@ -123,7 +132,21 @@ def evaluate(
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
     with progress_bars() as progress:
         found = evaluate_night(*what, plugs=plugs, config=config, progress=progress)
-    common.show(rows_of(found), "run_id", "ds")
+    show_evaluations(common, list(rows_of(found)), scored_users(common.tables, ds))
+
+
+def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
+    """Print what was measured: for a person a table for each kind and metric, then the verdicts."""
+    from pipelines.command.evaluations import tables_of, verdicts_of
+
+    if common.form is not Form.TABLE:
+        return common.show(rows)
+    for heading, lines in tables_of(rows):
+        write_out(f"\n{heading}\n\n")
+        common.show(lines, "arm")
+    for kind, sentence in verdicts_of(rows, user_counts).items():
+        write_out(f"\n{kind}: {sentence}\n")
+    return None
 
 
 def compare_on_folds(
@@ -131,8 +154,8 @@ def compare_on_folds(
 ) -> None:
     """What `pplug evaluate --compare --folds K` does."""
     from pipelines.compare import CompareConfig
+    from pipelines.evaluate import scored_users
     from pipelines.folds import FoldConfig, compare_folds, plan_folds
-    from pipelines.rivals.table import printed_tables
 
     folds = FoldConfig(compared.folds, compared.seeds)
     compare = CompareConfig(compared.kind, compared.names)
@@ -140,10 +163,7 @@ def compare_on_folds(
         return common.show([asdict(plan_folds(common.tables, ds, opt.kinds_of(ctx), compare, folds))])
     with progress_bars() as progress:
         found = compare_folds(common.tables, ds, opt.kinds_of(ctx), config, compare, folds, progress=progress)
-    if common.as_json:
-        return common.show(rows_of(found))
-    for rows, hidden in printed_tables(rows_of(found)):
-        common.show(rows, *hidden)
+    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
 
 
 def compare_plugs(
@@ -156,7 +176,7 @@ def compare_plugs(
 ) -> None:
     """What `pplug evaluate --compare` does."""
     from pipelines.compare import CompareConfig, compare_night, plan_compare
-    from pipelines.rivals.table import printed_tables
+    from pipelines.evaluate import scored_users
 
     what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
     compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
@@ -164,7 +184,15 @@ def compare_plugs(
         return common.show([asdict(plan_compare(*what, compare))])
     with progress_bars() as progress:
         found = compare_night(*what, compare, progress=progress)
-    if common.as_json:
-        return common.show(rows_of(found))
-    for rows, hidden in printed_tables(rows_of(found)):
-        common.show(rows, *hidden)
+    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
+
+
+def show_comparison(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
+    """Print a comparison: for a person that of all tasks, then the slices, and what each method costs with --wide."""
+    from pipelines.rivals.table import printed_tables
+
+    show_evaluations(common, rows, user_counts)
+    if common.form is Form.TABLE:
+        for of_metric, hidden in printed_tables(rows):
+            if of_metric[0]["slice"] != "all":
+                common.show(of_metric, *hidden)

@@ -6,7 +6,8 @@ import typer
 
 from embedder.errors import PplugError
 from pipelines.command import options as opt
-from pipelines.command.console import message, rows_of
+from pipelines.command.console import message
+from pipelines.command.tables import rows_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -65,19 +66,28 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
 
 @app.command()
 @opt.grouped
-def report(ds: opt.Night, out: opt.ReportFile, *, common: opt.Writing) -> None:
-    """Write what happened in a night as one HTML file, without a user's id or text.
+def report(ds: opt.Night, out: opt.ReportFile, examples: opt.Examples = 0, *, common: opt.Writing) -> None:
+    """Write what happened in a night as one HTML file that needs no network.
+
+    Without --examples it holds no user's id or text.
 
     Example: pplug report --ds 2026-11-01 --out report.html
     """
-    from pipelines.report import night_sections, write_report
+    from pipelines.report.attention import headline, needs_attention
+    from pipelines.report.night import night_numbers
+    from pipelines.report.page import render, write_report
     from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
-        sections = night_sections(db, ds)
+        night = night_numbers(db, ds, examples)
     if not common.dry_run:
-        write_report(out, ds, sections)
-    common.show({"section": section.title, "row_count": len(section.rows)} for section in sections)
+        write_report(out, render(night))
+    found = needs_attention(night)
+    if not common.for_people:
+        common.show(night.sections)
+    elif found:
+        common.show(({"needs attention": one.told, "command": one.command} for one in found), whole=True)
+    message(f"{headline(night, found)[1]} {out}")
 
 
 @app.command()

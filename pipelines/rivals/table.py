@@ -15,11 +15,9 @@ from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_diffe
 from pipelines.rivals.answering import Arm
 from pipelines.rivals.registry import MET
 from pipelines.slices import ALL
+from pipelines.verdicts.words import ERRORS
 
 OWN: Final = "own"
-
-ERRORS: Final = ("mae", "rmse")
-"""Metrics of which less is better."""
 
 COSTS: Final = ("parameters", "train_seconds", "user_bytes", "mean_prompt_tokens", "answers_per_second")
 """Columns that say what an arm costs; the same in every slice."""

@@ -1,12 +1,13 @@
+import json
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from ingesting import jsonl, rows
-from small_night import ITEMS, NIGHT, TASKS, item
+from ingesting import jsonl
+from report_browser import opened
+from small_night import ITEMS, NIGHT, TASKS, item, task
 
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
@@ -15,44 +16,17 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night
 from pipelines.generate import generate_night
-from pipelines.ingest import ingest_histories
-from pipelines.report import Section, cell, night_sections, render, write_report
+from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.report.attention import headline, needs_attention
+from pipelines.report.charts import charts_of
+from pipelines.report.night import night_numbers, persona_map
+from pipelines.report.page import library, number, render, tiles_of, trend, write_report
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import PlugChoice, train_job
 
 NEXT = NIGHT + timedelta(days=1)
-
-
-class Page(HTMLParser):
-    """The tables of a report, and every element that is in it."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags, self.open = list[tuple[str, dict[str, str | None]]](), list[str]()
-        self.title, self.tables = "", dict[str, list[list[str]]]()
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag in {"tr", "th", "td"} and self.title:
-            if tag == "tr":
-                self.tables[self.title].append([])
-            else:
-                self.tables[self.title][-1].append("")
-        if tag not in {"meta", "rect"}:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self.open:
-            assert self.open.pop() == tag, "elements are closed in order"
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] == ["h2"]:
-            self.title = data
-            self.tables[data] = []
-        elif self.open[-1:] in (["td"], ["th"]):
-            self.tables[self.title][-1][-1] += data.strip()
+SCRIPT = "<script>document.title = 'taken over'</script>"
 
 
 @pytest.fixture(scope="module")
@@ -65,109 +39,152 @@ def night(
     """Two nights; in the second everything ran."""
     folder = tmp_path_factory.mktemp("report")
     warehouse, plug = Warehouse(folder / "w"), folder / "plug"
-    from pipelines.ingest import ingest_tasks
-
     ingest_histories(warehouse, [jsonl(folder / "a.jsonl", *ITEMS)], NIGHT, kinds)
     train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, TrainConfig(epochs=1, held_out=0.0), kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     more = [item("bob", 90, "<b>bold</b>", "red"), item("bob", 91, "", "red")]
     ingest_histories(warehouse, [jsonl(folder / "<script>.jsonl", *more)], NEXT, kinds)
-    ingest_tasks(warehouse, [jsonl(folder / "t.jsonl", *TASKS)], NEXT, kinds)
+    ingest_tasks(warehouse, [jsonl(folder / "t.jsonl", *TASKS, task("t7", "bob", SCRIPT, "blue"))], NEXT, kinds)
     encode_night(warehouse, NEXT, encode_config, kinds)
     generate_night(warehouse, NEXT, [plug], generate_config, kinds)
     evaluate_night(warehouse, NEXT, kinds, plugs=[plug], config=generate_config)
     return warehouse
 
 
-def report_of(warehouse: Warehouse, ds: date) -> str:
+def numbers_of(warehouse: Warehouse, ds: date, examples: int = 0):  # noqa: ANN201  a NightNumbers
     with connect(warehouse) as db:
-        return render(ds, night_sections(db, ds))
+        return night_numbers(db, ds, examples)
 
 
-def test_the_report_shows_what_the_tables_hold(night: Warehouse) -> None:
-    tables = Page(report_of(night, NEXT)).tables
-    assert {row[0]: row[1] for row in tables["What ran"][1:]} == dict.fromkeys(
-        ("ingest_histories", "ingest_tasks", "encode", "generate", "evaluate"), "done"
+@pytest.fixture(scope="module")
+def file(night: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the second night, with every answer as an example."""
+    path = tmp_path_factory.mktemp("html") / "r.html"
+    write_report(path, render(numbers_of(night, NEXT, examples=10)))
+    return path
+
+
+def test_every_chart_is_drawn_without_a_word_in_the_console_and_fits_a_telephone(file: Path) -> None:
+    with opened(file, width=390, color_scheme="dark") as (page, said):
+        assert said == []
+        assert page.locator(".chart").count() >= 7
+        assert page.locator(".chart svg").count() == page.locator(".chart").count()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+
+
+def test_hovering_shows_values_search_finds_rows_and_a_script_stays_text(file: Path) -> None:
+    with opened(file) as (page, said):
+        page.locator("#map svg path[aria-roledescription=circle]").first.hover()
+        page.wait_for_selector("#vg-tooltip-element.visible")
+        assert "cosine to the nearest" in page.locator("#vg-tooltip-element").inner_text()
+        assert page.locator("article:visible").count() == 7
+        page.keyboard.press("/")
+        page.keyboard.type("taken OVER")
+        assert page.locator("article:visible").count() == 1
+        assert page.locator("#found").inner_text() == "1 found"
+        assert SCRIPT in page.locator("article:visible").inner_text()
+        assert page.title() == f"pplug, night of {NEXT}"
+        page.keyboard.press("Escape")
+        assert page.locator("article:visible").count() == 7
+        assert page.pdf(format="A4").startswith(b"%PDF")
+        assert said == []
+
+
+def test_the_file_stands_alone_and_is_small(file: Path) -> None:
+    html = file.read_text(encoding="utf8")
+    assert len(html) < 2_000_000
+    own = html.replace(library().replace("</script", "<\\/script"), "")
+    assert len(own) < 100_000
+    assert not re.search(r"\b(src|href|action)=|url\(|@import", own)
+    assert re.findall(r"https?://[^\"\s]+", own) == ["https://vega.github.io/schema/vega-lite/v6.4.1.json"] * own.count(
+        "$schema"
     )
-    answers = dict(zip(*tables["Answers"], strict=True))
-    assert (answers["kind"], answers["task_count"], answers["default_count"]) == ("note", "6", "1")
-    assert [row[2] for row in tables["Refused rows"][1:]] == ["empty_text"]
-    evaluated = rows(night, f"select arm, metric, value, low, high from evaluations where ds = '{NEXT}' order by all")
-    shown = [[row[1], row[2], *row[3:6]] for row in tables["Evaluation"][1:]]
-    assert sorted(shown) == sorted([arm, metric, *map(cell, numbers)] for arm, metric, *numbers in evaluated)
-    drift = dict(zip(*tables["Drift"], strict=True))
-    assert (drift["previous_ds"], drift["user_count"], drift["changed_user_count"]) == (f"{NIGHT}", "3", "1")
-    assert {row[0] for row in tables["Cost"][1:]} == {f"{NIGHT}", f"{NEXT}"}
 
 
-def test_a_night_without_everything_says_none(night: Warehouse) -> None:
-    html = report_of(night, NIGHT)
-    tables = Page(html).tables
-    assert [title for title, found in tables.items() if not found] == [
-        "Answers",
-        "Personas",
-        "Refused rows",
-        "Evaluation",
-        "Drift",
-        "Personas behind",
-    ]
-    assert html.count("<p>None.</p>") == 6
-    assert {row[0] for row in tables["Cost"][1:]} == {f"{NIGHT}"}
-
-
-def test_the_file_stands_alone(night: Warehouse) -> None:
-    page = Page(report_of(night, NEXT))
-    assert page.open == []
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "base", "a", "use"})
-    attributes = {name for _, attrs in page.tags for name in attrs}
-    assert attributes.isdisjoint({"src", "href", "srcset", "data", "action", "background"})
-    assert not re.search(r"https?:|url\(|@import|\bon\w+=", report_of(night, NEXT))
-
-
-def test_no_user_and_no_text_is_named(night: Warehouse) -> None:
-    html = report_of(night, NEXT)
+def test_no_user_and_no_text_is_named_unless_examples_are_wanted(night: Warehouse, file: Path) -> None:
+    html = render(numbers_of(night, NEXT)).replace(library().replace("</script", "<\\/script"), "")
     for word in ("ann", "bob", "cid", "eve", "bold", "boats", "t1", "who knows"):
         assert not re.search(rf"\b{word}\b", html), word
+    assert re.search(r"\bann\b", file.read_text(encoding="utf8"))
 
 
-def test_what_comes_from_the_tables_is_escaped() -> None:
-    rows = [{"<i>": "<script>alert(1)</script>", "b": "\"&'", "status": "failed"}]
-    html = render(NIGHT, [Section("<b>", "&", rows)])
-    assert "<script>" not in html
-    assert "<i>" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "&#34;&amp;&#39;" in html
-    assert 'class=" failed"' in html
+def test_the_numbers_are_those_of_the_tables(night: Warehouse) -> None:
+    numbers = numbers_of(night, NEXT)
+    tiles = {tile.name: tile for tile in tiles_of(numbers)}
+    assert tiles["tasks answered"].value == "7"
+    assert tiles["with a persona"].value == "86%"
+    assert [row["reason"] for row in numbers.rejects] == ["empty_text"]
+    assert {row["arm"] for row in numbers.quality} == {"own", "other", "default", "none"}
+    charts = charts_of(numbers)
+    funnel = (
+        {row["step"]: row["rows"] for row in charts["funnel"]["layer"][0]["data"]["values"]}
+        if ("data" in charts["funnel"]["layer"][0])
+        else {row["step"]: row["rows"] for row in charts["funnel"]["data"]["values"]}
+    )
+    assert (funnel["tasks queued"], funnel["answered"], funnel["answered with a persona"]) == (7, 7, 6)
+    assert {"map", "drift", "time"} <= set(charts)
+    assert json.dumps(charts)
 
 
-def test_an_interval_that_is_missing_or_beyond_one_is_drawn_to_scale() -> None:
-    interval = {"metric": "mae", "value": 2.0, "low": 1.0, "high": 4.0}
-    html = render(NIGHT, [Section("Evaluation", "", [interval, interval | {"low": None, "high": None}])])
-    assert html.count("<svg") == 1
-    assert '<rect x="25.0" y="2" width="75.0"' in html
-    assert "<th>0 to 4</th>" in html
+def test_the_top_says_what_needs_a_look_and_what_to_type(night: Warehouse) -> None:
+    numbers = numbers_of(night, NEXT)
+    found = needs_attention(numbers)
+    colour, sentence = headline(numbers, found)
+    assert (colour, sentence[:15]) == ("look", "Done, but one t")
+    assert "fewer than 20 users" in found[-1].told
+    assert found[-1].command == "pplug train --plug DIR --kind note"
+    failed = [{**numbers.runs[0], "status": "failed"}]
+    from dataclasses import replace
+
+    broken = replace(numbers, runs=failed)
+    assert headline(broken, needs_attention(broken)) == (
+        "bad",
+        f"Something went wrong: {failed[0]['job']} is failed.",
+    )
+
+
+def test_a_night_of_which_little_is_known_is_a_report_too(night: Warehouse) -> None:
+    numbers = numbers_of(night, NIGHT)
+    html = render(numbers)
+    assert "No task was answered this night." in html
+    assert set(charts_of(numbers)) == {"funnel", "map", "time", "tokens"}
+
+
+def test_the_map_keeps_near_personas_near() -> None:
+    vectors = {"a": [1.0, 0.0, 0.0], "b": [0.99, 0.14, 0.0], "c": [0.0, 0.0, 1.0]}
+    rows = [{"user_id": user, "persona": vector, "item_count": 3} for user, vector in vectors.items()]
+    places = {row["user"]: (row["x"], row["y"]) for row in persona_map(rows, named=True)}
+    assert abs(places["a"][0] - places["b"][0]) < abs(places["a"][0] - places["c"][0])
+    assert "user" not in persona_map(rows, named=False)[0]
+    assert persona_map(rows[:2], named=False) == []
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, ""), (0.123456, "0.1235"), (12345.6, "12,346"), (1234567, "1,234,567"), (NIGHT, "2026-11-02"), ("x", "x")],
+    [(None, "-"), (0.123456, "0.123"), (12345.6, "12,346"), (1234567, "1,234,567"), (NIGHT, "2026-11-02"), ("x", "x")],
 )
 def test_a_value_is_short(value: object, shown: str) -> None:
-    assert cell(value) == shown
+    assert number(value) == shown
+
+
+def test_a_trend_takes_two_nights() -> None:
+    assert trend([1.0]) == ""
+    assert trend([0.0, 2.0, 1.0]) == "0.0,22.0 50.0,2.0 100.0,12.0"
 
 
 def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text("old", encoding="utf8")
-    write_report(tmp_path / "r.html", NIGHT, [])
-    assert "Night of 2026-11-02" in (tmp_path / "r.html").read_text(encoding="utf8")
+    write_report(tmp_path / "r.html", "new")
+    assert (tmp_path / "r.html").read_text(encoding="utf8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(PplugError, match=r"r\.html cannot be written \(No such file or directory\): .* --out"):
-        write_report(tmp_path / "no" / "r.html", NIGHT, [])
+        write_report(tmp_path / "no" / "r.html", "new")
 
 
 def test_a_night_without_a_run_is_missing(fill: Callable[..., Warehouse]) -> None:
     with pytest.raises(InputMissing, match="no job ran for the night 2020-01-01: run `pplug runs`"):
-        report_of(fill(ITEMS), date(2020, 1, 1))
+        numbers_of(fill(ITEMS), date(2020, 1, 1))

@@ -14,18 +14,19 @@ SCRIPT = f"""
 import sys, typer
 from embedder.errors import UsageError
 from pipelines.command.boundary import run_app
-from pipelines.command.console import message, print_rows
+from pipelines.command.console import message
+from pipelines.command.tables import Form, print_rows
 
 app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def many():
-    print_rows(({{"number": number, "text": "x" * 1000}} for number in range(5000)), as_json=True)
+    print_rows(({{"number": number, "text": "x" * 1000}} for number in range(5000)), Form.JSON)
     message("after the rows")
 
 @app.command()
-def text(as_json: bool = False):
-    print_rows([{{"text": {TEXT!a}}}], as_json=as_json)
+def text(form: Form = Form.TABLE):
+    print_rows([{{"text": {TEXT!a}}}], form)
     raise UsageError({TEXT!a})
 
 sys.exit(run_app(app, None))
@@ -72,7 +73,7 @@ def test_what_cannot_be_written_is_told_in_one_line() -> None:
     ],
 )
 def test_any_text_goes_through_any_encoding(variables: dict[str, str]) -> None:
-    found = said("text --as-json", **variables)
+    found = said("text --form json", **variables)
     assert (found.returncode, json.loads(found.stdout)) == (2, {"text": TEXT})
     assert b"\\u4e2d\\u6587" in found.stderr
     assert found.stderr.count(b"\n") == 1

@@ -1,0 +1,53 @@
+"""What `pplug evaluate` shows a person: for each metric a line an arm, then whether the answers are personal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.command.cells import decimals_of
+from pipelines.verdicts.evaluated import drawn, reach, verdict
+from pipelines.verdicts.words import ARMS, ERRORS, metric_words
+
+Row = Mapping[str, Any]
+Lines = list[dict[str, object]]
+
+
+def tables_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
+    """For each kind and metric a heading and a line for each arm; of more than the usual four the best comes first."""
+    whole = [row for row in rows if row["slice"] in (None, "all")]
+    for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in whole):
+        mine = [row for row in whole if (row["kind"], row["metric"]) == (kind, metric)]
+        words = metric_words(metric)
+        meaning = f", {words.meaning}" if words.meaning else ""
+        yield f"{kind} · {words.name}{meaning} · {mine[0]['task_count']:,} tasks", lines_of(mine)
+
+
+def lines_of(rows: Sequence[Row]) -> Lines:
+    """A line for each arm of one kind and metric."""
+    least, most = reach(rows)
+    decimals = decimals_of([row["value"] for row in rows])
+    axis = f"{least:.{decimals}f} to {most:.{decimals}f}"
+    order = list(ARMS)
+    sign = 1 if rows[0]["metric"] in ERRORS else -1
+    few = all(row["arm"] in order[:4] for row in rows)
+    ordered = sorted(rows, key=lambda row: order.index(row["arm"]) if few else sign * row["value"])
+    return [
+        {
+            "answered with": ARMS.get(row["arm"], row["arm"]),
+            "arm": row["arm"],
+            "value": row["value"],
+            axis: drawn(row, least, most),
+            "low": row["low"],
+            "high": row["high"],
+        }
+        for row in ordered
+    ]
+
+
+def verdicts_of(rows: Iterable[Row], user_counts: Mapping[str, int]) -> dict[str, str]:
+    """A sentence for each kind."""
+    whole = [row for row in rows if row["slice"] in (None, "all")]
+    kinds = dict.fromkeys(row["kind"] for row in whole)
+    return {
+        kind: verdict([row for row in whole if row["kind"] == kind], user_counts.get(kind, 0)).sentence
+        for kind in kinds
+    }

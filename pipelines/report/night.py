@@ -1,0 +1,158 @@
+"""Read the numbers of a night from the tables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+
+from embedder.errors import InputMissing
+from pipelines.tables.queries import run_query
+from pipelines.tables.views import run_sql
+from pipelines.verdicts.evaluated import Verdict, verdict
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+NIGHTS: Final = 14
+"""Nights that trends show, the night itself the last."""
+
+MAP_USERS: Final = 1_000
+"""Personas on the map."""
+
+
+@dataclass(frozen=True)
+class NightNumbers:
+    """All that the report tells; rows are those of the queries of sql/ and sql/report/."""
+
+    ds: date
+    runs: Rows
+    """night_summary of the night."""
+    coverage: Rows
+    """task_coverage of the nights up to this one."""
+    personas: Rows
+    """persona_coverage of these nights."""
+    rejects: Rows
+    quality: Rows
+    history: Rows
+    """evaluation_history of these nights."""
+    slices: Rows
+    verdicts: Mapping[str, Verdict]
+    drift: Rows
+    staleness: Rows
+    cost: Rows
+    answers: Rows
+    histogram: Rows
+    plugs: Rows
+    map: Rows
+    """x, y and item_count of some personas: their first two principal components."""
+    examples: Rows
+
+    @property
+    def sections(self) -> list[Row]:
+        """How much there is of what the report tells."""
+        tonight = [row for row in self.coverage if row["ds"] == self.ds]
+        personas = [row for row in self.personas if row["ds"] == self.ds]
+        drift = [row for row in self.drift if row["ds"] == self.ds]
+        counted = {
+            "What ran": self.runs,
+            "Answers": tonight,
+            "Personas": personas,
+            "Refused rows": self.rejects,
+            "Evaluation": self.quality,
+            "Drift": drift,
+            "Personas behind": self.staleness,
+            "Cost": self.cost,
+        }
+        return [{"section": title, "row_count": len(rows)} for title, rows in counted.items()]
+
+
+def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 0) -> NightNumbers:
+    """Read what there is to tell of a night.
+
+    Args:
+        db: with the views of the tables.
+        ds: the night.
+        example_count: answers that are shown with their texts.
+
+    Raises:
+        InputMissing: if no job ran for that night.
+    """
+    night = {"ds": ds.isoformat()}
+    runs = run_query(db, "night_summary", night).to_pylist()
+    if not runs:
+        raise InputMissing(f"no job ran for the night {ds}: run `pplug runs` to see the nights there are")
+
+    def of_nights(name: str) -> Rows:
+        found = [row for row in run_query(db, name, {}).to_pylist() if row["ds"] <= ds]
+        shown = sorted({row["ds"] for row in found})[-NIGHTS:]
+        return [row for row in found if row["ds"] in shown]
+
+    def of_night(name: str, **params: Any) -> Rows:
+        return run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist()
+
+    quality = of_night("paired_values")
+    users = {row["kind"]: row["user_count"] for row in run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist()}
+    kinds = dict.fromkeys(row["kind"] for row in quality)
+    return NightNumbers(
+        ds=ds,
+        runs=runs,
+        coverage=of_nights("task_coverage"),
+        personas=of_nights("persona_coverage"),
+        rejects=run_query(db, "reject_reasons", night).to_pylist(),
+        quality=quality,
+        history=of_nights("evaluation_history"),
+        slices=of_night("slice_values"),
+        verdicts={kind: verdict([row for row in quality if row["kind"] == kind], users.get(kind, 0)) for kind in kinds},
+        drift=drift_of(db, ds),
+        staleness=run_query(db, "staleness", {}).to_pylist(),
+        cost=of_nights("night_cost"),
+        answers=of_night("answer_facts"),
+        histogram=of_night("answer_histogram"),
+        plugs=of_night("plugs"),
+        map=persona_map(of_night("persona_sample", sample=MAP_USERS), named=example_count > 0),
+        examples=of_night("examples", limit=example_count) if example_count else [],
+    )
+
+
+def drift_of(db: duckdb.DuckDBPyConnection, ds: date) -> Rows:
+    """How far personas moved in each of the last nights."""
+    nights = db.execute(
+        "select ds from encode_nights where ds <= $ds order by ds desc limit $most", {"ds": ds, "most": NIGHTS}
+    )
+    days = sorted(row[0] for row in nights.fetchall())
+    return [row for day in days for row in run_query(db, "drift_summary", {"ds": day.isoformat()}).to_pylist()]
+
+
+def persona_map(rows: Rows, *, named: bool) -> Rows:
+    """Personas in two dimensions, near ones near: their first two principal components.
+
+    Args:
+        rows: of `persona_sample`.
+        named: keep the ids of users.
+    """
+    if len(rows) < 3:
+        return []
+    vectors = np.array([row["persona"] for row in rows], np.float32)
+    centred = vectors - vectors.mean(0)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    places = left[:, :2] * sizes[:2]
+    nearest = vectors @ vectors.T - 2 * np.eye(len(rows), dtype=np.float32)
+    return [
+        {
+            "x": round(float(x), 4),
+            "y": round(float(y), 4),
+            "items": row["item_count"],
+            "nearest": round(float(near), 3),
+            **({"user": row["user_id"]} if named else {}),
+        }
+        for (x, y), near, row in zip(places, nearest.max(1), rows, strict=True)
+    ]
+
+
+def as_json(value: object) -> str:
+    """JSON of rows; days become text."""
+    return json.dumps(value, default=str)

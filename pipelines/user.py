@@ -1,0 +1,119 @@
+"""What is known of one user: themes of the persona, who is alike, every answer; and all rows, for an access request."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+
+from embedder.errors import InputMissing, PplugError
+from pipelines.command.cells import plain
+from pipelines.tables.queries import run_query
+from pipelines.tables.schema import TABLES
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+
+THEMES: Final = 5
+"""Most themes of a persona."""
+
+TYPICAL: Final = 2
+"""Texts that stand for a theme."""
+
+ALIKE: Final = 5
+"""Users that are named as alike."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UserFacts:
+    """What is known of a user."""
+
+    themes: Sequence[Row]
+    alike: Sequence[Row]
+    tasks: Sequence[Row]
+
+
+def user_facts(warehouse: Warehouse, user_id: str) -> UserFacts:
+    """Look a user up.
+
+    Raises:
+        InputMissing: if nothing of the user is there.
+    """
+    of_user = {"user_id": user_id}
+    with connect(warehouse) as db:
+        items = run_query(db, "user_persona", of_user).to_pylist()
+        alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
+        tasks = run_query(db, "user_tasks", of_user | {"limit": "1000"}).to_pylist()
+        if not items and not tasks and not _rows(db, "histories", user_id):
+            raise InputMissing(f"nothing of user {user_id!r} is there: run `pplug sql 'select user_id from histories'`")
+        vectors = _vectors(db, user_id) if items else np.zeros((0, 1), np.float32)
+    return UserFacts(themes(items, vectors), alike, tasks)
+
+
+def themes(items: Sequence[Row], vectors: Any) -> list[Row]:
+    """The persona as a handful of themes, the largest first.
+
+    Args:
+        items: of the query `user_persona`.
+        vectors: (n, D) of the persona; `vector_number` of an item counts them from 1.
+    """
+    if not items:
+        return []
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    chosen = [int(np.argmax(unit @ unit.mean(0)))]
+    while len(chosen) < min(THEMES, len(unit)):  # the one farthest from all so far
+        chosen.append(int(np.argmin((unit @ unit[chosen].T).max(1))))
+    centres = unit[chosen]
+    for _ in range(10):
+        nearest = (unit @ centres.T).argmax(1)
+        means = np.stack(
+            [unit[nearest == at].mean(0) if (nearest == at).any() else centres[at] for at in range(len(centres))]
+        )
+        centres = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+    likeness = unit @ centres.T
+    nearest = likeness.argmax(1)
+    total = sum(item["item_count"] for item in items)
+    found: list[Row] = []
+    for at in range(len(centres)):
+        mine = [item for item in items if nearest[item["vector_number"] - 1] == at]
+        if not mine:
+            continue
+        mine.sort(key=lambda item: -likeness[item["vector_number"] - 1, at])
+        count = sum(item["item_count"] for item in mine)
+        texts = [str(item["text"]) for item in mine[:TYPICAL] if item["text"]]
+        labels = [item["output"] for item in mine if item["output"]]
+        common = max(set(labels), key=labels.count) if labels else None
+        found.append({"items": count, "share": count / total, "often": common, "typical texts": "\n".join(texts)})
+    return sorted(found, key=lambda row: -row["items"])
+
+
+def export_user(warehouse: Warehouse, user_id: str, path: Path) -> int:
+    """Write every row of a user, table by table, as JSON: what an access request asks for.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        PplugError: if the file cannot be written.
+    """
+    with connect(warehouse) as db:
+        tables = {name: _rows(db, name, user_id) for name, schema in TABLES.items() if "user_id" in schema.names}
+    try:
+        path.write_text(json.dumps(plain({"user_id": user_id, **tables}), ensure_ascii=False, indent=1) + "\n", "utf8")
+    except OSError as error:
+        raise PplugError(f"{path} cannot be written ({error.strerror}): name another file with --export") from error
+    return sum(map(len, tables.values()))
+
+
+def _rows(db: duckdb.DuckDBPyConnection, table: str, user_id: str) -> list[Row]:
+    return db.sql(f"from {table} where user_id = $user_id", params={"user_id": user_id}).to_arrow_table().to_pylist()
+
+
+def _vectors(db: duckdb.DuckDBPyConnection, user_id: str) -> Any:
+    """The vectors of the user's newest persona; they are unit vectors apart from their scale."""
+    (newest,) = _rows(db, "personas", user_id)
+    return np.array(newest["vectors"], np.float32)
