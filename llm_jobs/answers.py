@@ -1,10 +1,11 @@
 """Answer tasks for their users: a plug turns history and task into an answer, or into a soft prompt for the frozen LLM.
 
-PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answered   (text, score, what the plug looked at)
-              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal    (reason)
+PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answer    (text, score, what the plug looked at)
+              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal   (reason)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,14 +15,14 @@ from embedder.compact import FloatArray
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.closed import point_at_choices
-from llm_jobs.prompts import LateSoftPrompt, Placement, Refusal, Request, SoftPrompt
-from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
+from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, Refusal, Request, SoftPrompt
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 PLUG_BATCH = 128
 """Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
 
 
-def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
     """Answer every task or say why not, in the order of `tasks`.
 
     Raises:
@@ -32,14 +33,14 @@ def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalT
     requests, weights = personal_requests(plug, tasks)
     answers = llm.answer(requests, Placement(plug.config.placement))
     return [
-        answer if isinstance(answer, Refusal) else Answered(answer, weight)
+        answer if isinstance(answer, Refusal) else replace(answer, weights=weight)
         for answer, weight in zip(answers, weights, strict=True)
     ]
 
 
 @torch.no_grad()
 def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple[list[Request], list[FloatArray]]:
-    """Each task as a request with its user's soft prompt, and the weights over that user's vectors."""
+    """Turn each task into a request with its user's soft prompt; also the weights over that user's vectors."""
     plug.eval()
     requests: list[Request] = []
     weights: list[FloatArray] = []
@@ -55,7 +56,7 @@ def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple
 
 
 def soft_prompts(plug: PersonaPlug, *inputs: Tensor) -> tuple[Sequence[SoftPrompt], Tensor]:
-    """A soft prompt for each of B users, late ones where the plug sees the LLM's values, and the weights (B, H).
+    """Make a soft prompt for each of B users, late ones where the plug sees the LLM's values, and the weights (B, H).
 
     Args:
         plug: ready to answer.
@@ -74,5 +75,5 @@ def soft_prompts(plug: PersonaPlug, *inputs: Tensor) -> tuple[Sequence[SoftPromp
 
 
 def plain_requests(tasks: Sequence[PersonalTask]) -> list[Request]:
-    """The same tasks with no plug at all."""
+    """Turn each task into a request without a plug."""
     return [Request(task.prompt, None, task.choices, task.max_new_tokens) for task in tasks]

@@ -1,6 +1,6 @@
 """Answer closed tasks by pointing: a plug with labels tells how probable each choice is, from the history alone.
 
-    PersonalTask ─▶ evidence of each choice ─▶ PointingHead ─▶ log p(choice) ─▶ Answered
+    PersonalTask ─▶ evidence of each choice ─▶ PointingHead ─▶ log p(choice) ─▶ Answer
 
 The LLM is read only for its values of the prompt, and only where the plug sees these.
 """
@@ -19,7 +19,7 @@ from embedder.plug import PersonaPlug
 from embedder.pointing import ChoiceBatch, PointingHead
 from llm_jobs.labels import spelled_as
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Refusal
-from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 CLOSED_BATCH: Final = 256
 """Tasks that are scored at once."""
@@ -31,9 +31,9 @@ TIE: Final = 1e-4
 """Log-probabilities of two choices as near as that may be decided otherwise by rounding."""
 
 
-def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
     """Answer every task with one of its choices, those of the plug where it has none, or say why not; in order."""
-    found: dict[int, Answered | Refusal] = {}
+    found: dict[int, Answer | Refusal] = {}
     alike = defaultdict[tuple[str, ...], list[int]](list)
     can_be_said: dict[tuple[str, ...], bool] = {}
     for at, task in enumerate(tasks):
@@ -55,7 +55,7 @@ def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[Perso
 def chosen_labels(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[str]:
     """The answers alone; "" for a task that is refused."""
     found = point_at_choices(llm, plug, tasks)
-    return ["" if isinstance(one, Refusal) else one.answer.text for one in found]
+    return ["" if isinstance(one, Refusal) else one.text for one in found]
 
 
 def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refusal | None:
@@ -71,15 +71,17 @@ def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refu
 
 def scored(
     llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask], choices: tuple[str, ...]
-) -> list[Answered]:
+) -> list[Answer]:
     """The most probable choice of each task; of equal ones the first."""
     log_probs, prompt_tokens = choice_log_probs(llm, plug, tasks, choices)
-    answers: list[Answered] = []
+    answers: list[Answer] = []
     for task, row, tokens in zip(tasks, log_probs, prompt_tokens, strict=True):
         best = int(row.argmax())
         ties = int((row >= row[best] - TIE).sum()) - 1
-        answer = Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=min(1, ties))
-        answers.append(Answered(answer, looked_at(task)))
+        weights = looked_at(task)
+        answers.append(
+            Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=min(1, ties), weights=weights)
+        )
     return answers
 
 

@@ -47,13 +47,13 @@ class Metric(StrEnum):
 
 
 def _template(*names: str, needs: str = "") -> AfterValidator:
-    """A wording whose only placeholders are `names`; `needs` must be one of them."""
+    """Check a wording whose only placeholders are `names`; `needs` must be one of them."""
 
     def check(text: str) -> str:
-        found = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-        if found - set(names):
+        placeholders = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+        if placeholders - set(names):
             raise ValueError(f"may hold {{{'}, {'.join(names)}}} only; write other braces twice")
-        if needs and needs not in found:
+        if needs and needs not in placeholders:
             raise ValueError(f"must hold {{{needs}}}")
         return text
 
@@ -87,7 +87,7 @@ class Kind:
     metric: Metric
     """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
-    """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
+    """Word a history item for the encoder. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
     """The same for an item without output."""
     query_marker: str = ""
@@ -124,22 +124,22 @@ class Kind:
     """The field of a LaMP profile item that becomes `output`; unless given, items have none."""
 
     def encoder_text(self, text: str, output: str | None) -> str:
-        """What the encoder reads of a history item."""
+        """Word a history item for the encoder."""
         if output is None:
             return self.item_text_without_output.format(text=text)
         return self.item_text.format(text=text, output=output)
 
     def query(self, task_input: str) -> str | None:
-        """The part of a task's input that is not instruction; None if the marker or all after it is missing."""
+        """Find the part of a task's input that is not instruction; None if the marker or all after it is missing."""
         _, marker, rest = task_input.partition(self.query_marker) if self.query_marker else ("", "", task_input)
         return rest.strip() or None if marker or not self.query_marker else None
 
     def query_encoder_text(self, task_input: str) -> str:
-        """What the encoder reads of a task; of one without the marker, all of its input."""
+        """Word a task for the encoder; one without the marker with all of its input."""
         return self.query_text.format(query=self.query(task_input) or task_input)
 
     def training_prompt(self, text: str, choices: Sequence[str] | None = None) -> str:
-        """The prompt of a history item as a task.
+        """Word a history item as a task.
 
         Args:
             text: the item's text.
@@ -149,7 +149,7 @@ class Kind:
         return self.prompt.format(text=text, choices=", ".join(choices or self.choices or ()))
 
     def with_retrieved(self, items: Sequence[tuple[str, str | None]], task_input: str) -> str:
-        """The prompt of the retrieval baseline.
+        """Word the prompt of the retrieval baseline.
 
         Args:
             items: text and output of the user's items, best first.
@@ -164,9 +164,9 @@ class Kind:
         return head + self.retrieved_prompt.format(items=", and ".join(texts), input=word) + tail if word else head
 
     def choices_in(self, task_input: str) -> tuple[str, ...] | None:
-        """The choices that the input itself names, else the kind's own."""
-        found = re.search(self.choices_pattern, task_input) if self.choices_pattern else None
-        named = tuple(label.strip() for label in found[1].split(",") if label.strip()) if found else ()
+        """Find the choices that the input itself names, else the kind's own."""
+        listed = re.search(self.choices_pattern, task_input) if self.choices_pattern else None
+        named = tuple(label.strip() for label in listed[1].split(",") if label.strip()) if listed else ()
         return tuple(dict.fromkeys(named)) or self.choices
 
     @property
@@ -182,7 +182,7 @@ _SAMPLE = "\0text\0"
 
 
 def field_meanings() -> dict[str, str]:
-    """What each field of a kind means, in the order of the class: the docstrings below its fields."""
+    """Explain each field of a kind, in the order of the class: the docstrings below its fields."""
     fields: Mapping[str, Any] = _KIND.json_schema()["properties"]
     return {name: " ".join(field.get("description", "").split()) for name, field in fields.items()}
 
@@ -205,7 +205,7 @@ def _kind(name: str, table: object, source: str) -> Kind:
 
 
 def load_kinds(extra: Mapping[str, Any] | None = None) -> dict[str, Kind]:
-    """The built-in kinds and those of `pplug.toml`.
+    """Load the built-in kinds and those of `pplug.toml`.
 
     Args:
         extra: the `[kinds]` table of `pplug.toml`, already parsed. Under a built-in name, what it leaves out stays.

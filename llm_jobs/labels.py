@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
 
 
 def label_text(value: object) -> object:
-    """A number as the text of a label, 5 and 5.0 both as "5"; anything else as it is."""
+    """Turn a number into the text of a label, 5 and 5.0 both into "5"; leave anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
         return value
     if value == int(value):
@@ -26,7 +26,7 @@ def label_text(value: object) -> object:
 
 @lru_cache(maxsize=10_000)
 def label_key(text: str) -> str:
-    """What spellings of one label share: all but case, space, Unicode's compatible forms and the zeros of a number."""
+    """Reduce a label to what its spellings share: no case, space, compatible forms of Unicode, zeros of a number."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if (number := _NUMBER.fullmatch(plain)) is None:
         return plain
@@ -36,7 +36,7 @@ def label_key(text: str) -> str:
 
 
 def label_of(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a text names: the same text, else the only choice with its key; None if there is none."""
+    """Find the choice that a text names: the same text, else the only choice with its key; None if there is none."""
     if text in choices:
         return text
     key = label_key(text)
@@ -45,12 +45,12 @@ def label_of(text: str, choices: Sequence[str]) -> str | None:
 
 
 def spelled_as(text: str, choices: Sequence[str] | None) -> str:
-    """A text in the spelling of the choice that it names; as it is where it names none."""
+    """Spell a text like the choice that it names; leave it as it is where it names none."""
     return label_of(text, choices or ()) or text
 
 
 def fixed_labels(carried: Iterable[Sequence[str] | None], own: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The labels that all tasks of a kind can be answered with; None if tasks differ, or some are free.
+    """Find the labels that all tasks of a kind can be answered with; None if tasks differ, or some are free.
 
     Args:
         carried: the choices of each task.

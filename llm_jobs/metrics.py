@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
     @classmethod
     def of(cls, user_id: str, prediction: str | None, reference: str, choices: Sequence[str] | None) -> Self:
-        """An answer, "" for a task that has none, and the reference in the spelling of the choice that it names."""
+        """Pair an answer, "" for a task that has none, with the reference, spelled as the choice that it names."""
         return cls(user_id, prediction or "", spelled_as(reference, choices), tuple(choices or ()))
 
 
@@ -97,7 +97,7 @@ def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence
 def paired_difference(
     metric: Metric, first: Sequence[Scored], second: Sequence[Scored], labels: Sequence[str] | None
 ) -> list[MetricValue]:
-    """How far `first` is above `second` over the same users: an interval without 0 is a difference; [] for no answers.
+    """Measure how far `first` is above `second` over the same users: an interval without 0 is one; [] for no answers.
 
     One arm may answer each task several times (five random personas) if it does so for all of them.
 
@@ -131,7 +131,7 @@ def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None
 
 
 def _sums_per_user(sums: Sums, answers: Sequence[Scored]) -> Floats:
-    """(U, K), users in the order of their ids; sorting the answers makes float sums the same in any order."""
+    """Add up answers by user, in the order of ids: (U, K); sorting answers makes float sums the same in any order."""
     by_user = groupby(sorted(answers), key=lambda answer: answer.user_id)
     return np.array([sums(list(group)) for _, group in by_user], dtype=np.float64)
 
@@ -151,7 +151,7 @@ def _values_with_intervals(formula: Formula, sums: Floats) -> list[MetricValue]:
 
 
 def _resampled_totals(sums: Floats) -> Iterator[Floats]:
-    """The totals (R, K) of RESAMPLES draws of U users with replacement, in blocks of R; the same in every run."""
+    """Draw the totals (R, K) of RESAMPLES draws of U users with replacement, in blocks of R; the same in every run."""
     users = len(sums)
     random = np.random.default_rng(SEED)
     block = max(1, DRAWS_AT_ONCE // users)
@@ -202,7 +202,7 @@ def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
 
 
 def _range(labels: Sequence[str]) -> tuple[float, float]:
-    """The lowest and the highest rating of a scale.
+    """Find the lowest and the highest rating of a scale.
 
     Raises:
         PplugError: A label is no number.
@@ -215,7 +215,7 @@ def _range(labels: Sequence[str]) -> tuple[float, float]:
 
 
 def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
-    """Prediction minus reference; what is no number becomes the worst label, at equal distance the highest."""
+    """Subtract the reference from the prediction; what is no number is the worst label, of equals the highest."""
     if (reference := _rating(answer.reference)) is None:  # a text of the user's, so it is not shown
         raise PplugError(
             f"a reference of user {answer.user_id!r} is no number: correct it and run `pplug ingest tasks` again"
@@ -227,7 +227,7 @@ def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
 
 
 def _rating(text: str) -> float | None:
-    """The number, or None; nan and inf, which `float` reads, are no ratings either."""
+    """Read the number, or None; nan and inf, which `float` reads, are no ratings either."""
     try:
         number = float(text)
     except ValueError:

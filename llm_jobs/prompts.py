@@ -9,7 +9,7 @@ answering see the same tokens with either placement.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
@@ -17,9 +17,13 @@ from typing import Literal
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from embedder.compact import FloatArray
 from embedder.errors import PplugError, UsageError
 from embedder.plain_text import PlainTextTokenizer
 from llm_jobs.chat_template import rendered_chat
+
+Ids = tuple[int, ...]
+"""Token ids."""
 
 PROBE = "PPLUGPROBE"
 
@@ -38,8 +42,8 @@ class Placement(StrEnum):
 class PromptParts:
     """Token ids of a prompt, without the soft prompt between them."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    before: Ids
+    after: Ids
     is_shortened: bool = False
     """The input lost tokens in its middle to fit the LLM's context."""
 
@@ -92,6 +96,9 @@ class Answer:
     is_shortened: bool = False
     tie_count: int = 0
     """Decisions between two tokens or choices within 1e-4, which rounding may decide otherwise another time."""
+    weights: FloatArray | None = field(default=None, compare=False, repr=False)
+    """(n,) how much the plug looked at each of the user's vectors; they sum to one, or to zero without a history. None
+    for an answer without a plug."""
 
 
 Reason = Literal["non_finite_logits", "prompt_too_long", "empty_choice", "empty_prompt", "model_error", "no_plug"]
@@ -122,8 +129,8 @@ class PromptFormat:
 
     tokenizer: PreTrainedTokenizerBase
     """A fast tokenizer of transformers."""
-    header: tuple[int, ...]
-    footer: tuple[int, ...]
+    header: Ids
+    footer: Ids
 
     @classmethod
     def of(
@@ -152,8 +159,8 @@ class PromptFormat:
         footer = full[start + len(plain) :] if is_encoder_decoder else []  # a causal LLM must not see an end token
         return cls(tokenizer, tuple(full[:start]), tuple(footer))
 
-    def token_ids(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
+    def token_ids(self, text: str) -> Ids:
+        """Split plain text into ids; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
         return tuple(self._plain.ids([SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)])[0])
 
     @cached_property
@@ -186,7 +193,7 @@ class PromptFormat:
 
 
 def known_before(soft: SoftPrompt) -> Tensor:
-    """The vectors of a soft prompt, for an LLM that does not tell what it makes of the tokens before them.
+    """Take the vectors of a soft prompt, for an LLM that does not tell what it makes of the tokens before them.
 
     Raises:
         PplugError: if they depend on that.
@@ -196,8 +203,8 @@ def known_before(soft: SoftPrompt) -> Tensor:
     return soft
 
 
-def shorten_middle(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """The first and the last of `ids`, `length` in all; everything if it fits."""
+def shorten_middle(ids: Ids, length: int) -> Ids:
+    """Keep the first and the last of `ids`, `length` in all; everything if it fits."""
     if len(ids) <= length:
         return ids
     tail = length // 2

@@ -39,16 +39,16 @@ class QueuedTask:
 
 
 def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str) -> date:
-    """The newest night of `persona_vectors` that the tasks of `ds` may use.
+    """Find the newest night of `persona_vectors` that the tasks of `ds` may use.
 
     Raises:
         InputMissing: if no night up to `ds` was encoded.
         PplugError: if that night was encoded with another encoder than the plug wants.
     """
-    found = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
-    if not found:
+    newest = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
+    if not newest:
         raise InputMissing(f"no persona_vectors up to {ds}: run `pplug encode --ds {ds}`")
-    persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
+    persona_ds, built_with = newest[0]["persona_ds"], newest[0]["encoder_sha256"]
     if built_with != encoder_sha256:
         raise PplugError(
             f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this plug wants "
@@ -60,7 +60,7 @@ def newest_personas(db: duckdb.DuckDBPyConnection, ds: date, encoder_sha256: str
 def queued_tasks(
     db: duckdb.DuckDBPyConnection, ds: date, persona_ds: date, users: tuple[str, str], width: int
 ) -> list[QueuedTask]:
-    """The tasks of a night, joined by user with the personas of `persona_ds`.
+    """Read the tasks of a night, joined by user with the personas of `persona_ds`.
 
     Args:
         db: a connection to the tables.
@@ -90,7 +90,7 @@ def queued_tasks(
 
 
 def histories_of(rows: pa.Table, width: int, labelled: Mapping[str, Sequence[LabelledItem]]) -> list[History]:
-    """What a plug sees of the user of each row.
+    """Make what a plug sees of the user of each row.
 
     Args:
         rows: user_id and columns of `persona_vectors`, which are null where there is no persona.
@@ -100,34 +100,36 @@ def histories_of(rows: pa.Table, width: int, labelled: Mapping[str, Sequence[Lab
     users, typical = rows.column("user_id").to_pylist(), rows.column("items").to_pylist()
     known: dict[str, PastLabels] = {}
     vectors, scales, counts = (rows.column(name) for name in ("vectors", "vector_scales", "counts"))
-    found: list[History] = []
+    histories: list[History] = []
     for at in range(rows.num_rows):
         if not vectors[at].is_valid:
-            found.append(History.empty(width))
+            histories.append(History.empty(width))
             continue
         own = compact_vectors(vectors[at].values, scales[at].values, width)
         vectors_of_user = own.floats()
         if users[at] not in known:
             known[users[at]] = labels_behind(vectors_of_user, typical[at], labelled.get(users[at], []))
         sizes = counts[at].values.to_numpy().astype(np.float32)
-        found.append(History.of(vectors_of_user, sizes, known[users[at]]))
-    return found
+        histories.append(History.of(vectors_of_user, sizes, known[users[at]]))
+    return histories
 
 
 def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
-    """The tasks as the plug takes them."""
+    """Encode tasks as the plug takes them."""
     queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
     labels = list(dict.fromkeys(label for task in tasks for label in task.choices or ()))
     names = dict(zip(labels, encoder.encode(labels), strict=True)) if labels else {}
-    found: list[PersonalTask] = []
+    personal: list[PersonalTask] = []
     for task, query in zip(tasks, queries, strict=True):
         named = np.stack([names[label] for label in task.choices]) if task.choices else None
         most = kinds[task.kind].max_new_tokens
-        found.append(PersonalTask(task.input, query, task.history, task.choices, most, named))
-    return found
+        personal.append(PersonalTask(task.input, query, task.history, task.choices, most, named))
+    return personal
 
 
-def top_items(task: QueuedTask, weights: FloatArray, most: int = 3) -> list[dict[str, Any]]:
-    """The items that the plug looked at most, the heaviest first; ties in the persona's own order."""
+def top_items(task: QueuedTask, weights: FloatArray | None, most: int = 3) -> list[dict[str, Any]]:
+    """List the items that the plug looked at most, the heaviest first; ties in the persona's own order."""
+    if weights is None:
+        return []
     order = np.argsort(-weights, kind="stable")[:most]
     return [dict(task.items[at]) | {"weight": float(weights[at])} for at in order]

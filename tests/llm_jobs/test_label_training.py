@@ -15,8 +15,8 @@ from embedder.plug_config import PlugConfig
 from embedder.pointing import PointingHead
 from llm_jobs import FrozenLLM
 from llm_jobs.answers import answer_tasks
-from llm_jobs.prompts import Placement, Refusal
-from llm_jobs.tasks import Answered, PersonalTask
+from llm_jobs.prompts import Answer, Placement, Refusal
+from llm_jobs.tasks import PersonalTask
 from llm_jobs.training import labels as stages
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig
@@ -91,8 +91,8 @@ def answers(plug: PersonaPlug, llm: FrozenLLM, made: Sequence[Example], choices:
         for one in made
     ]
     found = answer_tasks(llm, plug, tasks)
-    assert all(isinstance(one, Answered) for one in found)
-    return [one.answer.text for one in found if isinstance(one, Answered)]
+    assert all(isinstance(one, Answer) for one in found)
+    return [one.text for one in found if isinstance(one, Answer)]
 
 
 def accuracy(plug: PersonaPlug, llm: FrozenLLM, made: Sequence[Example], choices: tuple[str, ...] = LABELS) -> float:
@@ -207,10 +207,10 @@ def test_a_task_without_choices_gets_a_label_and_one_with_an_empty_choice_is_ref
     free, empty, none, blank = answer_tasks(
         llm, plug, [task, replace(task, choices=("red", "")), replace(task, choices=()), replace(task, prompt="")]
     )
-    assert isinstance(free, Answered)
-    assert free.answer.text in LABELS
-    assert free.answer.finish_reason == "choice"
-    assert free.answer.score < 0
+    assert isinstance(free, Answer)
+    assert free.text in LABELS
+    assert free.finish_reason == "choice"
+    assert free.score < 0
     assert [one.reason for one in (empty, none, blank) if isinstance(one, Refusal)] == [
         "empty_choice",
         "empty_choice",

@@ -21,7 +21,7 @@ from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.answers import answer_tasks
 from llm_jobs.prompts import Answer, Placement, Request
-from llm_jobs.tasks import Answered, PersonalTask
+from llm_jobs.tasks import PersonalTask
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, split_users
 from llm_jobs.training.descent import learning_rate_share
@@ -159,10 +159,10 @@ def test_a_task_is_answered_with_the_values_of_its_own_prompt(llama: Path, tmp_p
     soft, weights = plug(*inputs, values)
     known = llm.answer([Request(one.prompt, own, LABELS) for one, own in zip(made, soft, strict=True)], Placement.AFTER)
     for row, (answered, expected) in enumerate(zip(answer_tasks(llm, plug, tasks), known, strict=True)):
-        assert isinstance(answered, Answered)
+        assert isinstance(answered, Answer)
         assert isinstance(expected, Answer)
-        assert answered.answer.text == expected.text
-        assert answered.answer.score == pytest.approx(expected.score, abs=1e-4)
+        assert answered.text == expected.text
+        assert answered.score == pytest.approx(expected.score, abs=1e-4)
         np.testing.assert_allclose(answered.weights, weights[row, : len(made[row].history)].detach(), atol=1e-6)
 
 

@@ -70,11 +70,11 @@ WAYS = ("known before", "late", "after a pass for values")
 
 def vllm(job: Job, dtype: str) -> Run:
     """The engine vLLM behind the same interface, with the same soft prompts."""
-    llm: Any = import_module("llm_jobs.vllm_engine").VllmLLM.from_pretrained(job["model"], dtype=dtype)
+    llm: Any = import_module("llm_jobs.vllm_engine").load_vllm(job["model"], dtype=dtype)
     requests = requests_of(job)
 
     def run() -> int:
-        llm._llm.reset_prefix_cache()
+        llm.engine._llm.reset_prefix_cache()
         answers = llm.answer(requests, Placement.BEFORE)
         return len(answers) if job["choices"] else sum(answer.output_tokens for answer in answers)
 
