@@ -50,6 +50,7 @@ LONG = (
     "pipelines/store/test_location.py",
     "pipelines/tables/test_upsert.py",
     "pipelines/tables/test_warehouse.py",
+    "pipelines/test_cli.py",
     "pipelines/test_compare.py",
     "pipelines/test_damage",
     "pipelines/test_demo.py",
