@@ -87,7 +87,7 @@ class Kind:
     metric: Metric
     """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
-    """Word a history item for the encoder. The output comes first: a long text is cut at its end."""
+    """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
     """The same for an item without output."""
     query_marker: str = ""
