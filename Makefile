@@ -37,7 +37,7 @@ demo: setup ## Run the whole job on a generated sample, in about five minutes
 test: check ## check, then all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-test-fast: setup ## The tests to run while you work: of every part, in under 90 seconds on two cores
+test-fast: setup ## The tests to run while you work: of every part, without those that take long
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --fast
 
 faults: setup ## 100 kills and 10,000 reads; their short version is part of test
