@@ -7,6 +7,7 @@ The LLM is read only for its values of the prompt, and only where the plug sees 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -95,10 +96,23 @@ def choice_log_probs(
     named = [np.zeros(len(choices)) if task.names is None else task.names @ task.task for task in tasks]
     values, tokens = None, [0] * len(tasks)
     if plug.config.values_width:
-        befores = [llm.parts(task.prompt, Placement.AFTER, 0).before for task in tasks]
-        values, tokens = llm.pooled_values(befores), [len(before) for before in befores]
+        tasks, tokens = with_values(llm, tasks), [len(before_of(llm, task)) for task in tasks]
+        values = torch.from_numpy(np.stack([task.values for task in tasks if task.values is not None]))
     batch = ChoiceBatch.of(found, torch.tensor(np.stack(named), dtype=torch.float32))
     return head.log_probs(queries, values, batch, spelled).numpy(), tokens
+
+
+def with_values(llm: AnsweringLLM, tasks: Sequence[PersonalTask]) -> list[PersonalTask]:
+    """The tasks with the LLM's pooled values of their prompts; those that have them are left alone."""
+    missing = [at for at, task in enumerate(tasks) if task.values is None]
+    values = llm.pooled_values([before_of(llm, tasks[at]) for at in missing]).float().numpy()
+    found = dict(zip(missing, values, strict=True))
+    return [replace(task, values=found.get(at, task.values)) for at, task in enumerate(tasks)]
+
+
+def before_of(llm: AnsweringLLM, task: PersonalTask) -> tuple[int, ...]:
+    """What the LLM reads of a task."""
+    return llm.parts(task.prompt, Placement.AFTER, 0).before
 
 
 def respelled(history: History, choices: Sequence[str]) -> History:

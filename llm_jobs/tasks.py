@@ -48,6 +48,8 @@ class PersonalTask:
     max_new_tokens: int
     names: FloatArray | None = None
     """(C, D) encoded names of the choices."""
+    values: FloatArray | None = None
+    """(V,) the LLM's pooled values of the prompt, where they are known already."""
 
 
 @dataclass(frozen=True, eq=False)
