@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
@@ -105,8 +104,6 @@ class RequestReader:
 
     def _prepare(self, index: int, request: Request, placement: Placement) -> answering.Prepared:
         soft = torch.empty(0, self.width) if request.persona is None else request.persona
-        if isinstance(soft, Tensor):
-            soft = soft.detach()
         choices: tuple[Ids, ...] = ()
         if request.choices is not None:
             if not request.choices or not all(map(self.format.token_ids, request.choices)):
@@ -114,7 +111,7 @@ class RequestReader:
             choices = tuple(map(self.answer_ids, request.choices))
         longest = max(map(len, choices), default=request.max_new_tokens)
         parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
-        return answering.Prepared(index, parts, soft, choices, request.max_new_tokens)
+        return answering.Prepared(index, parts, soft.detach(), choices, request.max_new_tokens)
 
     def _text(self, request: Request, outcome: answering.Outcome) -> str:
         if request.choices is not None and outcome.choice is not None:

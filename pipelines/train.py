@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 JOB = "train"
 
-SEEING_VALUES = ("attention", "task")
-"""Aggregations whose plugs see the LLM's values of the prompt, where the kind says so."""
-
 LABEL_SECONDS, LABEL_SECONDS_PER_EXAMPLE = 20.0, 0.03
 """A plug with labels, encoding included, on one core (docs/experiments.md, 2026-11-28)."""
 
@@ -270,7 +267,7 @@ def plan_train(
 
     def fit_sample() -> None:
         run = TrainingRun(plug, llm, once, sample, no_progress)
-        run.fit_epoch(run.with_values(sample))
+        run.fit_epoch(sample)
 
     texts = {target.query for target in data.targets.found}
     seconds = LABEL_SECONDS + len(prepared) * LABEL_SECONDS_PER_EXAMPLE
@@ -306,6 +303,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
 def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
+    scored = labels if aggregation == "attention" else ()
     as_published: dict[str, Any] = {"placement": "before", "instruction_count": 1, "persona_count": 1}
     return PlugConfig(
         kinds=(kind.name,),
@@ -315,7 +313,7 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
-        labels=labels if aggregation == "attention" else (),
-        values_width=llm.values_width if kind.sees_llm_values and aggregation in SEEING_VALUES else 0,
+        labels=scored,
+        values_width=llm.values_width if kind.sees_llm_values and scored else 0,
         **(as_published if aggregation == PUBLISHED else {}),
     )

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from llm_jobs.engine.decoding import NON_FINITE, TIE, Decoded, Ids
-from llm_jobs.prompts import Answer, PromptParts, Refusal, SoftPrompt
+from llm_jobs.prompts import Answer, PromptParts, Refusal
 
 
 class Engine(Protocol):
@@ -29,7 +29,7 @@ class Prepared:
     index: int
     """Its place among the requests of the call."""
     parts: PromptParts
-    soft: SoftPrompt
+    soft: Tensor
     choices: tuple[Ids, ...]
     """Token ids of the choices; empty for a free answer."""
     limit: int

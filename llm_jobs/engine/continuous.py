@@ -5,9 +5,8 @@
               └── the next request takes a finished row's place at once
 
 Every row starts with the head that all prompts share (chat header, task description), which is read once. A prompt
-that equals another one still in the cache is copied instead of read. A late soft prompt is made of the values of its
-prompt, once these are in the cache. A request that is decoded with K beams (beams.py) has K rows next to each other, a
-seat; its prompt is read into the first.
+that equals another one still in the cache is copied instead of read. A request that is decoded with K beams
+(beams.py) has K rows next to each other, a seat; its prompt is read into the first.
 Shapes: R rows, B of them, E width, N slots, V vocabulary.
 """
 
@@ -24,7 +23,6 @@ from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
 from llm_jobs.engine.packing import Piece, pack, step
 from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.prompts import LateSoftPrompt
 
 MOST_ROWS = 128
 """Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, 64 at 87%."""
@@ -146,7 +144,6 @@ class _Work:
                 read_now.append(at)
             self._hold(row, before)
         last: dict[int, Tensor] = {}
-        self._read_what_soft_prompts_depend_on(read_now, rows, requests, starts)
         self._read_ends(read_now, rows, requests, starts, last)
         for at, source in copied:
             starts[at] = len(requests[at].parts.before)
@@ -163,32 +160,14 @@ class _Work:
         last: dict[int, Tensor],
     ) -> None:
         """Read the requests `which` from their start on, and put their last hidden states into `last`."""
-        pieces = [Piece(rows[at], starts[at], self._embeds(rows[at], requests[at], starts[at])) for at in which]
+        pieces = [Piece(rows[at], starts[at], self._embeds(requests[at], starts[at])) for at in which]
         last |= {at: hidden[-1] for at, hidden in zip(which, read(self._trunk, self._cache, pieces), strict=True)}
 
-    def _read_what_soft_prompts_depend_on(
-        self, which: Sequence[int], rows: Sequence[int], requests: Sequence[Prepared], starts: list[int]
-    ) -> None:
-        """Read the prompts of those of the requests `which` whose soft prompt is made of the LLM's values."""
-        late = [at for at in which if isinstance(requests[at].soft, LateSoftPrompt)]
-        befores = {at: requests[at].parts.before for at in late}
-        pieces = [
-            Piece(rows[at], starts[at], self._trunk.embed(self._ids(before[starts[at] :])))
-            for at, before in befores.items()
-            if starts[at] < len(before)
-        ]
-        read(self._trunk, self._cache, pieces)
-        for at, before in befores.items():
-            starts[at] = len(before)
-
-    def _embeds(self, row: int, request: Prepared, start: int) -> Tensor:
-        """Tokens and soft prompt of a request from position `start` on: a late one's own place."""
+    def _embeds(self, request: Prepared, start: int) -> Tensor:
+        """Tokens and soft prompt of a request from position `start` on."""
         before, after = (self._ids(ids) for ids in (request.parts.before[start:], request.parts.after))
-        soft = request.soft
-        if isinstance(soft, LateSoftPrompt):
-            values = self._cache.pooled_values(row, start).cpu()
-            soft = soft.of_values(values)
-        return torch.cat([self._trunk.embed(before), soft.to(self._device, self._dtype), self._trunk.embed(after)])
+        soft = request.soft.to(self._device, self._dtype)
+        return torch.cat([self._trunk.embed(before), soft, self._trunk.embed(after)])
 
     def _ids(self, ids: Ids) -> Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self._device)

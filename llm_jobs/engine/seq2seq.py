@@ -17,7 +17,7 @@ from llm_jobs.engine.answering import Outcome, Prepared, best_choice
 from llm_jobs.engine.beams import beam_search
 from llm_jobs.engine.decoding import Decoded, Ids, greedy
 from llm_jobs.engine.rules import Rules, decoder_start
-from llm_jobs.prompts import PromptParts, Refusal, known_before
+from llm_jobs.prompts import PromptParts, Refusal
 
 MAX_ROWS = 64
 """Rows per batch, one for each beam of a request. More make the matrix products no faster (measured: 64 rows run at 95%
@@ -62,7 +62,7 @@ class Seq2SeqLM:
         outcomes: dict[int, Outcome] = {}
         for batch in batches(requests, self._num_beams, alike=self._alike):
             parts = [request.parts for request in batch]
-            soft = torch.stack([known_before(request.soft) for request in batch])
+            soft = torch.stack([request.soft for request in batch])
             if batch[0].choices:
                 scores = self._choose(parts, soft, [request.choices for request in batch])
                 found = [best_choice(request.choices, row) for request, row in zip(batch, scores, strict=True)]

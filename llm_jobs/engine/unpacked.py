@@ -22,7 +22,7 @@ from llm_jobs.engine.beams import beam_search
 from llm_jobs.engine.decoding import Decoded, Ids, greedy
 from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.seq2seq import batches
-from llm_jobs.prompts import PromptParts, Refusal, known_before
+from llm_jobs.prompts import PromptParts, Refusal
 
 
 class UnpackedLM:
@@ -67,7 +67,7 @@ class UnpackedLM:
         """Outcomes in the order of the requests."""
         outcomes: dict[int, Outcome] = {}
         for batch in batches(requests, self._num_beams, alike=True):
-            embeds = torch.stack([self._embeds(request.parts, known_before(request.soft), ()) for request in batch])
+            embeds = torch.stack([self._embeds(request.parts, request.soft, ()) for request in batch])
             if batch[0].choices:
                 found = [
                     best_choice(request.choices, self._choice_log_probs(row, request.choices).cpu())

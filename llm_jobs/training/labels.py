@@ -61,7 +61,7 @@ def fit_text(training: Training) -> list[EpochLoss]:
         labels = ", ".join(training.plug.config.labels)
         raise PplugError(f"no target is one of the labels ({labels}): correct the choices")
     if training.plug.config.values_width:
-        training.plug.standardise(torch.from_numpy(np.stack([one.values for one in known if one.values is not None])))
+        head.values.fit(torch.from_numpy(np.stack([one.values for one in known if one.values is not None])))
     seen, targets, folds = inputs_of(head, known), targets_of(head, known), folds_of(head, known)
     head.log_prior.copy_(log_prior(head, known))
     for body in range(len(head.text_weight)):
