@@ -102,9 +102,10 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
             total += loss.item()
             training.progress(f"steps without the LLM, loss {total / (step + 1):.3f}", step + 1, STEPS)
     head.eval()
-    train_loss = label_loss(training, known)
-    held_out = known_examples(training, training.held_out)
-    return [EpochLoss(0, train_loss, label_loss(training, held_out) if held_out else train_loss)]
+    train_loss = label_loss(head, known, copies[0])
+    if not (held_out := known_examples(training, training.held_out)):
+        return [EpochLoss(0, train_loss, train_loss)]
+    return [EpochLoss(0, train_loss, label_loss(head, held_out, evidence_batch(training, held_out, None)))]
 
 
 def pointing_head(training: Training) -> PointingHead:
@@ -200,11 +201,9 @@ def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: 
 
 
 @torch.no_grad()
-def label_loss(training: Training, known: Sequence[Prepared]) -> float:
+def label_loss(head: PointingHead, known: Sequence[Prepared], batch: ChoiceBatch) -> float:
     """Mean loss of a label with the whole history, as a task is answered."""
-    head = pointing_head(training)
     text = head.text_log_probs(inputs_of(head, known)).clamp(min=UNKNOWN)
-    batch = evidence_batch(training, known, None)
     log_probs = head(choice_features(batch, text, head.log_prior.expand_as(text)))
     return F.nll_loss(log_probs, targets_of(head, known)).item()
 

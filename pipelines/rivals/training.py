@@ -55,8 +55,10 @@ class FoldTrainer:
             known = [replace(one, example=example) for one, example in zip(known, wrong, strict=True)]
         start, plug = time.perf_counter(), seeded_plug(config, seed)
         names = self.models.encoder.encode(config.labels) if config.labels else None
+        held_out = self.config.held_out if plug.head.STOPS_EARLY else 0.0  # else it only tells a loss
+        settings = replace(self.config, seed=seed, held_out=held_out)
         with tempfile.TemporaryDirectory() as folder:
-            train_plug(plug, llm, known, replace(self.config, seed=seed), Path(folder), self.progress, names)
+            train_plug(plug, llm, known, settings, Path(folder), self.progress, names)
         return TrainedPlug(plug, time.perf_counter() - start)
 
     def prepared(self, placement: Placement) -> list[Prepared]:
