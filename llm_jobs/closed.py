@@ -18,7 +18,7 @@ from embedder.evidence import label_evidence
 from embedder.histories import History
 from embedder.plug import PersonaPlug
 from embedder.pointing import ChoiceBatch, PointingHead
-from llm_jobs.labels import spelled_as
+from llm_jobs.labels import best_label, spelled_as
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Refusal
 from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
 
@@ -27,9 +27,6 @@ CLOSED_BATCH: Final = 256
 
 LOOKED_AT: Final = 20.0
 """Sharpness of the weights that tell which items an answer leans on: that of the vote in the middle."""
-
-TIE: Final = 1e-4
-"""Log-probabilities of two choices as near as that may be decided otherwise by rounding."""
 
 
 def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
@@ -73,13 +70,12 @@ def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refu
 def scored(
     llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask], choices: tuple[str, ...]
 ) -> list[Answered]:
-    """The most probable choice of each task; of equal ones the first."""
+    """The most probable choice of each task, of a scale the median."""
     log_probs, prompt_tokens = choice_log_probs(llm, plug, tasks, choices)
     answers: list[Answered] = []
     for task, row, tokens in zip(tasks, log_probs, prompt_tokens, strict=True):
-        best = int(row.argmax())
-        ties = int((row >= row[best] - TIE).sum()) - 1
-        answer = Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=min(1, ties))
+        best, is_tied = best_label(np.exp(row), choices, is_scale=task.is_scale)
+        answer = Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=int(is_tied))
         answers.append(Answered(answer, looked_at(task)))
     return answers
 

@@ -85,7 +85,8 @@ class Kind:
     name: Annotated[str, Field(min_length=1)]
     """What `kind` holds in the tables: the name of the file, or NAME of [kinds.NAME]."""
     metric: Metric
-    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
+    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts. Of
+    ratings the plug answers the median by their probabilities, else the most probable choice."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
     """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"

@@ -50,6 +50,8 @@ class PersonalTask:
     """(C, D) encoded names of the choices."""
     values: FloatArray | None = None
     """(V,) the LLM's pooled values of the prompt, where they are known already."""
+    is_scale: bool = False
+    """The choices are ratings, of which the nearer one is the better answer."""
 
 
 @dataclass(frozen=True, eq=False)

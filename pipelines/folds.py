@@ -18,7 +18,7 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from embedder.hashing import hash_share
 from llm_jobs.closed import refused, with_values
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.metrics import evaluate_answers
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
@@ -29,6 +29,7 @@ from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms
+from pipelines.rivals.authorship import with_authorship
 from pipelines.rivals.cases import Case, CaseReader
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.registry import MET, OWN_PLUG, RIVALS, SHUFFLED, Bench, Rival, TrainedPlug
@@ -172,6 +173,8 @@ class FoldedComparison:
                     for name, arm in found.items():
                         arms.setdefault(name, Arm()).add_all(arm)
         self._log_seeds(arms, data)
+        if self._kind.metric is Metric.ROUGE:
+            arms = with_authorship(arms, "other", data.outputs)
         labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, self._members(item_counts), labels)
 

@@ -7,7 +7,7 @@ tasks of the nights named ──────────────────
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -60,6 +60,15 @@ class TrainingData:
         """What a plug has a score for: the choices, where most targets are one of them; none otherwise."""
         choices = tuple(self.choices or ()) if self.kind.prompt is not None else ()
         return choices if 2 * self.known_count > len(self.targets.found) and len(choices) > 1 else ()
+
+    @property
+    def outputs(self) -> dict[str, list[str]]:
+        """By user what they produced for items of the kind."""
+        found = defaultdict[str, list[str]](list)
+        for item in self.items:
+            if item["kind"] == self.kind.name and item["output"]:
+                found[item["user_id"]].append(item["output"])
+        return found
 
     @property
     def known_count(self) -> int:

@@ -232,14 +232,14 @@ def with_past(known: Sequence[Prepared], labels: Sequence[str]) -> Iterator[tupl
 
 def evidence_of(item: Prepared, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
     """What an example's history says of the labels; with `rng` a random part of it."""
-    count = len(item.example.history)
-    rows = slice(max(0, count - MOST_ITEMS), count) if rng is None else random_part(count, rng)
-    vectors: FloatArray = item.example.history[rows]
-    shares = past.shares[:count][rows]
+    count, vectors = len(item.example.history), item.example.history[-MOST_ITEMS:]
+    rows = slice(None) if rng is None else random_part(len(vectors), rng)
+    scores: FloatArray = (vectors @ item.example.task)[rows]
+    shares = past.shares[count - len(vectors) : count][rows]
     newest = shares[-2 * NEWEST_LABELS :]
     order = tuple(newest.argmax(1)[newest.any(1)][-NEWEST_LABELS:].tolist()) if past.names else ()
-    history = History(vectors, np.ones(len(vectors), np.float32), vectors[:0], PastLabels(past.names, shares, order))
-    return evidence_of_scores(vectors @ item.example.task, history, labels)
+    items = History(vectors, np.ones(len(scores), np.float32), vectors[:0], PastLabels(past.names, shares, order))
+    return evidence_of_scores(scores, items, labels)
 
 
 def random_part(count: int, rng: np.random.Generator) -> slice | np.ndarray:
@@ -248,8 +248,6 @@ def random_part(count: int, rng: np.random.Generator) -> slice | np.ndarray:
     Lengths are drawn evenly by their logarithm, so short histories are frequent.
     """
     if rng.random() < 0.6:
-        kept = min(math.floor(math.exp(rng.uniform(0, math.log(count + 2)))) - 1, MOST_ITEMS)
+        kept = math.floor(math.exp(rng.uniform(0, math.log(count + 2)))) - 1
         return slice(count - kept, count)
-    oldest = max(0, count - MOST_ITEMS)
-    kept = math.ceil((count - oldest) * rng.uniform(0.2, 1))
-    return oldest + np.sort(rng.choice(count - oldest, kept, replace=False))
+    return np.sort(rng.choice(count, math.ceil(count * rng.uniform(0.2, 1)), replace=False))

@@ -226,3 +226,16 @@ def test_a_label_is_the_same_in_every_spelling(llm: FrozenLLM, tmp_path: Path) -
     assert answers(plug, llm, late) == answers(plug, llm, shouted)
     spelled = answers(plug, llm, late, ("Red", "Blue", "Green"))
     assert [text.lower() for text in spelled] == answers(plug, llm, late)
+
+
+def test_of_ratings_the_median_is_answered(llm: FrozenLLM) -> None:
+    labels = ("1", "2", "3")
+    plug = new_plug(llm, labels).eval()
+    with torch.no_grad():
+        plug.head.text_bias[:] = torch.tensor([0.4, 0.3, 0.31]).log()
+        plug.head.linear.weight.zero_()
+        plug.head.linear.weight[0, 0] = 1  # the text's log-probability alone
+        plug.head.net[-1].weight.zero_()
+    nobody = PersonalTask("how many stars?", unit(np.ones(WIDTH)), History.empty(WIDTH), labels, 4)
+    found = answer_tasks(llm, plug, [nobody, replace(nobody, is_scale=True)])
+    assert [one.answer.text for one in found if isinstance(one, Answered)] == ["1", "2"]
