@@ -9,13 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from embedder.compact import FloatArray
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.closed import point_at_choices
-from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, Refusal, Request, SoftPrompt
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 PLUG_BATCH = 128
@@ -48,30 +47,11 @@ def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple
         batch = tasks[start : start + PLUG_BATCH]
         queries = torch.from_numpy(np.stack([task.task for task in batch]))
         padded = pad_histories([task.history for task in batch], plug.config.encoder_width)
-        soft, weighed = soft_prompts(plug, queries, *padded)
+        soft, weighed = plug(queries, *padded)
         for row, task in enumerate(batch):
             requests.append(Request(task.prompt, soft[row], task.choices, task.max_new_tokens))
             weights.append(weighed[row, : len(task.history.vectors)].numpy())
     return requests, weights
-
-
-def soft_prompts(plug: PersonaPlug, *inputs: Tensor) -> tuple[Sequence[SoftPrompt], Tensor]:
-    """Make a soft prompt for each of B users, late ones where the plug sees the LLM's values, and the weights (B, H).
-
-    Args:
-        plug: ready to answer.
-        inputs: what it takes but for the values.
-    """
-    width = plug.config.values_width
-    if not width:
-        return plug(*inputs)
-
-    def late(row: int) -> LateSoftPrompt:
-        own = [part[row : row + 1] for part in inputs]
-        return LateSoftPrompt(plug.config.soft_count, lambda values: plug(*own, values[None])[0][0])
-
-    _, weights = plug(*inputs, torch.zeros(len(inputs[0]), width))  # weights do not depend on them
-    return [late(row) for row in range(len(weights))], weights
 
 
 def plain_requests(tasks: Sequence[PersonalTask]) -> list[Request]:

@@ -28,7 +28,7 @@ from llm_jobs.engine.rules import Rules, require_known_decoding
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.unpacked import UnpackedLM
 from llm_jobs.memory import KV_BYTES
-from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request, SoftPrompt
+from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 from llm_jobs.tasks import AnsweringLLM
 
@@ -127,7 +127,7 @@ class FrozenLLM(AnsweringLLM):
     def generate(
         self,
         prompts: Sequence[str],
-        personas: Sequence[SoftPrompt | None] | None = None,
+        personas: Sequence[Tensor | None] | None = None,
         max_new_tokens: int = 32,
         placement: Placement = Placement.BEFORE,
     ) -> list[Answer]:

@@ -85,7 +85,8 @@ class Kind:
     name: Annotated[str, Field(min_length=1)]
     """What `kind` holds in the tables: the name of the file, or NAME of [kinds.NAME]."""
     metric: Metric
-    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
+    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts. Of
+    ratings the plug answers the median by their probabilities, else the most probable choice."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
     """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
@@ -111,9 +112,9 @@ class Kind:
     choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Finds the list of choices, separated by commas, in a task's input."""
     sees_llm_values: bool = False
-    """The plug also sees what the LLM itself made of the prompt: for answers that depend on how a text says what it
-    says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`; of
-    free answers it makes the loss worse (docs/experiments.md, 2026-11-27)."""
+    """The plug also sees what the LLM itself made of the prompt: for labels that depend on how a text says what it
+    says, like ratings, which text encoders tell less of than of topics. Closed answers only, and causal LLMs of the
+    engine `transformers`."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
     """Most tokens of a free answer. The answer of a closed kind is as long as its choice."""
     lamp_prompt: str = ""

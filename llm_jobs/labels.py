@@ -11,6 +11,16 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+TIE: Final = 1e-4
+"""Probabilities as near as that may be decided otherwise by rounding."""
+
+LARGEST_RATING: Final = 1e100
+"""Beyond it a number is no rating, and its square would not fit a float."""
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
 
@@ -59,3 +69,32 @@ def fixed_labels(carried: Iterable[Sequence[str] | None], own: Sequence[str] | N
     lists = {tuple(choices or own or ()) for choices in carried}
     first = min(lists, default=tuple(own or ()))
     return first if first and all(set(one) == set(first) for one in lists) else None
+
+
+def rating_of(text: str) -> float | None:
+    """The number, or None; nan and inf, which `float` reads, are no ratings either."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) <= LARGEST_RATING else None
+
+
+def best_label(probabilities: npt.NDArray[np.floating], labels: Sequence[str], *, is_scale: bool) -> tuple[int, bool]:
+    """Which label to answer, and whether rounding could have decided otherwise.
+
+    The most probable one, of equal ones the first. On a scale of numbers the median instead, of whose distance to the
+    truth the expectation is least: between 3 and 5 with equal doubt it is 4, however improbable by itself.
+
+    Args:
+        probabilities: (C,) of each label, summing to anything above 0.
+        labels: C of them.
+        is_scale: whether they are ratings; labels that are no numbers are none.
+    """
+    ratings = [rating_of(label) for label in labels]
+    if not is_scale or None in ratings:
+        best = int(probabilities.argmax())
+        return best, bool((probabilities >= probabilities[best] * (1 - TIE)).sum() > 1)
+    order = np.argsort(np.array(ratings, float), kind="stable")
+    below = np.cumsum(probabilities[order]) / probabilities.sum()
+    return int(order[int((below >= 0.5 - 1e-9).argmax())]), bool((abs(below - 0.5) <= TIE).any())

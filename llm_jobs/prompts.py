@@ -8,7 +8,6 @@ answering see the same tokens with either placement.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -49,28 +48,12 @@ class PromptParts:
 
 
 @dataclass(frozen=True, eq=False)
-class LateSoftPrompt:
-    """A soft prompt that depends on what the LLM makes of the tokens before it."""
-
-    length: int
-    """S"""
-    of_values: Callable[[Tensor], Tensor]
-    """The vectors (S, E), of the LLM's pooled values (V,) of those tokens (see engine/kv_cache.py)."""
-
-    def __len__(self) -> int:
-        return self.length
-
-
-SoftPrompt = Tensor | LateSoftPrompt
-"""(S, E) in float32, E = the LLM's width."""
-
-
-@dataclass(frozen=True, eq=False)
 class Request:
     """One thing to be answered."""
 
     prompt: str
-    persona: SoftPrompt | None = None
+    persona: Tensor | None = None
+    """(S, E) soft prompt in float32, E = the LLM's width."""
     choices: tuple[str, ...] | None = None
     """The only answers allowed; None for free text."""
     max_new_tokens: int = 32
@@ -190,17 +173,6 @@ class PromptFormat:
         if placement is Placement.BEFORE:
             return PromptParts(self.header, shortened + self.footer, is_shortened)
         return PromptParts(self.header + shortened + self.footer, (), is_shortened)
-
-
-def known_before(soft: SoftPrompt) -> Tensor:
-    """Take the vectors of a soft prompt, for an LLM that does not tell what it makes of the tokens before them.
-
-    Raises:
-        PplugError: if they depend on that.
-    """
-    if isinstance(soft, LateSoftPrompt):
-        raise PplugError("a soft prompt depends on values inside the LLM, which this engine does not give")
-    return soft
 
 
 def shorten_middle(ids: Ids, length: int) -> Ids:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
@@ -105,7 +104,6 @@ class RequestReader:
 
     def _prepared(self, request: Request, placement: Placement) -> Prepared:
         soft = torch.empty(0, self.width) if request.persona is None else request.persona
-        soft = soft.detach() if isinstance(soft, Tensor) else soft
         choices: tuple[Ids, ...] = ()
         if request.choices is not None:
             if not request.choices or not all(map(self.format.token_ids, request.choices)):
@@ -113,7 +111,7 @@ class RequestReader:
             choices = tuple(map(self.answer_ids, request.choices))
         longest = max(map(len, choices), default=request.max_new_tokens)
         parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
-        return Prepared(request, parts, soft, choices)
+        return Prepared(request, parts, soft.detach(), choices)
 
     def _answer(self, prepared: Prepared, decoded: Decoded) -> Answer:
         if decoded.choice is not None and prepared.request.choices:

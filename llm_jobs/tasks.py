@@ -84,3 +84,7 @@ class PersonalTask:
     max_new_tokens: int
     names: FloatArray | None = None
     """(C, D) encoded names of the choices."""
+    values: FloatArray | None = None
+    """(V,) the LLM's pooled values of the prompt, where they are known already."""
+    is_scale: bool = False
+    """The choices are ratings, of which the nearer one is the better answer."""

@@ -32,7 +32,7 @@ from embedder.precision import Dtype
 from embedder.weights import load_config
 from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice
 from llm_jobs.engine.rules import require_no_rules
-from llm_jobs.prompts import Ids, Refusal, known_before
+from llm_jobs.prompts import Ids, Refusal
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 from llm_jobs.tasks import AnsweringLLM
 
@@ -145,7 +145,7 @@ class VllmEngine:
 
     def _refusal(self, request: Prepared) -> Refusal | None:
         """Say why a soft prompt must not reach vLLM: in a shared cache it could spoil the answers of others."""
-        width, soft = self._table.shape[1], known_before(request.soft)
+        width, soft = self._table.shape[1], request.soft
         if soft.shape[1:] != (width,):
             return Refusal("model_error", f"soft prompt {tuple(soft.shape)} for an LLM that is {width} wide")
         return None if bool(soft.isfinite().all()) else NON_FINITE
@@ -172,7 +172,7 @@ class VllmEngine:
     def _embeds(self, request: Prepared) -> Tensor:
         """Embed the whole prompt (tokens, E)."""
         before, after = (self._table[list(ids)] for ids in (request.parts.before, request.parts.after))
-        return torch.cat([before, known_before(request.soft).to(self._table.dtype), after])
+        return torch.cat([before, request.soft.to(self._table.dtype), after])
 
     def _params(self, limit: int, **asked: Any) -> Any:
         vllm: Any = import_module("vllm")

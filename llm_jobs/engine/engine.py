@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from llm_jobs.prompts import Ids, PromptParts, Refusal, Request, SoftPrompt
+from llm_jobs.prompts import Ids, PromptParts, Refusal, Request
 
 TIE: Final = 1e-4
 """Two logits that are no further apart may change places with the rounding of another batch or another program."""
@@ -24,7 +24,7 @@ class Prepared:
 
     request: Request
     parts: PromptParts
-    soft: SoftPrompt
+    soft: Tensor
     choices: tuple[Ids, ...] = ()
     """Token ids of the choices; empty for a free answer."""
 

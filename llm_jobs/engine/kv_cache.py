@@ -79,10 +79,6 @@ class KVCache:
         """Copy the first `length` tokens of a row."""
         return Prefix(self.store[:, :, row, :, :length].clone())
 
-    def pooled_values(self, row: int, length: int) -> Tensor:
-        """Pool the values (V,) of the first `length` tokens of a row."""
-        return pooled_values(self.store[:, :, row, :, :length])
-
 
 def pooled_values(keys_values: Tensor) -> Tensor:
     """Average what the LLM made of some tokens: their values, in the middle third of its layers.

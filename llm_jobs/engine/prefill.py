@@ -1,11 +1,9 @@
 """Read prompts into the rows of a KV cache, each only as far as the cache does not hold it yet.
 
-    prompts ─┬─ equal to one in another row: copied ──────────────┐
-             ├─ with a late soft prompt: read up to its place ────┴▶ soft prompt and rest, packed ─▶ last hidden states
-             └─ others ───────────────────────────────────────────▶ whole, packed
+    prompts ─┬─ equal to one in another row: copied ─▶ soft prompt and rest, packed ─┬─▶ last hidden states
+             └─ others ──────────────────────────────▶ whole, packed ────────────────┘
 
-Every row starts with the head that all prompts share (chat header, task description), which is read once. A late soft
-prompt is made of the values of its prompt, once these are in the cache.
+Every row starts with the head that all prompts share (chat header, task description), which is read once.
 Shapes: B requests, E width.
 """
 
@@ -20,7 +18,7 @@ from llm_jobs.engine.engine import Prepared
 from llm_jobs.engine.kv_cache import KVCache
 from llm_jobs.engine.packing import Chunk, pack
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.prompts import Ids, LateSoftPrompt
+from llm_jobs.prompts import Ids
 
 READ_TOKENS: Final = 512
 """Tokens read in one pass: more is no faster (measured from 128 on), and what a layer makes of these fits the cache."""
@@ -88,7 +86,6 @@ class PromptRows:
                 self._copy(source, reading)
             self._hold(row, before)
         first = [reading for reading in readings if reading.request not in sources]
-        self._read_up_to_late_soft_prompts(first)
         states = self._read_rest(first)
         followers = [reading for reading in readings if reading.request in sources]
         for reading in followers:
@@ -125,14 +122,6 @@ class PromptRows:
         reading.start = len(reading.request.parts.before)
         self.cache.copy(source, reading.row, reading.start)
 
-    def _read_up_to_late_soft_prompts(self, readings: Sequence[_Reading]) -> None:
-        late = [reading for reading in readings if isinstance(reading.request.soft, LateSoftPrompt)]
-        unread = [reading for reading in late if reading.start < len(reading.request.parts.before)]
-        chunks = [Chunk(one.row, one.start, self.embed(one.request.parts.before[one.start :])) for one in unread]
-        read(self.trunk, self.cache, chunks)
-        for reading in unread:
-            reading.start = len(reading.request.parts.before)
-
     def _read_rest(self, readings: Sequence[_Reading]) -> dict[Prepared, Tensor]:
         """Read requests to their end; their last hidden states (E,)."""
         chunks = [Chunk(reading.row, reading.start, self._embeds(reading)) for reading in readings]
@@ -142,7 +131,5 @@ class PromptRows:
     def _embeds(self, reading: _Reading) -> Tensor:
         """Embed tokens and soft prompt of a request from the first token on that its row does not hold."""
         parts, soft = reading.request.parts, reading.request.soft
-        if isinstance(soft, LateSoftPrompt):
-            soft = soft.of_values(self.cache.pooled_values(reading.row, reading.start).cpu())
         before, after = self.embed(parts.before[reading.start :]), self.embed(parts.after)
         return torch.cat([before, soft.to(self.device, self.dtype), after])

@@ -19,7 +19,7 @@ from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.decoding import GreedySearch
 from llm_jobs.engine.engine import Prepared, Result, best_choice
 from llm_jobs.engine.rules import Rules
-from llm_jobs.prompts import Ids, PromptParts, known_before
+from llm_jobs.prompts import Ids, PromptParts
 
 MAX_ROWS: Final = 64
 """Rows per batch, one for each beam of a request. More make the matrix products no faster (measured: 64 rows run at 95%
@@ -110,7 +110,7 @@ class StepwiseLM(ABC):
         """Decode an answer to each request, in their order."""
         results: dict[Prepared, Result] = {}
         for batch in batches(prepared, self._num_beams, alike=self.alike):
-            read = self.read([self.embedded(request.parts, known_before(request.soft)) for request in batch])
+            read = self.read([self.embedded(request.parts, request.soft) for request in batch])
             answered = self._chosen(batch, read) if batch[0].choices else self._decoded(batch, read)
             results |= zip(batch, answered, strict=True)
         return [results[request] for request in prepared]

@@ -11,7 +11,7 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.histories import History
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.tasks import PersonalTask
 from pipelines.personas.stored import Persona, read_personas
 from pipelines.tables.views import run_sql
@@ -68,8 +68,9 @@ def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encod
     personal: list[PersonalTask] = []
     for task, query in zip(tasks, queries, strict=True):
         named = np.stack([names[label] for label in task.choices]) if task.choices else None
-        most = kinds[task.kind].max_new_tokens
-        personal.append(PersonalTask(task.input, query, task.history, task.choices, most, named))
+        kind = kinds[task.kind]
+        is_scale, most = kind.metric is Metric.RATING, kind.max_new_tokens
+        personal.append(PersonalTask(task.input, query, task.history, task.choices, most, named, is_scale=is_scale))
     return personal
 
 

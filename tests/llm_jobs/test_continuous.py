@@ -1,5 +1,4 @@
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_requests import prepared
 
-from embedder.errors import PplugError, UsageError
+from embedder.errors import UsageError
 from embedder.linear import PackedProjection, Projection, projection_class
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.decoding import best_tokens
@@ -19,7 +18,7 @@ from llm_jobs.engine.kv_cache import Prefix, padded, values_width
 from llm_jobs.engine.scheduler import LONGEST_TO_SHORTEST, batches
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.memory import KV_BYTES, parse_bytes
-from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, Request
+from llm_jobs.prompts import Answer, Placement, Request
 
 drawn_tasks = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 9), st.booleans()), min_size=1, max_size=24
@@ -52,19 +51,6 @@ def test_answers_do_not_depend_on_the_order_of_the_queue_or_the_rows_of_the_cach
         assert answer.score == pytest.approx(whole[at].score, abs=1e-4)
 
 
-def maker(pair: Any, size: int, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Makes a soft prompt of (V,) values."""
-    mixing = torch.randn(pair.llm.values_width, size * pair.llm.width, generator=torch.Generator().manual_seed(seed))
-    return lambda values: (values @ mixing).view(size, -1)
-
-
-def values_of(pair: Any, prompt: str) -> torch.Tensor:
-    """What `transformers` makes of a prompt, and the slow mean of it."""
-    before = pair.llm.parts(prompt, Placement.AFTER, 24).before
-    cache = pair.reference(input_ids=torch.tensor([before]), use_cache=True).past_key_values
-    return slow_pooled([layer.values[0] for layer in cache.layers])
-
-
 def slow_pooled(layers: list[torch.Tensor]) -> torch.Tensor:
     """The mean of values (H, tokens, D), token by token, in the layers with a third before and a third behind them."""
     first, tokens = len(layers) // 3, layers[0].shape[1]
@@ -86,34 +72,6 @@ def test_values_are_pooled_over_the_tokens_in_the_middle_third_of_the_layers(
     found = prefix.pooled_values
     torch.testing.assert_close(found, slow_pooled([layer[1] for layer in prefix.keys_values]))
     assert found.shape == (values_width(prefix),)
-
-
-@settings(max_examples=15, deadline=None)
-@given(drawn=drawn_tasks, most=st.integers(1, 5))
-def test_a_late_soft_prompt_is_made_of_what_the_llm_made_of_the_prompt(causal_pair: Any, drawn: Any, most: int) -> None:
-    known, late = requests_of(causal_pair, drawn), list[Request]()
-    for at, request in enumerate(known):
-        if request.persona is None:
-            late.append(request)
-            continue
-        make = maker(causal_pair, len(request.persona), at)
-        known[at] = replace(request, persona=make(values_of(causal_pair, request.prompt)))
-        late.append(replace(request, persona=LateSoftPrompt(len(request.persona), make)))
-    wanted = causal_pair.llm.answer(known, Placement.AFTER)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", most)
-        patch.setattr("llm_jobs.engine.prefill.READ_TOKENS", 7)
-        found = causal_pair.llm.answer(late, Placement.AFTER)
-    for answer, expected in zip(found, wanted, strict=True):
-        assert replace(answer, score=0) == replace(expected, score=0)
-        assert answer.score == pytest.approx(expected.score, abs=1e-4)
-
-
-def test_a_late_soft_prompt_is_not_for_an_llm_without_prefixes(tiny_t5: FrozenLLM) -> None:
-    soft = LateSoftPrompt(2, lambda values: torch.zeros(2, tiny_t5.width))
-    assert tiny_t5.values_width == 0
-    with pytest.raises(PplugError, match="depends on values inside the LLM"):
-        tiny_t5.answer([Request("which", soft)], Placement.AFTER)
 
 
 def test_little_memory_only_means_fewer_rows(tiny_llm_folder: Path, tiny_llm: FrozenLLM) -> None:
