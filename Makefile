@@ -5,13 +5,13 @@ BIN := .venv/bin
 AIRFLOW := .venv-airflow
 STAMP := .venv/.up-to-date
 PYTHONS := python3.11 python3.12 python3.13 python3 python
-PYTEST_FLAGS ?= -n 3
+PYTEST_FLAGS ?= -n 3 --dist loadgroup
 DEMO_FOLDER ?= demo
 # Not --quiet: warnings that are not told are not counted, and so break nothing.
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults airflow check format docs bench wheel-demo
+.PHONY: help setup demo test test-fast faults airflow check format docs bench wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -38,6 +38,9 @@ demo: setup ## Run the whole job on a generated sample, in about five minutes
 
 test: check ## check, then all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-fast: setup ## The tests to run while you work: of every part, without those that take long
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --fast
 
 faults: setup ## 100 kills and 10,000 reads; their short version is part of test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --faults tests/faults

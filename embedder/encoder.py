@@ -15,25 +15,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, Self, get_args
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from tokenizers import normalizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from embedder.errors import PplugError, UsageError
-from embedder.fingerprints import fingerprint, require_finite
+from embedder.errors import PplugError
+from embedder.fingerprints import fingerprint
+from embedder.linear import projection_class
 from embedder.models import model_folder
-from embedder.packed_bert import PackedBert, can_pack, has_onednn
+from embedder.packed_bert import PackedBert, can_pack
 from embedder.padded_model import PaddedModel, require_unseen_padding
 from embedder.plain_text import PlainTextTokenizer, load_tokenizer
 from embedder.precision import Dtype, decided_precision, has_bfloat16
 from embedder.text_settings import TextSettings, read_text_settings
+from embedder.weights import load_config, load_weights, loading
 
 TOKENS_PER_BATCH = 2048
 """Tokens that go through the model together: more leave the processor's cache, fewer pay for more calls."""
@@ -83,8 +84,8 @@ class TextEncoder:
         self._pad_id: int = pad_id or 0
         self._model: TokenModel
         if can_pack(model.config):
-            is_onednn = has_onednn(precision)
-            kernel, self._model = "onednn" if is_onednn else "torch", PackedBert(model, settings, precision, is_onednn)
+            kind = projection_class(torch.empty(0, dtype=precision))
+            kernel, self._model = kind.kernel, PackedBert(model, settings, precision, kind)
         else:
             kernel, padded = "transformers", PaddedModel(model, settings, self._pad_id)
             require_unseen_padding(padded, self._token_ids([PROBE])[0], str(folder))
@@ -108,8 +109,6 @@ class TextEncoder:
             InputMissing: there is no such model here.
             PplugError: the folder holds no encoder that can be run.
         """
-        if dtype not in get_args(Dtype):
-            raise UsageError(f"encoder dtype is {dtype!r}: choose {', '.join(get_args(Dtype))}")
         folder, settings = encoder_folder(name, cache)
         is_bfloat16 = decided_precision(dtype, folder) == "bfloat16" and has_bfloat16()
         return cls(folder, settings, torch.bfloat16 if is_bfloat16 else torch.float32)
@@ -127,7 +126,7 @@ class TextEncoder:
         return self.encode_counted(texts, is_query)[0]
 
     def encode_counted(self, texts: Sequence[str], is_query: bool = False) -> tuple[NDArray[np.float32], int]:
-        """Like `encode`, and how many tokens went through the model."""
+        """Encode texts, and count the tokens that went through the model."""
         token_count = 0
         first: dict[str, int] = {}
         source = np.fromiter((first.setdefault(text, row) for row, text in enumerate(texts)), np.int64, len(texts))
@@ -149,7 +148,7 @@ class TextEncoder:
         return vectors, token_count
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens the model sees of each text: special tokens and text prefix included, after the cut."""
+        """Count the tokens the model sees of each text: special tokens and text prefix included, after the cut."""
         return [len(ids) for ids in self._tokens(texts, is_query=False)]
 
     def _tokens(self, texts: Sequence[str], is_query: bool) -> Iterator[NDArray[np.int64]]:
@@ -168,14 +167,14 @@ class TextEncoder:
 
 
 def encoder_folder(name: str, cache: Path | None = None) -> tuple[Path, TextSettings]:
-    """The folder with the weights of an encoder, and how it is used."""
+    """Find the folder with the weights of an encoder, and how it is used."""
     folder = model_folder(name, cache)
     settings = read_text_settings(folder)
     return model_folder(str(folder / settings.transformer)), settings
 
 
 def token_batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-    """Indices of texts, shortest first, in batches of at most TOKENS_PER_BATCH tokens (or one text)."""
+    """Group indices of texts, shortest first, into batches of at most TOKENS_PER_BATCH tokens (or one text)."""
     order = np.argsort(lengths, kind="stable")
     start, tokens = 0, 0
     for end, index in enumerate(order):
@@ -195,33 +194,24 @@ def return_free_memory() -> None:
 
 
 def valid_unicode(text: str) -> str:
-    """The text with each lone surrogate replaced by U+FFFD; surrogate pairs become the character they stand for."""
+    """Replace each lone surrogate by U+FFFD, and surrogate pairs by the character they stand for."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:
-    """Tokenizer and model; float32 when it will be packed, as the packed model rounds on its own."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    """Load tokenizer and model; float32 when it will be packed, as the packed model rounds on its own."""
+    from transformers import AutoModel, AutoModelForTextEncoding
 
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(folder, **options)
+    name, wanted = str(folder), "text encoder"
+    with loading(name, wanted):
+        config = load_config(folder)
         auto = AutoModelForTextEncoding if _has_encoder_apart(config) else AutoModel
-        options |= {"dtype": torch.float32 if can_pack(config) else dtype, "use_safetensors": True}
-        model, report = auto.from_pretrained(folder, config=config, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:  # RuntimeError: another shape
-        reason = " ".join(str(error).split())[:200]
-        if reason.startswith("Unrecognized configuration class"):  # and then a list of hundreds
-            reason = "transformers knows no text encoder of its architecture"
-        raise PplugError(f"model {folder} cannot be loaded as an encoder ({reason}): choose another model") from error
-    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
-        raise PplugError(f"model {folder} lacks {len(missing)} weights ({missing[0]} ...): choose another model")
-    require_finite(model, str(folder))
-    return load_tokenizer(folder), model.eval()
+        model = load_weights(auto, folder, config, torch.float32 if can_pack(config) else dtype, name, wanted)
+    return load_tokenizer(folder), model
 
 
 def _has_encoder_apart(config: Any) -> bool:
-    """Whether only the encoder of an encoder-decoder is wanted; saved alone, transformers no longer calls it one."""
+    """Tell whether only the encoder of an encoder-decoder is wanted; saved alone it is no longer called one."""
     saved = (getattr(config, "architectures", None) or [""])[0]
     return bool(getattr(config, "is_encoder_decoder", False)) or saved.endswith("EncoderModel")
 
@@ -236,7 +226,7 @@ def _lower_case(tokenizer: Any, folder: Path) -> None:
 
 
 def _position_count(model: Any) -> int | None:
-    """How many tokens a text may have; RoBERTa's positions begin behind those of padding."""
+    """Tell how many tokens a text may have; RoBERTa's positions begin behind those of padding."""
     count = getattr(model.config, "max_position_embeddings", None)
     if count is not None and count < 1:  # XLNet says -1: as many as you like
         return None

@@ -70,7 +70,7 @@ WITHOUT_BEARING = frozenset(
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file; read once per process unless the file changes."""
+    """Hash a file; it is read once per process unless the file changes."""
     stat = path.stat()
     return _file_sha256(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -83,7 +83,7 @@ def _file_sha256(path: Path, inode: int, size: int, changed_at: int) -> str:
 
 
 def weights_sha256(folder: Path) -> str:
-    """The sha256 of the folder's safetensors: of the file, or of the digests of several in name order.
+    """Hash the folder's safetensors: the file, or of the digests of several in name order.
 
     For a model in one file it is that file's digest, the one published beside it.
     """
@@ -92,7 +92,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def fingerprint(folder: Path, **settings: object) -> str:
-    """The sha256 of all that changes a model's output.
+    """Hash all that changes a model's output.
 
     Args:
         folder: of the model.
@@ -126,7 +126,7 @@ def require_finite(model: nn.Module, name: str, but_in: tuple[str, ...] = ()) ->
 
 
 def _file_facts(folder: Path) -> dict[str, Any]:
-    """What the settings files say, by name, and the sha256 of what holds the vocabulary."""
+    """Read what the settings files say, by name, and hash what holds the vocabulary."""
     facts = {name: _settings(folder / name) for name in SETTINGS_FILES if (folder / name).is_file()}
     patterns = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else VOCABULARY_FILES
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))

@@ -42,7 +42,7 @@ MANIFEST = "sha256.json"
 
 
 def default_cache() -> Path:
-    """The platform's cache folder of this user, in which `pplug/` is ours.
+    """Find the platform's cache folder of this user, in which `pplug/` is ours.
 
     Raises:
         PplugError: if the system knows no home folder of this user, as in many containers.
@@ -56,7 +56,7 @@ def default_cache() -> Path:
 
 
 def model_folder(name: str, cache: Path | None = None) -> Path:
-    """The folder with the model's `config.json`, tokenizer and safetensors.
+    """Find the folder with the model's `config.json`, tokenizer and safetensors.
 
     Args:
         name: an alias (`minilm`, `smollm2`), a local folder, or a hub id that was downloaded before.
@@ -78,7 +78,7 @@ def model_folder(name: str, cache: Path | None = None) -> Path:
 
 
 def _checked(name: str, folder: Path) -> Path:
-    """The folder, when a model can be read from it without unpickling anything, or modules.json says where it is."""
+    """Return the folder if a model can be read from it without unpickling, or modules.json says where."""
     if (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         return folder
     if not (folder / "config.json").is_file():
@@ -132,7 +132,7 @@ def _require_published(name: str, path: Path, published: str) -> None:
 
 
 def _exported_smollm2(cache: Path) -> Path:
-    """SmolLM2 as float32 safetensors with its tokenizer; made from the GGUF unless it is in the cache, undamaged."""
+    """Export SmolLM2 as float32 safetensors with its tokenizer, unless that is in the cache, undamaged."""
     target = cache / "pplug" / f"smollm2-{SMOLLM2_GGUF_SHA256[:16]}"
     if target.is_dir() and _is_whole(target):
         return target
@@ -163,7 +163,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the files of an exported model are those that were exported."""
+    """Tell whether the files of an exported model are those that were exported."""
     try:
         sums = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
         return bool(sums) and all(file_sha256(folder / name) == wanted for name, wanted in sums.items())

@@ -9,13 +9,14 @@ mask nor copy.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedder.linear import Projection
 from embedder.pooling import Pooling, pool
 from embedder.text_settings import TextSettings
 
@@ -31,26 +32,12 @@ FLOAT32_POWERS = 100
 ROWS = 32
 """Rows are padded to a multiple of this: oneDNN keeps 0.6 MB of code for each product of a new number of rows."""
 
-Linear = Callable[[Tensor], Tensor]
-
 
 def can_pack(config: Any) -> bool:
-    """Whether a model with this config is exactly what `PackedBert` computes."""
+    """Tell whether a model with this config is exactly what `PackedBert` computes."""
     is_absolute = getattr(config, "position_embedding_type", None) in (None, "absolute")
     is_encoder = not getattr(config, "is_decoder", False)
     return config.model_type in FAMILIES and config.hidden_act in GELUS and is_absolute and is_encoder
-
-
-def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether torch's private operators for prepacked oneDNN weights are there, take this dtype and are right."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight, bias = torch.ones(3, 32, dtype=dtype), torch.eye(32, dtype=dtype), torch.ones(32, dtype=dtype)
-    try:
-        found = frozen_linear(weight, bias, "none", is_onednn=True)(x)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return torch.allclose(found, F.gelu(x + bias), rtol=0.01)
 
 
 class PackedBert:
@@ -61,7 +48,7 @@ class PackedBert:
         returns  (sum of n, d) float32, pooled, not normalised, in the order of the columns
     """
 
-    def __init__(self, model: nn.Module, settings: TextSettings, dtype: torch.dtype, is_onednn: bool) -> None:
+    def __init__(self, model: nn.Module, settings: TextSettings, dtype: torch.dtype, kind: type[Projection]) -> None:
         bert: Any = model  # transformers' modules are untyped
         config, embeddings = bert.config, bert.embeddings
         self.pooling, self.dtype, self.eps = settings.pooling, dtype, config.layer_norm_eps
@@ -70,7 +57,7 @@ class PackedBert:
         self.positions = (embeddings.position_embeddings.weight + types).detach()
         self.pad_id: int | None = getattr(embeddings, "padding_idx", None)  # RoBERTa's; BERT has none
         self.norm = _norm(embeddings.LayerNorm, torch.float32)
-        self.layers = [Layer(layer, config, dtype, is_onednn) for layer in bert.encoder.layer]
+        self.layers = [Layer(layer, config, dtype, kind) for layer in bert.encoder.layer]
 
     @torch.inference_mode()
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
@@ -101,9 +88,9 @@ class Layer:
         returns  (tokens in kept, d)
     """
 
-    def __init__(self, layer: Any, config: Any, dtype: torch.dtype, is_onednn: bool) -> None:
-        def linear(weight: Tensor, bias: Tensor, gelu: str | None = None) -> Linear:
-            return frozen_linear(weight.detach().to(dtype), bias.detach().to(dtype), gelu, is_onednn)
+    def __init__(self, layer: Any, config: Any, dtype: torch.dtype, kind: type[Projection]) -> None:
+        def linear(weight: Tensor, bias: Tensor) -> Projection:
+            return kind(weight.detach().to(dtype), bias.detach().to(dtype))
 
         self.heads: int = config.num_attention_heads
         attention, out, up, down = layer.attention.self, layer.attention.output, layer.intermediate, layer.output
@@ -113,7 +100,7 @@ class Layer:
         biases = [(part.bias * factor).unflatten(0, (self.heads, -1)) for part, factor in parts]
         self.qkv = linear(torch.stack(weights, 1).flatten(0, 2), torch.stack(biases, 1).flatten())
         self.out = linear(out.dense.weight, out.dense.bias)
-        self.up = linear(up.dense.weight, up.dense.bias, GELUS[config.hidden_act])
+        self.up, self.gelu = linear(up.dense.weight, up.dense.bias), GELUS[config.hidden_act]
         self.down = linear(down.dense.weight, down.dense.bias)
         self.norms = _norm(out.LayerNorm, dtype), _norm(down.LayerNorm, dtype)
         self.eps: float = config.layer_norm_eps
@@ -127,11 +114,11 @@ class Layer:
             heads = run.shape[1] * self.heads
             attend(rows.view(len(run), heads, 3, -1), out=out.view(-1, heads, x.shape[1] // self.heads))
         x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
-        return F.layer_norm(self.down(self.up(x)).add_(x), x.shape[1:], *self.norms[1], self.eps)
+        return F.layer_norm(self.down(self.up.gelu(x, self.gelu)).add_(x), x.shape[1:], *self.norms[1], self.eps)
 
 
 def attend(heads: Tensor, out: Tensor) -> None:
-    """Attention of each head on its own.
+    """Attend, each head on its own.
 
     softmax(s) is 2^t / sum 2^t with t = s·log2(e), which the query weights hold already. The usual subtraction of the
     largest score only keeps the powers in range. They nearly always are; torch's own attention does the others.
@@ -156,27 +143,15 @@ def attend(heads: Tensor, out: Tensor) -> None:
 
 
 def _whole(x: Tensor) -> Tensor:
-    """The rows, padded to a multiple of ROWS."""
+    """Pad the rows to a multiple of ROWS."""
     return F.pad(x, (0, 0, 0, -len(x) % ROWS))
 
 
 def _parts(x: Tensor, runs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The rows of each run; the padding is left out."""
+    """Split the rows by runs, without the padding."""
     sizes = [run.numel() for run in runs]
     return x[: sum(sizes)].split(sizes)
 
 
 def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
-
-
-def frozen_linear(weight: Tensor, bias: Tensor, gelu: str | None, is_onednn: bool) -> Linear:
-    """A linear layer, followed by GELU when `gelu` names its approximation."""
-    if is_onednn:
-        ops = torch.ops.mkldnn  # private: what torch.compile emits for frozen weights
-        packed = ops._reorder_linear_weight(weight, 512)
-        activation = ("none", [], "") if gelu is None else ("gelu", [], gelu)
-        return lambda x: ops._linear_pointwise(x, packed, bias, *activation)
-    if gelu is None:
-        return lambda x: F.linear(x, weight, bias)
-    return lambda x: F.gelu(F.linear(x, weight, bias), approximate=gelu)

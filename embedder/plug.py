@@ -41,7 +41,6 @@ class PersonaPlug(nn.Module):
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
         recent   (B, D)          mean of the newest items; anything finite for a user without a history
-        values   (B, V)          the LLM's pooled values of the prompt; None where the plug does not see them
         returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
@@ -60,22 +59,14 @@ class PersonaPlug(nn.Module):
         self.reader = Reader(config) if config.seen else None
         self.head = SoftPromptHead(config, self.reader.width if self.reader else 0)
 
-    def forward(
-        self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor, values: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.head, PublishedHead):
             return self.head(task, vectors, counts)
         assert isinstance(self.head, SoftPromptHead), "a plug with labels gives no soft prompt"
         if self.reader is None:
             return self.head(None, len(task)), shares_of(counts)
-        features, weights = self.reader(task, vectors, counts, recent, values)
+        features, weights = self.reader(task, vectors, counts, recent)
         return self.head(features, len(task)), weights
-
-    def standardise(self, values: Tensor) -> None:
-        """See values as deviations from these (n, V), the ones of the examples of a training."""
-        seeing = self.head if isinstance(self.head, PointingHead) else self.reader
-        assert seeing is not None
-        seeing.values.fit(values)
 
     def require(self, encoder_sha256: str, llm_sha256: str, values_width: int) -> None:
         """Refuse models other than those the plug was trained with.

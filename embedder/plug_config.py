@@ -17,7 +17,7 @@ PROJECTED: Mapping[str, tuple[str, ...]] = {
 }
 """What the projector sees, by the name of the aggregation. The others are what the first is compared with: the plain
 mean knows nothing of the task, `task` nothing of the user, `none` has instruction vectors only, and `published` is the
-plug of its authors (published.py). What sees the task may see the LLM's values of the prompt too (`values_width`)."""
+plug of its authors (published.py)."""
 
 PUBLISHED = "published"
 """The aggregation of the plug as its authors published it: one instruction and one persona vector before the input."""
@@ -60,7 +60,7 @@ class PlugConfig:
     committee: int = 5
     """Text bodies of a plug with labels, each fitted without its own fold of the users."""
     values_width: int = 0
-    """Length of the pooled values of a prompt (llm_jobs/engine/kv_cache.py), where the plug sees these; else 0."""
+    """Length of the LLM's pooled values of a prompt (llm_jobs/engine/kv_cache.py), where a plug sees them."""
     format: int = FORMAT
     """Version of the folder's files."""
 
@@ -78,21 +78,20 @@ class PlugConfig:
             raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
         if self.aggregation not in PROJECTED:
             raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
-        if self.values_width and (self.placement != "after" or "task" not in PROJECTED[self.aggregation]):
-            raise PplugError("a plug that sees the LLM's values has to see the task and stand after the prompt")
+        if self.values_width and not self.labels:
+            raise PplugError("a plug that sees the LLM's values has to have labels")
 
     @property
-    def seen(self) -> Mapping[str, int]:
-        """What the projector sees, and how long each vector is."""
-        widths = dict.fromkeys(PROJECTED[self.aggregation], self.encoder_width)
-        return widths | ({"values": self.values_width} if self.values_width else {})
+    def seen(self) -> tuple[str, ...]:
+        """What the projector sees."""
+        return PROJECTED[self.aggregation]
 
     @property
     def soft_count(self) -> int:
         """Vectors of the soft prompt; a plug with labels has none."""
         if self.labels:
             return 0
-        return self.instruction_count + (self.persona_count if PROJECTED[self.aggregation] else 0)
+        return self.instruction_count + (self.persona_count if self.seen else 0)
 
 
 def model_card(config: PlugConfig) -> str:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from embedder.evidence import COLUMNS, NEWEST, SHARPNESSES, Evidence
 from embedder.hashing import hash_share
 from embedder.plug_config import PlugConfig
-from embedder.reader import Standardised
 
 FEATURES: Final = 4 + 2 + len(SHARPNESSES) + 1 + len(NEWEST) + 2 + 1 + 5
 """F: what the scorer sees of a choice; `choice_features` lists it."""
@@ -49,6 +48,23 @@ class ChoiceBatch(NamedTuple):
         evidence = torch.from_numpy(np.stack([one.choices for one in found]))
         sizes = torch.tensor([[one.labelled, one.nearest] for one in found], dtype=torch.float32)
         return cls(evidence, sizes, named)
+
+
+class Standardised(nn.Module):
+    """Numbers (n, V) as deviations from those of the examples of a training; all together about of unit norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros(width))
+        self.deviation = nn.Buffer(torch.ones(width))
+
+    def fit(self, values: Tensor) -> None:
+        """Give these (n, V) the mean 0 and the deviation 1 from now on."""
+        self.mean.copy_(values.mean(0))
+        self.deviation.copy_(values.std(0, correction=0).clamp(min=1e-6))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation / math.sqrt(values.shape[1])
 
 
 class PointingHead(nn.Module):

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from embedder.errors import PplugError
-from embedder.packed_bert import frozen_linear, has_onednn
+from embedder.errors import PplugError, UsageError
+from embedder.linear import projection_class
 
 Precision = Literal["float32", "bfloat16"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -45,19 +45,29 @@ Shapes = tuple[tuple[int, int, int], ...]
 """(outputs, inputs, how often) of a model's matrices."""
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulation would be slower than float32."""
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Tell whether the device multiplies bfloat16 itself; emulation would be slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def decided_precision(dtype: Dtype, folder: Path) -> Precision:
-    """The precision asked for, or with `auto` the faster one for the model in this folder, on this processor."""
+def decided_precision(dtype: Dtype, folder: Path, device: str = "cpu") -> Precision:
+    """Decide on the precision asked for, or with `auto` on the faster one here for the model in this folder.
+
+    Raises:
+        UsageError: for an unknown precision.
+    """
+    if dtype not in get_args(Dtype):
+        raise UsageError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
+    if dtype == "auto" and device.startswith("cuda"):
+        return "bfloat16" if has_bfloat16(device) else "float32"
     return dtype if dtype != "auto" else faster_precision(matrix_shapes(folder))
 
 
 def matrix_shapes(folder: Path) -> Shapes:
-    """The shapes of the weights that tokens are multiplied with, those with the most multiplications first."""
+    """List the shapes of the weights that tokens are multiplied with, those with the most multiplications first."""
     shapes = Counter[tuple[int, int]]()
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -71,7 +81,7 @@ def matrix_shapes(folder: Path) -> Shapes:
 
 
 def faster_precision(shapes: Shapes) -> Precision:
-    """The faster precision for matrices of these shapes; float32 for a model too small to tell."""
+    """Tell the faster precision for matrices of these shapes; float32 for a model too small to tell."""
     if sum(outputs * inputs * count for outputs, inputs, count in shapes) < SMALL or not has_bfloat16():
         return "float32"
     return _measured(shapes[:MOST_SHAPES], torch.get_num_threads())
@@ -90,10 +100,10 @@ def _measured(shapes: Shapes, threads: int) -> Precision:
 
 @torch.inference_mode()
 def timed_products(outputs: int, inputs: int) -> dict[torch.dtype, list[float]]:
-    """Processor seconds of a product, by precision, in rounds that take turns; what else runs here does not count."""
+    """Measure processor seconds of a product, by precision, in rounds that take turns; nothing else counts."""
     weight, bias, x = torch.randn(outputs, inputs), torch.zeros(outputs), torch.randn(ROWS, inputs)
     layers = {
-        dtype: (frozen_linear(weight.to(dtype), bias.to(dtype), None, has_onednn(dtype)), x.to(dtype))
+        dtype: (projection_class(x.to(dtype))(weight.to(dtype), bias.to(dtype)), x.to(dtype))
         for dtype in (torch.float32, torch.bfloat16)
     }
     for layer, rows in layers.values():
@@ -108,5 +118,5 @@ def timed_products(outputs: int, inputs: int) -> dict[torch.dtype, list[float]]:
 
 
 def chosen(float32: Sequence[float], bfloat16: Sequence[float]) -> Precision:
-    """The precision to take, given the seconds of each round."""
+    """Choose the precision, given the seconds of each round."""
     return "bfloat16" if median(float32) > MARGIN * median(bfloat16) else "float32"

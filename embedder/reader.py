@@ -3,8 +3,7 @@
     task vector ─▶ query ─┬───────────────────────────────────────┐
     history vectors ──────┴─▶ weights ─▶ weighted sum ─┐          │
               └─────────────▶ plain mean ──────────────┤          │
-    mean of the newest items ──────────────────────────┤          │
-    the LLM's own values of the prompt (some kinds) ───┴─ joined ◀┘
+    mean of the newest items ──────────────────────────┴─ joined ◀┘
 
 What differs from the paper's aggregator (PPlug, arXiv 2409.11901, equations 3 and 4): the weights have a learned
 projection and temperature (unit vectors without one give nearly a plain mean) and count how many items stand behind a
@@ -41,23 +40,6 @@ class HistoryWeights(nn.Module):
         return (scores + counts.log()).softmax(-1)  # log 0 = -inf: padding weighs nothing
 
 
-class Standardised(nn.Module):
-    """Numbers (n, V) as deviations from those of the examples of a training; all together about of unit norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mean = nn.Buffer(torch.zeros(width))
-        self.deviation = nn.Buffer(torch.ones(width))
-
-    def fit(self, values: Tensor) -> None:
-        """Give these (n, V) the mean 0 and the deviation 1 from now on."""
-        self.mean.copy_(values.mean(0))
-        self.deviation.copy_(values.std(0, correction=0).clamp(min=1e-6))
-
-    def forward(self, values: Tensor) -> Tensor:
-        return (values - self.mean) / self.deviation / math.sqrt(values.shape[1])
-
-
 class Reader(nn.Module):
     """Features of users and tasks. Shapes as of `PersonaPlug`; J = `width`.
 
@@ -68,16 +50,12 @@ class Reader(nn.Module):
     def __init__(self, config: PlugConfig) -> None:
         super().__init__()
         self._seen = config.seen
-        self.width = sum(self._seen.values())
+        self.width = len(self._seen) * config.encoder_width
         if "attended" in self._seen:
             self.weights = HistoryWeights(config.encoder_width, config.temperature)
         self.default = nn.Parameter(torch.randn(config.encoder_width) / math.sqrt(config.encoder_width))
-        if config.values_width:
-            self.values = Standardised(config.values_width)
 
-    def forward(
-        self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor, values: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         shares = shares_of(counts)
         # One more slot holds the learned default; it counts only for users without a history.
         is_new = (counts.sum(1, keepdim=True) == 0).to(counts.dtype)
@@ -90,8 +68,6 @@ class Reader(nn.Module):
             "recent": torch.where(is_new > 0, self.default, recent),
             "task": task,
         }
-        if values is not None:
-            seen["values"] = self.values(values)
         joined = torch.cat([seen[name] for name in self._seen], dim=1)  # (B, J)
         return joined * math.sqrt(joined.shape[1]) / len(self._seen), weights[:, :-1]  # unit vectors to unit entries
 

@@ -123,7 +123,7 @@ def read_text_settings(folder: Path) -> TextSettings:
 
 
 def _module_paths(folder: Path) -> dict[str, str]:
-    """Folder of each module by its name: a Transformer, then perhaps a Pooling, then perhaps a Normalize."""
+    """Read the folder of each module by its name: a Transformer, then perhaps a Pooling, then perhaps a Normalize."""
     path = folder / "modules.json"
     if not path.is_file():
         return {"Transformer": ""}
@@ -149,7 +149,7 @@ def _module_paths(folder: Path) -> dict[str, str]:
 
 
 def _prefixes(given: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    """What stands before a text of a history, and before a query."""
+    """Read what stands before a text of a history, and before a query."""
     named, chosen = given.get("prompts") or {}, given.get("default_prompt_name")
     if not isinstance(named, dict) or not all(isinstance(text, str | None) for text in named.values()):
         raise _refusal(path, "prompts", named, "it takes texts by name")
@@ -162,7 +162,7 @@ def _prefixes(given: Mapping[str, Any], path: Path) -> tuple[str, str]:
 
 
 def _pooling(config: Mapping[str, Any], path: Path) -> Pooling:
-    """The one pooling of a config, in the form with one key or in the older form with a flag per pooling."""
+    """Read the one pooling of a config, in the form with one key or in the older form with a flag per pooling."""
     modes = config.get("pooling_mode") or [mode for flag, mode in POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
     wanted = [modes] if isinstance(modes, str) else list(modes)
     # The mean times a number is the mean, once scaled to unit norm.
@@ -174,7 +174,7 @@ def _pooling(config: Mapping[str, Any], path: Path) -> Pooling:
 
 
 def _count(config: Mapping[str, Any], key: str, path: Path) -> int | None:
-    """A number above 0, or nothing."""
+    """Read a number above 0, or nothing."""
     value = config.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise _refusal(path, key, value, "it takes a whole number above 0")
@@ -182,7 +182,7 @@ def _count(config: Mapping[str, Any], key: str, path: Path) -> int | None:
 
 
 def _read(kind: str, path: Path) -> dict[str, Any]:
-    """The settings in a file; none if it is not there."""
+    """Read the settings in a file; none if it is not there."""
     config = _json(path) if path.is_file() else {}
     if not isinstance(config, dict):
         raise PplugError(f"{path} holds no settings: choose another model")

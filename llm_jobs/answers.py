@@ -1,27 +1,27 @@
 """Answer tasks for their users: a plug turns history and task into an answer, or into a soft prompt for the frozen LLM.
 
-PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answered   (text, score, what the plug looked at)
-              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal    (reason)
+PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answer    (text, score, what the plug looked at)
+              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal   (reason)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from embedder.compact import FloatArray
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.closed import point_at_choices
-from llm_jobs.prompts import LateSoftPrompt, Placement, Refusal, Request, SoftPrompt
-from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 PLUG_BATCH = 128
 """Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
 
 
-def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
     """Answer every task or say why not, in the order of `tasks`.
 
     Raises:
@@ -32,14 +32,14 @@ def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalT
     requests, weights = personal_requests(plug, tasks)
     answers = llm.answer(requests, Placement(plug.config.placement))
     return [
-        answer if isinstance(answer, Refusal) else Answered(answer, weight)
+        answer if isinstance(answer, Refusal) else replace(answer, weights=weight)
         for answer, weight in zip(answers, weights, strict=True)
     ]
 
 
 @torch.no_grad()
 def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple[list[Request], list[FloatArray]]:
-    """Each task as a request with its user's soft prompt, and the weights over that user's vectors."""
+    """Turn each task into a request with its user's soft prompt; also the weights over that user's vectors."""
     plug.eval()
     requests: list[Request] = []
     weights: list[FloatArray] = []
@@ -47,32 +47,13 @@ def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple
         batch = tasks[start : start + PLUG_BATCH]
         queries = torch.from_numpy(np.stack([task.task for task in batch]))
         padded = pad_histories([task.history for task in batch], plug.config.encoder_width)
-        soft, weighed = soft_prompts(plug, queries, *padded)
+        soft, weighed = plug(queries, *padded)
         for row, task in enumerate(batch):
             requests.append(Request(task.prompt, soft[row], task.choices, task.max_new_tokens))
             weights.append(weighed[row, : len(task.history.vectors)].numpy())
     return requests, weights
 
 
-def soft_prompts(plug: PersonaPlug, *inputs: Tensor) -> tuple[Sequence[SoftPrompt], Tensor]:
-    """A soft prompt for each of B users, late ones where the plug sees the LLM's values, and the weights (B, H).
-
-    Args:
-        plug: ready to answer.
-        inputs: what it takes but for the values.
-    """
-    width = plug.config.values_width
-    if not width:
-        return plug(*inputs)
-
-    def late(row: int) -> LateSoftPrompt:
-        own = [part[row : row + 1] for part in inputs]
-        return LateSoftPrompt(plug.config.soft_count, lambda values: plug(*own, values[None])[0][0])
-
-    _, weights = plug(*inputs, torch.zeros(len(inputs[0]), width))  # weights do not depend on them
-    return [late(row) for row in range(len(weights))], weights
-
-
 def plain_requests(tasks: Sequence[PersonalTask]) -> list[Request]:
-    """The same tasks with no plug at all."""
+    """Turn each task into a request without a plug."""
     return [Request(task.prompt, None, task.choices, task.max_new_tokens) for task in tasks]

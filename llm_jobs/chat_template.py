@@ -30,7 +30,7 @@ PATIENCE = 120
 
 
 def rendered_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, *, thinking: bool) -> str:
-    """The chat template's text of one message of the user, ready for the answer.
+    """Render one message of the user by the chat template, ready for the answer.
 
     Args:
         tokenizer: has the template.

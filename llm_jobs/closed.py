@@ -1,12 +1,13 @@
 """Answer closed tasks by pointing: a plug with labels tells how probable each choice is, from the history alone.
 
-    PersonalTask ─▶ evidence of each choice ─▶ PointingHead ─▶ log p(choice) ─▶ Answered
+    PersonalTask ─▶ evidence of each choice ─▶ PointingHead ─▶ log p(choice) ─▶ Answer
 
 The LLM is read only for its values of the prompt, and only where the plug sees these.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,9 @@ from embedder.evidence import label_evidence
 from embedder.histories import History
 from embedder.plug import PersonaPlug
 from embedder.pointing import ChoiceBatch, PointingHead
-from llm_jobs.labels import spelled_as
+from llm_jobs.labels import best_label, spelled_as
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Refusal
-from llm_jobs.tasks import Answered, AnsweringLLM, PersonalTask
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 CLOSED_BATCH: Final = 256
 """Tasks that are scored at once."""
@@ -27,13 +28,10 @@ CLOSED_BATCH: Final = 256
 LOOKED_AT: Final = 20.0
 """Sharpness of the weights that tell which items an answer leans on: that of the vote in the middle."""
 
-TIE: Final = 1e-4
-"""Log-probabilities of two choices as near as that may be decided otherwise by rounding."""
 
-
-def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answered | Refusal]:
+def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
     """Answer every task with one of its choices, those of the plug where it has none, or say why not; in order."""
-    found: dict[int, Answered | Refusal] = {}
+    found: dict[int, Answer | Refusal] = {}
     alike = defaultdict[tuple[str, ...], list[int]](list)
     can_be_said: dict[tuple[str, ...], bool] = {}
     for at, task in enumerate(tasks):
@@ -55,7 +53,7 @@ def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[Perso
 def chosen_labels(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[str]:
     """The answers alone; "" for a task that is refused."""
     found = point_at_choices(llm, plug, tasks)
-    return ["" if isinstance(one, Refusal) else one.answer.text for one in found]
+    return ["" if isinstance(one, Refusal) else one.text for one in found]
 
 
 def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refusal | None:
@@ -71,15 +69,16 @@ def refused(llm: AnsweringLLM, task: PersonalTask, *, can_be_said: bool) -> Refu
 
 def scored(
     llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask], choices: tuple[str, ...]
-) -> list[Answered]:
-    """The most probable choice of each task; of equal ones the first."""
+) -> list[Answer]:
+    """Choose the most probable choice of each task, of a scale the median."""
     log_probs, prompt_tokens = choice_log_probs(llm, plug, tasks, choices)
-    answers: list[Answered] = []
+    answers: list[Answer] = []
     for task, row, tokens in zip(tasks, log_probs, prompt_tokens, strict=True):
-        best = int(row.argmax())
-        ties = int((row >= row[best] - TIE).sum()) - 1
-        answer = Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=min(1, ties))
-        answers.append(Answered(answer, looked_at(task)))
+        best, is_tied = best_label(np.exp(row), choices, is_scale=task.is_scale)
+        weights = looked_at(task)
+        answers.append(
+            Answer(choices[best], float(row[best]), "choice", tokens, 0, tie_count=int(is_tied), weights=weights)
+        )
     return answers
 
 
@@ -95,10 +94,23 @@ def choice_log_probs(
     named = [np.zeros(len(choices)) if task.names is None else task.names @ task.task for task in tasks]
     values, tokens = None, [0] * len(tasks)
     if plug.config.values_width:
-        befores = [llm.parts(task.prompt, Placement.AFTER, 0).before for task in tasks]
-        values, tokens = llm.pooled_values(befores), [len(before) for before in befores]
+        tasks, tokens = with_values(llm, tasks), [len(before_of(llm, task)) for task in tasks]
+        values = torch.from_numpy(np.stack([task.values for task in tasks if task.values is not None]))
     batch = ChoiceBatch.of(found, torch.tensor(np.stack(named), dtype=torch.float32))
     return head.log_probs(queries, values, batch, spelled).numpy(), tokens
+
+
+def with_values(llm: AnsweringLLM, tasks: Sequence[PersonalTask]) -> list[PersonalTask]:
+    """The tasks with the LLM's pooled values of their prompts; those that have them are left alone."""
+    missing = [at for at, task in enumerate(tasks) if task.values is None]
+    values = llm.pooled_values([before_of(llm, tasks[at]) for at in missing]).float().numpy()
+    found = dict(zip(missing, values, strict=True))
+    return [replace(task, values=found.get(at, task.values)) for at, task in enumerate(tasks)]
+
+
+def before_of(llm: AnsweringLLM, task: PersonalTask) -> tuple[int, ...]:
+    """What the LLM reads of a task."""
+    return llm.parts(task.prompt, Placement.AFTER, 0).before
 
 
 def respelled(history: History, choices: Sequence[str]) -> History:

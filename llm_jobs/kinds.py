@@ -47,13 +47,13 @@ class Metric(StrEnum):
 
 
 def _template(*names: str, needs: str = "") -> AfterValidator:
-    """A wording whose only placeholders are `names`; `needs` must be one of them."""
+    """Check a wording whose only placeholders are `names`; `needs` must be one of them."""
 
     def check(text: str) -> str:
-        found = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-        if found - set(names):
+        placeholders = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+        if placeholders - set(names):
             raise ValueError(f"may hold {{{'}, {'.join(names)}}} only; write other braces twice")
-        if needs and needs not in found:
+        if needs and needs not in placeholders:
             raise ValueError(f"must hold {{{needs}}}")
         return text
 
@@ -85,7 +85,8 @@ class Kind:
     name: Annotated[str, Field(min_length=1)]
     """What `kind` holds in the tables: the name of the file, or NAME of [kinds.NAME]."""
     metric: Metric
-    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts."""
+    """How answers are measured: `accuracy` (with F1) of labels, `rating` (MAE, RMSE) of numbers, `rouge` of texts. Of
+    ratings the plug answers the median by their probabilities, else the most probable choice."""
     item_text: Annotated[str, _template("text", "output", needs="output")] = "{output}\n{text}"
     """What the encoder reads of a history item. The output comes first: a long text is cut at its end."""
     item_text_without_output: Annotated[str, _template("text", needs="text")] = "{text}"
@@ -111,9 +112,9 @@ class Kind:
     choices_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     """Finds the list of choices, separated by commas, in a task's input."""
     sees_llm_values: bool = False
-    """The plug also sees what the LLM itself made of the prompt: for answers that depend on how a text says what it
-    says, like ratings, which text encoders tell less of than of topics. Causal LLMs of the engine `transformers`; of
-    free answers it makes the loss worse (docs/experiments.md, 2026-11-27)."""
+    """The plug also sees what the LLM itself made of the prompt: for labels that depend on how a text says what it
+    says, like ratings, which text encoders tell less of than of topics. Closed answers only, and causal LLMs of the
+    engine `transformers`."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
     """Most tokens of a free answer. The answer of a closed kind is as long as its choice."""
     lamp_prompt: str = ""
@@ -124,7 +125,7 @@ class Kind:
     """The field of a LaMP profile item that becomes `output`; unless given, items have none."""
 
     def encoder_text(self, text: str, output: str | None) -> str:
-        """What the encoder reads of a history item."""
+        """Word a history item for the encoder."""
         if output is None:
             return self.item_text_without_output.format(text=text)
         return self.item_text.format(text=text, output=output)
@@ -134,16 +135,16 @@ class Kind:
         return None if self.metric is Metric.ROUGE else output
 
     def query(self, task_input: str) -> str | None:
-        """The part of a task's input that is not instruction; None if the marker or all after it is missing."""
+        """Find the part of a task's input that is not instruction; None if the marker or all after it is missing."""
         _, marker, rest = task_input.partition(self.query_marker) if self.query_marker else ("", "", task_input)
         return rest.strip() or None if marker or not self.query_marker else None
 
     def query_encoder_text(self, task_input: str) -> str:
-        """What the encoder reads of a task; of one without the marker, all of its input."""
+        """Word a task for the encoder; one without the marker with all of its input."""
         return self.query_text.format(query=self.query(task_input) or task_input)
 
     def training_prompt(self, text: str, choices: Sequence[str] | None = None) -> str:
-        """The prompt of a history item as a task.
+        """Word a history item as a task.
 
         Args:
             text: the item's text.
@@ -153,7 +154,7 @@ class Kind:
         return self.prompt.format(text=text, choices=", ".join(choices or self.choices or ()))
 
     def with_retrieved(self, items: Sequence[tuple[str, str | None]], task_input: str) -> str:
-        """The prompt of the retrieval baseline.
+        """Word the prompt of the retrieval baseline.
 
         Args:
             items: text and output of the user's items, best first.
@@ -168,9 +169,9 @@ class Kind:
         return head + self.retrieved_prompt.format(items=", and ".join(texts), input=word) + tail if word else head
 
     def choices_in(self, task_input: str) -> tuple[str, ...] | None:
-        """The choices that the input itself names, else the kind's own."""
-        found = re.search(self.choices_pattern, task_input) if self.choices_pattern else None
-        named = tuple(label.strip() for label in found[1].split(",") if label.strip()) if found else ()
+        """Find the choices that the input itself names, else the kind's own."""
+        listed = re.search(self.choices_pattern, task_input) if self.choices_pattern else None
+        named = tuple(label.strip() for label in listed[1].split(",") if label.strip()) if listed else ()
         return tuple(dict.fromkeys(named)) or self.choices
 
     @property
@@ -186,7 +187,7 @@ _SAMPLE = "\0text\0"
 
 
 def field_meanings() -> dict[str, str]:
-    """What each field of a kind means, in the order of the class: the docstrings below its fields."""
+    """Explain each field of a kind, in the order of the class: the docstrings below its fields."""
     fields: Mapping[str, Any] = _KIND.json_schema()["properties"]
     return {name: " ".join(field.get("description", "").split()) for name, field in fields.items()}
 
@@ -209,7 +210,7 @@ def _kind(name: str, table: object, source: str) -> Kind:
 
 
 def load_kinds(extra: Mapping[str, Any] | None = None) -> dict[str, Kind]:
-    """The built-in kinds and those of `pplug.toml`.
+    """Load the built-in kinds and those of `pplug.toml`.
 
     Args:
         extra: the `[kinds]` table of `pplug.toml`, already parsed. Under a built-in name, what it leaves out stays.

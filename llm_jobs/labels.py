@@ -11,12 +11,22 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+TIE: Final = 1e-4
+"""Probabilities as near as that may be decided otherwise by rounding."""
+
+LARGEST_RATING: Final = 1e100
+"""Beyond it a number is no rating, and its square would not fit a float."""
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
 
 
 def label_text(value: object) -> object:
-    """A number as the text of a label, 5 and 5.0 both as "5"; anything else as it is."""
+    """Turn a number into the text of a label, 5 and 5.0 both into "5"; leave anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
         return value
     if value == int(value):
@@ -26,7 +36,7 @@ def label_text(value: object) -> object:
 
 @lru_cache(maxsize=10_000)
 def label_key(text: str) -> str:
-    """What spellings of one label share: all but case, space, Unicode's compatible forms and the zeros of a number."""
+    """Reduce a label to what its spellings share: no case, space, compatible forms of Unicode, zeros of a number."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if (number := _NUMBER.fullmatch(plain)) is None:
         return plain
@@ -36,7 +46,7 @@ def label_key(text: str) -> str:
 
 
 def label_of(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a text names: the same text, else the only choice with its key; None if there is none."""
+    """Find the choice that a text names: the same text, else the only choice with its key; None if there is none."""
     if text in choices:
         return text
     key = label_key(text)
@@ -45,12 +55,12 @@ def label_of(text: str, choices: Sequence[str]) -> str | None:
 
 
 def spelled_as(text: str, choices: Sequence[str] | None) -> str:
-    """A text in the spelling of the choice that it names; as it is where it names none."""
+    """Spell a text like the choice that it names; leave it as it is where it names none."""
     return label_of(text, choices or ()) or text
 
 
 def fixed_labels(carried: Iterable[Sequence[str] | None], own: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The labels that all tasks of a kind can be answered with; None if tasks differ, or some are free.
+    """Find the labels that all tasks of a kind can be answered with; None if tasks differ, or some are free.
 
     Args:
         carried: the choices of each task.
@@ -59,3 +69,32 @@ def fixed_labels(carried: Iterable[Sequence[str] | None], own: Sequence[str] | N
     lists = {tuple(choices or own or ()) for choices in carried}
     first = min(lists, default=tuple(own or ()))
     return first if first and all(set(one) == set(first) for one in lists) else None
+
+
+def rating_of(text: str) -> float | None:
+    """The number, or None; nan and inf, which `float` reads, are no ratings either."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) <= LARGEST_RATING else None
+
+
+def best_label(probabilities: npt.NDArray[np.floating], labels: Sequence[str], *, is_scale: bool) -> tuple[int, bool]:
+    """Which label to answer, and whether rounding could have decided otherwise.
+
+    The most probable one, of equal ones the first. On a scale of numbers the median instead, of whose distance to the
+    truth the expectation is least: between 3 and 5 with equal doubt it is 4, however improbable by itself.
+
+    Args:
+        probabilities: (C,) of each label, summing to anything above 0.
+        labels: C of them.
+        is_scale: whether they are ratings; labels that are no numbers are none.
+    """
+    ratings = [rating_of(label) for label in labels]
+    if not is_scale or None in ratings:
+        best = int(probabilities.argmax())
+        return best, bool((probabilities >= probabilities[best] * (1 - TIE)).sum() > 1)
+    order = np.argsort(np.array(ratings, float), kind="stable")
+    below = np.cumsum(probabilities[order]) / probabilities.sum()
+    return int(order[int((below >= 0.5 - 1e-9).argmax())]), bool((abs(below - 0.5) <= TIE).any())

@@ -26,13 +26,13 @@ import numpy.typing as npt
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Metric
-from llm_jobs.labels import spelled_as
+from llm_jobs.labels import rating_of, spelled_as
 from llm_jobs.rouge import is_official, rouge
 
 RESAMPLES = 1_000
 SEED = 0
 INTERVAL = (2.5, 97.5)  # percent of the resamples below low, and below high
-LARGEST_RATING = 1e100  # beyond it a number is no rating, and its square would not fit a float
+UNKNOWN = -1.0  # the authorship of an answer that nobody looked at
 DRAWS_AT_ONCE = 4_000_000  # users drawn before they are added up, 8 bytes each: bounds the memory of the bootstrap
 
 Floats = npt.NDArray[np.float64]
@@ -48,10 +48,12 @@ class Scored(NamedTuple):
     reference: str
     choices: tuple[str, ...] = ()
     """What this task could be answered with; empty for free text."""
+    authorship: float = UNKNOWN
+    """Of a free answer, the share of another user's answers to the same task that sound less like this user."""
 
     @classmethod
     def of(cls, user_id: str, prediction: str | None, reference: str, choices: Sequence[str] | None) -> Self:
-        """An answer, "" for a task that has none, and the reference in the spelling of the choice that it names."""
+        """Pair an answer, "" for a task that has none, with the reference, spelled as the choice that it names."""
         return cls(user_id, prediction or "", spelled_as(reference, choices), tuple(choices or ()))
 
 
@@ -97,7 +99,7 @@ def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence
 def paired_difference(
     metric: Metric, first: Sequence[Scored], second: Sequence[Scored], labels: Sequence[str] | None
 ) -> list[MetricValue]:
-    """How far `first` is above `second` over the same users: an interval without 0 is a difference; [] for no answers.
+    """Measure how far `first` is above `second` over the same users: an interval without 0 is one; [] for no answers.
 
     One arm may answer each task several times (five random personas) if it does so for all of them.
 
@@ -131,7 +133,7 @@ def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None
 
 
 def _sums_per_user(sums: Sums, answers: Sequence[Scored]) -> Floats:
-    """(U, K), users in the order of their ids; sorting the answers makes float sums the same in any order."""
+    """Add up answers by user, in the order of ids: (U, K); sorting answers makes float sums the same in any order."""
     by_user = groupby(sorted(answers), key=lambda answer: answer.user_id)
     return np.array([sums(list(group)) for _, group in by_user], dtype=np.float64)
 
@@ -151,7 +153,7 @@ def _values_with_intervals(formula: Formula, sums: Floats) -> list[MetricValue]:
 
 
 def _resampled_totals(sums: Floats) -> Iterator[Floats]:
-    """The totals (R, K) of RESAMPLES draws of U users with replacement, in blocks of R; the same in every run."""
+    """Draw the totals (R, K) of RESAMPLES draws of U users with replacement, in blocks of R; the same in every run."""
     users = len(sums)
     random = np.random.default_rng(SEED)
     block = max(1, DRAWS_AT_ONCE // users)
@@ -202,12 +204,12 @@ def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
 
 
 def _range(labels: Sequence[str]) -> tuple[float, float]:
-    """The lowest and the highest rating of a scale.
+    """Find the lowest and the highest rating of a scale.
 
     Raises:
         PplugError: A label is no number.
     """
-    ratings = [rating for label in labels if (rating := _rating(label)) is not None]
+    ratings = [rating for label in labels if (rating := rating_of(label)) is not None]
     if len(ratings) < len(labels):
         count = len(labels) - len(ratings)
         raise PplugError(f"{count} labels of a rating are no numbers: correct them and run `pplug ingest tasks` again")
@@ -215,24 +217,15 @@ def _range(labels: Sequence[str]) -> tuple[float, float]:
 
 
 def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
-    """Prediction minus reference; what is no number becomes the worst label, at equal distance the highest."""
-    if (reference := _rating(answer.reference)) is None:  # a text of the user's, so it is not shown
+    """Subtract the reference from the prediction; what is no number is the worst label, of equals the highest."""
+    if (reference := rating_of(answer.reference)) is None:  # a text of the user's, so it is not shown
         raise PplugError(
             f"a reference of user {answer.user_id!r} is no number: correct it and run `pplug ingest tasks` again"
         )
     lowest, highest = _range(scale)
     worst = lowest if abs(lowest - reference) > abs(highest - reference) else highest
-    prediction = _rating(answer.prediction)
+    prediction = rating_of(answer.prediction)
     return (worst if prediction is None else prediction) - reference
-
-
-def _rating(text: str) -> float | None:
-    """The number, or None; nan and inf, which `float` reads, are no ratings either."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if abs(number) <= LARGEST_RATING else None
 
 
 def _mae_and_rmse(totals: Floats) -> dict[str, Floats]:
@@ -240,13 +233,14 @@ def _mae_and_rmse(totals: Floats) -> dict[str, Floats]:
 
 
 def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
-    """ROUGE-1 and ROUGE-L: the official ones where they mean something, and those of any script."""
+    """ROUGE-1 and ROUGE-L: the official ones where they mean something, and those of any script; and authorship."""
     del labels
     tokenizers = ["", "-unicode"] if is_official([answer.reference for answer in answers]) else ["-unicode"]
     names = [f"{name}{which}" for which in tokenizers for name in ("rouge-1", "rouge-L")]
+    is_known = any(answer.authorship != UNKNOWN for answer in answers)
 
     def sums(mine: Sequence[Scored]) -> list[float]:
-        """[answers, and the sum of each F-measure]."""
+        """[answers with a known authorship, their sum, answers, and the sum of each F-measure]."""
         scores = [
             [
                 score
@@ -255,10 +249,12 @@ def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
             ]
             for answer in mine
         ]
-        return [len(mine), *map(math.fsum, zip(*scores, strict=True))]
+        known = [answer.authorship for answer in mine if answer.authorship != UNKNOWN]
+        return [len(known), math.fsum(known), len(mine), *map(math.fsum, zip(*scores, strict=True))]
 
     def means(totals: Floats) -> dict[str, Floats]:
-        return {name: totals[:, at] / totals[:, 0] for at, name in enumerate(names, 1)}
+        values = {name: totals[:, at] / totals[:, 2] for at, name in enumerate(names, 3)}
+        return values | ({"authorship": totals[:, 1] / totals[:, 0].clip(min=1)} if is_known else {})
 
     return _Measure(sums, means)
 

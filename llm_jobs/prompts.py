@@ -8,8 +8,7 @@ answering see the same tokens with either placement.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
@@ -17,9 +16,13 @@ from typing import Literal
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from embedder.compact import FloatArray
 from embedder.errors import PplugError, UsageError
 from embedder.plain_text import PlainTextTokenizer
 from llm_jobs.chat_template import rendered_chat
+
+Ids = tuple[int, ...]
+"""Token ids."""
 
 PROBE = "PPLUGPROBE"
 
@@ -38,27 +41,10 @@ class Placement(StrEnum):
 class PromptParts:
     """Token ids of a prompt, without the soft prompt between them."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    before: Ids
+    after: Ids
     is_shortened: bool = False
     """The input lost tokens in its middle to fit the LLM's context."""
-
-
-@dataclass(frozen=True, eq=False)
-class LateSoftPrompt:
-    """A soft prompt that depends on what the LLM makes of the tokens before it."""
-
-    length: int
-    """S"""
-    of_values: Callable[[Tensor], Tensor]
-    """The vectors (S, E), of the LLM's pooled values (V,) of those tokens (see engine/kv_cache.py)."""
-
-    def __len__(self) -> int:
-        return self.length
-
-
-SoftPrompt = Tensor | LateSoftPrompt
-"""(S, E) in float32, E = the LLM's width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +52,8 @@ class Request:
     """One thing to be answered."""
 
     prompt: str
-    persona: SoftPrompt | None = None
+    persona: Tensor | None = None
+    """(S, E) soft prompt in float32, E = the LLM's width."""
     choices: tuple[str, ...] | None = None
     """The only answers allowed; None for free text."""
     max_new_tokens: int = 32
@@ -92,6 +79,9 @@ class Answer:
     is_shortened: bool = False
     tie_count: int = 0
     """Decisions between two tokens or choices within 1e-4, which rounding may decide otherwise another time."""
+    weights: FloatArray | None = field(default=None, compare=False, repr=False)
+    """(n,) how much the plug looked at each of the user's vectors; they sum to one, or to zero without a history. None
+    for an answer without a plug."""
 
 
 Reason = Literal["non_finite_logits", "prompt_too_long", "empty_choice", "empty_prompt", "model_error", "no_plug"]
@@ -122,8 +112,8 @@ class PromptFormat:
 
     tokenizer: PreTrainedTokenizerBase
     """A fast tokenizer of transformers."""
-    header: tuple[int, ...]
-    footer: tuple[int, ...]
+    header: Ids
+    footer: Ids
 
     @classmethod
     def of(
@@ -152,8 +142,8 @@ class PromptFormat:
         footer = full[start + len(plain) :] if is_encoder_decoder else []  # a causal LLM must not see an end token
         return cls(tokenizer, tuple(full[:start]), tuple(footer))
 
-    def token_ids(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
+    def token_ids(self, text: str) -> Ids:
+        """Split plain text into ids; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
         return tuple(self._plain.ids([SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)])[0])
 
     @cached_property
@@ -185,19 +175,8 @@ class PromptFormat:
         return PromptParts(self.header + shortened + self.footer, (), is_shortened)
 
 
-def known_before(soft: SoftPrompt) -> Tensor:
-    """The vectors of a soft prompt, for an LLM that does not tell what it makes of the tokens before them.
-
-    Raises:
-        PplugError: if they depend on that.
-    """
-    if isinstance(soft, LateSoftPrompt):
-        raise PplugError("a soft prompt depends on values inside the LLM, which this engine does not give")
-    return soft
-
-
-def shorten_middle(ids: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """The first and the last of `ids`, `length` in all; everything if it fits."""
+def shorten_middle(ids: Ids, length: int) -> Ids:
+    """Keep the first and the last of `ids`, `length` in all; everything if it fits."""
     if len(ids) <= length:
         return ids
     tail = length // 2

@@ -1,30 +1,25 @@
-"""What an LLM reads of a request: token ids that fit its context. All engines see the same.
+"""What an LLM reads of a request, token ids that fit its context, and what its tokens say. All engines see the same.
 
-requests ─▶ prepare ─▶ (an engine) ─▶ outcomes ─▶ answers, in the order of the requests
-               └─▶ refusals
+requests ─▶ prepare ─▶ (an engine) ─▶ render ─▶ answers
+               └─▶ refusals ────────────┘
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from embedder.errors import PplugError
 from embedder.fingerprints import fingerprint
-from llm_jobs.engine import answering
-from llm_jobs.engine.decoding import Ids
+from llm_jobs.engine.engine import Decoded, Prepared, Result
 from llm_jobs.engine.rules import honoured_settings
-from llm_jobs.prompts import Answer, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+from llm_jobs.prompts import Answer, Ids, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
 
 PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
 """A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""
-
-Run = Callable[[Sequence[answering.Prepared]], dict[int, answering.Outcome]]
-"""An engine: outcomes by index."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +69,29 @@ class RequestReader:
         )
 
     def fingerprint(self, folder: Path) -> str:
-        """The sha256 of weights and settings in `folder`, the prompt format and the tokenizer."""
+        """Hash weights and settings in `folder`, the prompt format and the tokenizer."""
         probe = self.format.token_ids(PROBE_TEXT)
         return fingerprint(folder, header=self.format.header, footer=self.format.footer, probe=probe)
 
-    def answer(self, requests: Sequence[Request], placement: Placement, run: Run) -> list[Answer | Refusal]:
-        """Let an engine answer what can be put to it; answers or refusals in the order of the requests."""
-        found: dict[int, Answer | Refusal] = {}
-        prepared: dict[int, answering.Prepared] = {}
-        for index, request in enumerate(requests):
+    def prepare(self, requests: Sequence[Request], placement: Placement) -> list[Prepared | Refusal]:
+        """Turn requests into token ids, in their order; refuse those that cannot be put to the LLM."""
+        prepared: list[Prepared | Refusal] = []
+        for request in requests:
             try:
-                prepared[index] = self._prepare(index, request, placement)
+                prepared.append(self._prepared(request, placement))
             except PromptRefused as refused:
-                found[index] = refused.refusal
-        for index, outcome in run(list(prepared.values())).items():
-            found[index] = answering.answer(prepared[index], outcome, self._text(requests[index], outcome))
-        return [found[index] for index in range(len(requests))]
+                prepared.append(refused.refusal)
+        return prepared
+
+    def render(self, prepared: Sequence[Prepared | Refusal], results: Sequence[Result]) -> list[Answer | Refusal]:
+        """Say in words what an engine made of what `prepare` gave it."""
+        return [
+            one if isinstance(one, Refusal) else result if isinstance(result, Refusal) else self._answer(one, result)
+            for one, result in zip(prepared, results, strict=True)
+        ]
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
-        """Token ids of a prompt around the place of its soft prompt, with `reserve` tokens of the context left.
+        """Cut a prompt around the place of its soft prompt, with `reserve` tokens of the context left.
 
         Raises:
             PromptRefused: if the prompt is empty, or nothing of it fits.
@@ -100,27 +99,35 @@ class RequestReader:
         return self.format.parts(prompt, placement, self.context_length - reserve)
 
     def answer_ids(self, text: str) -> Ids:
-        """Token ids of an answer, the end token included."""
+        """Split an answer into token ids, the end token included."""
         return (*self.format.token_ids(text), self.end_ids[0])
 
-    def _prepare(self, index: int, request: Request, placement: Placement) -> answering.Prepared:
+    def _prepared(self, request: Request, placement: Placement) -> Prepared:
         soft = torch.empty(0, self.width) if request.persona is None else request.persona
-        if isinstance(soft, Tensor):
-            soft = soft.detach()
         choices: tuple[Ids, ...] = ()
         if request.choices is not None:
             if not request.choices or not all(map(self.format.token_ids, request.choices)):
-                raise PromptRefused("empty_choice", f"choices {list(request.choices)!r} hold one without tokens")
+                raise PromptRefused("empty_choice", "no choice, or one without tokens")
             choices = tuple(map(self.answer_ids, request.choices))
         longest = max(map(len, choices), default=request.max_new_tokens)
         parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
-        return answering.Prepared(index, parts, soft, choices, request.max_new_tokens)
+        return Prepared(request, parts, soft.detach(), choices)
 
-    def _text(self, request: Request, outcome: answering.Outcome) -> str:
-        if request.choices is not None and outcome.choice is not None:
-            return request.choices[outcome.choice]
-        ids = () if isinstance(outcome.answer, Refusal) else outcome.answer.ids
-        return str(self.format.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    def _answer(self, prepared: Prepared, decoded: Decoded) -> Answer:
+        if decoded.choice is not None and prepared.request.choices:
+            text, reason = prepared.request.choices[decoded.choice], "choice"
+        else:
+            text = str(self.format.tokenizer.decode(list(decoded.ids), skip_special_tokens=True)).strip()
+            reason = "eos" if decoded.has_ended else "length"
+        return Answer(
+            text=text,
+            score=decoded.score,
+            finish_reason=reason,
+            prompt_tokens=prepared.prompt_tokens,
+            output_tokens=len(decoded.ids),
+            is_shortened=prepared.parts.is_shortened,
+            tie_count=decoded.tie_count,
+        )
 
 
 CONTEXT_NAMES = (
@@ -136,7 +143,7 @@ CONTEXT_NAMES = (
 
 
 def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of prompt and answer together (of the prompt, for an encoder)."""
+    """Find the most tokens of prompt and answer together (of the prompt, for an encoder)."""
     untyped: Any = config
     text = untyped.get_text_config(encoder=True) if config.is_encoder_decoder else untyped.get_text_config(decoder=True)
     named = next((limit for name in CONTEXT_NAMES if (limit := getattr(text, name, None))), None)
@@ -145,7 +152,7 @@ def _context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 
 
 def _end_ids(known: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """Tokens that end an answer, `known` or the tokenizer's own, which comes first: it closes answers and choices.
+    """List the tokens that end an answer, `known` or the tokenizer's; its own comes first, closing answers and choices.
 
     Raises:
         PplugError: if there is none.

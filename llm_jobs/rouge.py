@@ -35,12 +35,12 @@ class UnicodeTokenizer:
     """Words and numbers of any script, in the way that rouge-score calls a tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text; case and Unicode's compatible forms do not count."""
+        """Split a text into tokens; case and Unicode's compatible forms do not count."""
         return _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def is_official(references: Iterable[str]) -> bool:
-    """Whether the official tokenizer reads nearly all of some references, if there is anything to read."""
+    """Tell whether the official tokenizer reads nearly all of some references, if there is anything to read."""
     counted = read = 0
     for reference in references:
         text = reference.lower()
@@ -50,9 +50,9 @@ def is_official(references: Iterable[str]) -> bool:
 
 
 def rouge(reference: str, prediction: str, *, is_official: bool) -> tuple[float, float]:
-    """The F-measures of ROUGE-1 and ROUGE-L, without stemming."""
-    found = _scorer(is_official=is_official).score(reference, prediction)
-    return found["rouge1"].fmeasure, found["rougeL"].fmeasure
+    """Compute the F-measures of ROUGE-1 and ROUGE-L, without stemming."""
+    scores = _scorer(is_official=is_official).score(reference, prediction)
+    return scores["rouge1"].fmeasure, scores["rougeL"].fmeasure
 
 
 @cache

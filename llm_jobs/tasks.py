@@ -1,39 +1,75 @@
-"""What answering takes and gives: a frozen LLM, tasks with what is known of their users, and answers."""
+"""What answers tasks, and what it takes: a frozen LLM of any engine, and tasks with what is known of their users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 from embedder.compact import FloatArray
+from embedder.errors import PplugError
 from embedder.histories import History
-from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
+from llm_jobs.engine.engine import Engine, run
+from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
+from llm_jobs.request_reader import RequestReader
 
 
-class AnsweringLLM(Protocol):
-    """A frozen LLM as job 2 needs it: FrozenLLM or VllmLLM."""
+class AnsweringLLM:
+    """A frozen LLM that answers: what reads for it, and the engine that runs it."""
 
-    sha256: str
-    kernel: str
-    num_beams: int
-    context_length: int
-    """Most tokens of prompt and answer together."""
-    values_width: int
+    num_beams = 1
+    """Beams that free answers are decoded with; 1 is greedy."""
+    kv_memory: int | None = None
+    """Bytes for keys and values; None where answers do not depend on them, or the engine decides."""
+    values_width = 0
     """V, the length of the pooled values of a prompt; 0 where soft prompts cannot depend on them."""
 
-    @property
-    def kv_memory(self) -> int | None:
-        """Bytes for keys and values; None where answers do not depend on them, or the engine decides."""
-        ...
+    def __init__(self, reader: RequestReader, engine: Engine, sha256: str, kernel: str) -> None:
+        self.reader, self.engine = reader, engine
+        self.sha256 = sha256
+        """Fingerprint of the weights, prompt format, tokenizer and decoding rules; not of the precision, so a plug
+        trained in bfloat16 also answers in float32, and not of the engine."""
+        self.kernel = kernel
+        """Which code and precision runs, for the run record."""
+        self.context_length = reader.context_length
+        """Most tokens of prompt and answer together."""
 
-    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]: ...
+    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
+        """Answer or refuse requests, in their order; closed ones by log-probability, with beams or without.
 
-    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts: ...
+        In float32 an answer is the same whatever the other requests are, and that of `transformers`, up to two tokens
+        whose logits are within 1e-4 (`Answer.tie_count`). In bfloat16 at least 98% are as if asked one by one.
 
-    def answer_ids(self, text: str) -> tuple[int, ...]: ...
+        Raises:
+            Exception: the engine's own, if it fails on every request that could be put to it.
+        """
+        prepared = self.reader.prepare(requests, placement)
+        decoded = run(self.engine, prepared)
+        return self.reader.render(prepared, decoded)
 
-    def pooled_values(self, befores: Sequence[tuple[int, ...]]) -> Tensor: ...
+    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
+        """Cut a prompt around the place of its soft prompt.
+
+        Args:
+            prompt: the task's input.
+            placement: where the soft prompt goes.
+            reserve: tokens of the context to keep free for the soft prompt and the answer.
+
+        Raises:
+            PromptRefused: if the prompt is empty, or nothing of it fits.
+        """
+        return self.reader.parts(prompt, placement, reserve)
+
+    def answer_ids(self, text: str) -> Ids:
+        """Split an answer into token ids, the end token included."""
+        return self.reader.answer_ids(text)
+
+    def pooled_values(self, befores: Sequence[Ids]) -> Tensor:
+        """Pool the LLM's values of the tokens before n soft prompts: (n, V), on the CPU (engine/kv_cache.py).
+
+        Raises:
+            PplugError: if the engine does not tell what is inside the LLM.
+        """
+        raise PplugError(f"an LLM that runs in {self.kernel} does not tell what is inside it: leave its values out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +84,7 @@ class PersonalTask:
     max_new_tokens: int
     names: FloatArray | None = None
     """(C, D) encoded names of the choices."""
-
-
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """What the LLM said, and how much the plug looked at each of the user's vectors."""
-
-    answer: Answer
-    weights: FloatArray
-    """(n,) they sum to one, or to zero for a user without a history."""
+    values: FloatArray | None = None
+    """(V,) the LLM's pooled values of the prompt, where they are known already."""
+    is_scale: bool = False
+    """The choices are ratings, of which the nearer one is the better answer."""

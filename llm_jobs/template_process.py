@@ -37,7 +37,7 @@ def limit_this_process() -> None:
 
 
 def renderer() -> Any:
-    """The module of transformers that renders chat templates, without the rest, whose import takes a second."""
+    """Import the module of transformers that renders chat templates, without the rest, whose import takes a second."""
     for name in ("transformers", "transformers.utils"):
         spec = find_spec(name)
         sys.modules[name] = package = ModuleType(name)

@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
-from llm_jobs.engine.answering import Outcome, Prepared, best_choice
-from llm_jobs.engine.decoding import NON_FINITE, Decoded, Ids
+from embedder.precision import Dtype
+from embedder.weights import load_config
+from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice
 from llm_jobs.engine.rules import require_no_rules
-from llm_jobs.frozen_llm import Dtype
-from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request, known_before
+from llm_jobs.prompts import Ids, Refusal
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
+from llm_jobs.tasks import AnsweringLLM
 
 INSTALL = "pip install --no-deps -r docs/requirements-vllm.txt"
 
@@ -45,7 +46,7 @@ ENVIRONMENT = {
 }
 """vLLM reads these when it is imported; values that the user has set stay."""
 
-CHUNK_TOKENS = 1 << 17
+BATCH_TOKENS = 1 << 17
 """Embedded tokens handed over at once: 300 MB for a model 576 wide in float32, 2 GB for one 4,096 wide in bfloat16."""
 
 KV_TOKENS = 1 << 15
@@ -55,107 +56,105 @@ MOST_WAYS = 128
 """Tokens whose log-probabilities one request may ask for (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS)."""
 
 
-class VllmLLM:
-    """A causal LLM in vLLM: of what FrozenLLM does, the answering.
+def load_vllm(
+    name: str,
+    dtype: Dtype = "bfloat16",
+    cache: Path | None = None,
+    memory: int | None = None,
+    *,
+    thinking: bool = False,
+) -> AnsweringLLM:
+    """Load a causal LLM by alias, folder or hub id (see embedder.models).
 
-    Runs on all GPUs that the process sees, each with a part of every layer, or on the CPU. Greedy; the KV cache is
-    shared by all requests that are running, and equal beginnings of prompts are kept in it.
+    Runs on all GPUs that the process sees, each with a part of every layer, or on the CPU. In bfloat16 answers are
+    those of FrozenLLM up to close calls between two tokens; a plug fits both.
+
+    Args:
+        name: alias, local folder or downloaded hub id.
+        dtype: precision; `auto` is bfloat16.
+        cache: folder for exported models.
+        memory: bytes for keys and values; unless given, on a GPU what vLLM finds free, else KV_TOKENS tokens.
+        thinking: as for FrozenLLM.
+
+    Raises:
+        InputMissing: if vLLM or the model is not there.
+        PplugError: if vLLM cannot run the model, or not with embedded prompts.
     """
+    if find_spec("vllm") is None:
+        raise InputMissing(f"vLLM is not installed: run `{INSTALL}` in an environment of its own (docs/vllm.md)")
+    from transformers import GenerationConfig
 
-    def __init__(self, llm: Any, reader: RequestReader, table: Tensor, folder: Path) -> None:
-        self._llm, self._reader, self._table = llm, reader, table
-        self.sha256 = reader.fingerprint(folder)
-        """As FrozenLLM's: a plug fits both."""
-        self.kernel = f"vllm {_version()} {str(table.dtype).removeprefix('torch.')}"
-        """Which code and precision runs; tells the engines apart in `settings_sha256`."""
-        self.num_beams = 1
-        self.kv_memory = None
-        """vLLM decides what it computes together, and with which memory."""
-        self.context_length = reader.context_length
-        self.values_width = 0
-        """vLLM does not tell what is inside the LLM."""
-        self._require_same_embedding()
+    dtype = "bfloat16" if dtype == "auto" else dtype
+    folder = model_folder(name, cache)
+    config = load_config(folder)
+    if config.is_encoder_decoder:
+        raise PplugError(f"model {name} is a sequence-to-sequence LLM, which vLLM cannot run: use another engine")
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        generation = GenerationConfig.from_model_config(config)
+    require_no_rules(generation, f"model {name}")
+    table = embedding_table(folder, config).to(getattr(torch, dtype))
+    reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
+    engine = VllmEngine(_started(folder, config, dtype, reader.context_length, memory), table, reader.end_ids)
+    engine.require_same_embedding([*reader.format.header, *reader.format.token_ids(PROBE_TEXT)])
+    return AnsweringLLM(reader, engine, reader.fingerprint(folder), f"vllm {_version()} {dtype}")
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str,
-        dtype: Dtype = "bfloat16",
-        cache: Path | None = None,
-        memory: int | None = None,
-        *,
-        thinking: bool = False,
-    ) -> Self:
-        """Load a causal LLM by alias, folder or hub id (see embedder.models).
+
+class VllmEngine:
+    """A causal LLM in vLLM. Greedy; all requests that are running share its KV cache, and equal beginnings in it."""
+
+    def __init__(self, llm: Any, table: Tensor, end_ids: Ids) -> None:
+        """Take over a started vLLM.
 
         Args:
-            name: alias, local folder or downloaded hub id.
-            dtype: precision; `auto` is bfloat16.
-            cache: folder for exported models.
-            memory: bytes for keys and values; unless given, on a GPU what vLLM finds free, else KV_TOKENS tokens.
-            thinking: as for FrozenLLM.
+            llm: the started one.
+            table: the LLM's input embeddings (V, E).
+            end_ids: tokens that end an answer.
+        """
+        self._llm, self._table, self._end_ids = llm, table, end_ids
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+        """Decode an answer to each request, in their order."""
+        results: dict[Prepared, Result] = {one: refusal for one in prepared if (refusal := self._refusal(one))}
+        fit = [request for request in prepared if request not in results]
+        for batch in batches([request for request in fit if not request.choices]):
+            results |= zip(batch, self._decoded(batch), strict=True)
+        for batch in batches([request for request in fit if request.choices]):
+            results |= zip(batch, self._chosen(batch), strict=True)
+        return [results[request] for request in prepared]
+
+    def require_same_embedding(self, ids: Sequence[int]) -> None:
+        """Compare what vLLM makes of token ids with what it makes of our rows for them.
 
         Raises:
-            InputMissing: if vLLM or the model is not there.
-            PplugError: if vLLM cannot run the model, or not with embedded prompts.
+            PplugError: if they differ, as when the model changes its embeddings before it uses them.
         """
-        if find_spec("vllm") is None:
-            raise InputMissing(f"vLLM is not installed: run `{INSTALL}` in an environment of its own (docs/vllm.md)")
-        from transformers import AutoConfig, GenerationConfig
-
-        dtype = "bfloat16" if dtype == "auto" else dtype
-        folder = model_folder(name, cache)
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        config: Any = AutoConfig.from_pretrained(folder, **local)
-        if config.is_encoder_decoder:
-            raise PplugError(f"model {name} is a sequence-to-sequence LLM, which vLLM cannot run: use another engine")
-        if (folder / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        else:
-            generation = GenerationConfig.from_model_config(config)
-        require_no_rules(generation, f"model {name}")
-        table = embedding_table(folder, config).to(getattr(torch, dtype))
-        reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
-        return cls(_started(folder, config, dtype, reader.context_length, memory), reader, table, folder)
-
-    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
-        """As FrozenLLM.answer. In bfloat16 the two agree up to close calls between two tokens."""
-        return self._reader.answer(requests, placement, self._run)
-
-    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
-        """As FrozenLLM.parts."""
-        return self._reader.parts(prompt, placement, reserve)
-
-    def pooled_values(self, befores: Sequence[tuple[int, ...]]) -> Tensor:
-        """Refuse: plugs that need them are refused before (`PersonaPlug.require`)."""
-        raise PplugError("vLLM does not tell what is inside the LLM: answer with --engine transformers")
-
-    def answer_ids(self, text: str) -> Ids:
-        """As FrozenLLM.answer_ids."""
-        return self._reader.answer_ids(text)
-
-    def _run(self, prepared: Sequence[Prepared]) -> dict[int, Outcome]:
-        outcomes = {request.index: Outcome(found) for request in prepared if (found := self._refusal(request))}
-        fit = [request for request in prepared if request.index not in outcomes]
-        for chunk in chunks([request for request in fit if not request.choices]):
-            outcomes |= self._free(chunk)
-        for chunk in chunks([request for request in fit if request.choices]):
-            outcomes |= self._closed(chunk)
-        return outcomes
+        asked = sorted(set(ids))[:MOST_WAYS]
+        params = self._params(1, logprob_token_ids=asked)
+        (plain,) = self._llm.generate([{"prompt_token_ids": [*ids]}], params, use_tqdm=False)
+        (embedded,) = self._generate([self._table[[*ids]]], [params])
+        wanted, own = (
+            torch.tensor([said.logprobs[0][token].logprob for token in asked]) for said in (plain.outputs[0], embedded)
+        )
+        if not torch.allclose(wanted, own, atol=0.05):
+            raise PplugError(
+                f"vLLM reads this model's embeddings differently by {(wanted - own).abs().max():.2g}: "
+                "use the engine transformers"
+            )
 
     def _refusal(self, request: Prepared) -> Refusal | None:
-        """Why a soft prompt must not reach vLLM: in a shared cache it could spoil the answers of others."""
-        width, soft = self._table.shape[1], known_before(request.soft)
+        """Say why a soft prompt must not reach vLLM: in a shared cache it could spoil the answers of others."""
+        width, soft = self._table.shape[1], request.soft
         if soft.shape[1:] != (width,):
             return Refusal("model_error", f"soft prompt {tuple(soft.shape)} for an LLM that is {width} wide")
         return None if bool(soft.isfinite().all()) else NON_FINITE
 
-    def _free(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
+    def _decoded(self, requests: Sequence[Prepared]) -> list[Result]:
         params = [self._params(request.limit, logprobs=0) for request in requests]
-        found = self._generate([self._embeds(request) for request in requests], params)
-        return {request.index: Outcome(_decoded(said)) for request, said in zip(requests, found, strict=True)}
+        return [decoded(said) for said in self._generate([self._embeds(request) for request in requests], params)]
 
-    def _closed(self, requests: Sequence[Prepared]) -> dict[int, Outcome]:
+    def _chosen(self, requests: Sequence[Prepared]) -> list[Result]:
         embeds = [self._embeds(request) for request in requests]
         forks = [forks_of(request.choices) for request in requests]
         known: list[dict[Ids, float]] = [{} for _ in requests]
@@ -165,47 +164,27 @@ class VllmLLM:
             params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
             for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
                 known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
-        return {
-            request.index: best_choice(request.choices, choice_scores(request.choices, log_probs))
+        return [
+            best_choice(request.choices, choice_scores(request.choices, log_probs))
             for request, log_probs in zip(requests, known, strict=True)
-        }
+        ]
 
     def _embeds(self, request: Prepared) -> Tensor:
-        """The whole prompt (tokens, E)."""
+        """Embed the whole prompt (tokens, E)."""
         before, after = (self._table[list(ids)] for ids in (request.parts.before, request.parts.after))
-        return torch.cat([before, known_before(request.soft).to(self._table.dtype), after])
+        return torch.cat([before, request.soft.to(self._table.dtype), after])
 
     def _params(self, limit: int, **asked: Any) -> Any:
         vllm: Any = import_module("vllm")
-        ends = list(self._reader.end_ids)
+        ends = list(self._end_ids)
         return vllm.SamplingParams(temperature=0, max_tokens=limit, stop_token_ids=ends, detokenize=False, **asked)
 
     def _generate(self, embeds: Sequence[Tensor], params: Sequence[Any]) -> list[Any]:
-        """What vLLM says to each embedded prompt."""
+        """Let vLLM answer each embedded prompt."""
         if not embeds:
             return []
         prompts = [{"prompt_embeds": rows} for rows in embeds]
         return [output.outputs[0] for output in self._llm.generate(prompts, list(params), use_tqdm=False)]
-
-    def _require_same_embedding(self) -> None:
-        """Compare what vLLM makes of token ids with what it makes of our rows for them.
-
-        Raises:
-            PplugError: if they differ, as when the model changes its embeddings before it uses them.
-        """
-        ids = [*self._reader.format.header, *self._reader.format.token_ids(PROBE_TEXT)]
-        asked = sorted(set(ids))[:MOST_WAYS]
-        params = self._params(1, logprob_token_ids=asked)
-        (plain,) = self._llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
-        (embedded,) = self._generate([self._table[ids]], [params])
-        wanted, found = (
-            torch.tensor([said.logprobs[0][token].logprob for token in asked]) for said in (plain.outputs[0], embedded)
-        )
-        if not torch.allclose(wanted, found, atol=0.05):
-            raise PplugError(
-                f"vLLM reads this model's embeddings differently by {(wanted - found).abs().max():.2g}: "
-                "use the engine transformers"
-            )
 
 
 class Fork(NamedTuple):
@@ -218,7 +197,7 @@ class Fork(NamedTuple):
 
 
 def forks_of(choices: Sequence[Ids]) -> list[Fork]:
-    """Every place in the choices, each once."""
+    """List every place in the choices, each once."""
     ways: dict[Ids, dict[int, None]] = {}
     for choice in choices:
         for at, token in enumerate(choice):
@@ -231,28 +210,28 @@ def forks_of(choices: Sequence[Ids]) -> list[Fork]:
 
 
 def choice_scores(choices: Sequence[Ids], log_probs: Mapping[Ids, float]) -> Tensor:
-    """Mean log-probability of each choice's tokens (C,), from that of the last token of each of its beginnings."""
+    """Average the log-probabilities of each choice's tokens (C,), from those of the last tokens of its beginnings."""
     means = [sum(log_probs[choice[: at + 1]] for at in range(len(choice))) / len(choice) for choice in choices]
     return torch.tensor(means)
 
 
-def chunks(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
-    """Longest first, so that none is left running alone at the end; each chunk within CHUNK_TOKENS or of one."""
-    chunk: list[Prepared] = []
+def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """Group requests, longest first, so that none is left running alone at the end; a batch has BATCH_TOKENS or one."""
+    batch: list[Prepared] = []
     tokens = 0
     for request in sorted(requests, key=lambda request: request.tokens, reverse=True):
         size = request.tokens * (len(forks_of(request.choices)) or 1)
-        if chunk and tokens + size > CHUNK_TOKENS:
-            yield chunk
-            chunk, tokens = [], 0
-        chunk.append(request)
+        if batch and tokens + size > BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(request)
         tokens += size
-    if chunk:
-        yield chunk
+    if batch:
+        yield batch
 
 
 def embedding_table(folder: Path, config: Any) -> Tensor:
-    """The model's input embeddings (V, E), read without the rest of the model.
+    """Read the model's input embeddings (V, E), without the rest of the model.
 
     Raises:
         PplugError: if the model does more with a token than look up its row, or the folder lacks the table.
@@ -296,14 +275,14 @@ def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memor
 
 
 def _kv_bytes(config: Any, dtype: Dtype) -> int:
-    """Bytes of the keys and values of a token."""
+    """Count the bytes of the keys and values of a token."""
     head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * head * getattr(torch, dtype).itemsize
 
 
-def _decoded(said: Any) -> Decoded | Refusal:
-    """A free answer of vLLM."""
+def decoded(said: Any) -> Result:
+    """Read a free answer of vLLM."""
     ids = tuple(said.token_ids)
     score = said.cumulative_logprob / len(ids)
     return Decoded(ids, score, said.finish_reason == "stop") if math.isfinite(score) else NON_FINITE

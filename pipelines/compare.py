@@ -19,7 +19,7 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import read_key
 from pipelines.evaluate import JOB, labels_of, referenced_tasks
@@ -29,6 +29,7 @@ from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms, answer_timed, tell_of_shortened
+from pipelines.rivals.authorship import with_authorship
 from pipelines.rivals.cases import CaseReader
 from pipelines.rivals.kept import NUMBER_BYTES
 from pipelines.rivals.labels import LabelRegression, most_frequent
@@ -169,6 +170,8 @@ class Comparison:
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
         self.shortened_count = tell_of_shortened(arms.values())
+        if self._kind.metric is Metric.ROUGE:
+            arms = with_authorship(arms, "other", data.outputs)
         labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, members, labels)
 

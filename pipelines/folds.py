@@ -8,25 +8,19 @@ Items are encoded once for all folds. Beside it the plug is trained on everybody
 """
 
 import logging
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from embedder.errors import InputMissing, UsageError
 from embedder.hashing import hash_share
-from embedder.plug import PersonaPlug
-from llm_jobs.kinds import Kind
+from llm_jobs.closed import refused, with_values
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.metrics import evaluate_answers
-from llm_jobs.prompts import Placement
-from llm_jobs.training.data import Example, TrainConfig
-from llm_jobs.training.fit import prepare, seeded_plug, train_plug
+from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.compare import CompareConfig, require_own_engine
 from pipelines.evaluate import JOB, labels_of, referenced_tasks
@@ -35,15 +29,17 @@ from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.rivals.answering import Arm, answer_arms
-from pipelines.rivals.cases import CaseReader
+from pipelines.rivals.authorship import with_authorship
+from pipelines.rivals.cases import Case, CaseReader
 from pipelines.rivals.labels import LabelRegression, most_frequent
 from pipelines.rivals.registry import MET, OWN_PLUG, RIVALS, SHUFFLED, Bench, Rival, TrainedPlug
 from pipelines.rivals.table import OWN, comparison_rows
+from pipelines.rivals.training import FoldTrainer
 from pipelines.slices import slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, TrainingData, plug_config, training_data
+from pipelines.train import PlugChoice, TrainingData, training_data
 
 logger = logging.getLogger(__name__)
 
@@ -163,20 +159,22 @@ class FoldedComparison:
             data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
             examples = examples_of(data.targets.found, data.items, self._kinds, self._models.encoder)
             names = self._names(data)
-            met = self._met(data, examples, progress) if MET in names else {}
+            trainer = FoldTrainer(self._kind, self._models, data.labels, examples, self._folds.train, progress)
+            met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
             for fold in range(self._folds.count):
                 mine = [row for row in self._scored if fold_of(row["user_id"], self._folds.count) == fold]
                 if not mine:
                     continue
                 cases = CaseReader(db, self._ds, self._kind, self._models.encoder, mine)
                 item_counts |= cases.item_counts
-                others = [at for at, one in enumerate(examples) if fold_of(one.user_id, self._folds.count) != fold]
-                for seed, rivals in self._rivals(data, examples, others, names, met, progress):
-                    found = answer_arms(cases.chunks(), rivals, self._models.llm, cases.task_count, progress)
+                chunks = [self._with_values(chunk) for chunk in cases.chunks()]
+                for rivals in self._rivals(trainer, fold, names, met):
+                    found = answer_arms(chunks, rivals, self._models.llm, cases.task_count, progress)
                     for name, arm in found.items():
                         arms.setdefault(name, Arm()).add_all(arm)
-                    del seed
         self._log_seeds(arms, data)
+        if self._kind.metric is Metric.ROUGE:
+            arms = with_authorship(arms, "other", data.outputs)
         labels = labels_of(self._scored, self._kinds)[self._kind.name]
         return comparison_rows(self._kind, arms, self._members(item_counts), labels)
 
@@ -184,51 +182,38 @@ class FoldedComparison:
         usual = CLOSED_ARMS if data.labels else FREE_ARMS
         return [name for name in RIVALS if name == OWN or name in (self._compare.rivals or usual)]
 
-    def _met(self, data: TrainingData, examples: Sequence[Example], progress: Progress) -> dict[int, TrainedPlug]:
-        """By seed the plug that was trained on everybody."""
-        return {seed: self._trained(data, examples, OWN_PLUG, seed, progress) for seed in self._seeds}
-
     @property
     def _seeds(self) -> range:
         first = self._folds.train.seed
         return range(first, first + self._folds.seeds)
 
     def _rivals(
-        self,
-        data: TrainingData,
-        examples: Sequence[Example],
-        others: Sequence[int],
-        names: Sequence[str],
-        met: Mapping[int, TrainedPlug],
-        progress: Progress,
-    ) -> Iterator[tuple[int, dict[str, Rival]]]:
+        self, trainer: FoldTrainer, fold: int, names: Sequence[str], met: Mapping[int, TrainedPlug]
+    ) -> Iterator[dict[str, Rival]]:
         """The arms of a fold, seed by seed; what is not trained by seed comes with the first."""
-        known = [examples[at] for at in others]
+
+        def is_known(user_id: str) -> bool:
+            return fold_of(user_id, self._folds.count) != fold
+
+        known = [example for example in trainer.examples if is_known(example.user_id)]
         common = most_frequent([example.target for example in known])
         for seed in self._seeds:
             of_seed = [name for name in names if RIVALS[name].plug is not None or seed == self._seeds[0]]
             plugs = {MET: met[seed]} if met else {}
-            for need in {RIVALS[name].plug for name in of_seed} - {None, MET}:
-                plugs[str(need)] = self._trained(data, known, str(need), seed, progress)
-            regression = None
-            if "label_regression" in of_seed:
-                regression = LabelRegression.of_examples(known)
+            for need in sorted({str(RIVALS[name].plug) for name in of_seed} - {"None", MET}):
+                plugs[need] = trainer.trained(need, seed, is_known)
+            regression = LabelRegression.of_examples(known) if "label_regression" in of_seed else None
             bench = Bench(self._kind, trainable(self._models.llm), plugs, regression, common)
-            yield seed, {name: RIVALS[name].build(bench) for name in of_seed}
+            yield {name: RIVALS[name].build(bench) for name in of_seed}
 
-    def _trained(
-        self, data: TrainingData, known: Sequence[Example], need: str, seed: int, progress: Progress
-    ) -> TrainedPlug:
-        """A plug of an aggregation, or one trained on histories given to the wrong users."""
-        start, llm = time.perf_counter(), trainable(self._models.llm)
-        aggregation = OWN_PLUG if need == SHUFFLED else need
-        plug: PersonaPlug = seeded_plug(plug_config(self._kind, self._models, aggregation, data.labels), seed)
-        examples = shuffled(known, seed) if need == SHUFFLED else known
-        prepared = prepare(examples, llm, Placement(plug.config.placement))
-        names = self._models.encoder.encode(plug.config.labels) if plug.config.labels else None
-        with tempfile.TemporaryDirectory() as folder:
-            train_plug(plug, llm, prepared, replace(self._folds.train, seed=seed), Path(folder), progress, names)
-        return TrainedPlug(plug, time.perf_counter() - start)
+    def _with_values(self, cases: Sequence[Case]) -> list[Case]:
+        """The cases with the LLM's values of their prompts, which all arms and seeds see, where plugs see these."""
+        llm = self._models.llm
+        if not (self._kind.sees_llm_values and llm.values_width):
+            return list(cases)
+        read = [case.personal for case in cases if refused(llm, case.personal, can_be_said=True) is None]
+        known = {id(task): found for task, found in zip(read, with_values(llm, read), strict=True)}
+        return [replace(case, personal=known.get(id(case.personal), case.personal)) for case in cases]
 
     def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
         """The tasks of each slice: all, by the length of the history, and of each fold."""
@@ -254,16 +239,3 @@ class FoldedComparison:
             values = [evaluate_answers(self._kind.metric, answers, data.choices) for answers in by_seed]
             told = ", ".join(f"{found[0].value:.3f}" for found in values if found)
             logger.info("%s: %s by seed %s", name, values[0][0].metric if values[0] else "", told)
-
-
-def shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Examples with histories of the wrong users: each user gets another's items, as many as they have of them."""
-    users = sorted({one.user_id for one in examples})
-    longest = {one.user_id: one for one in sorted(examples, key=lambda one: len(one.history))}
-    order = [users[at] for at in np.random.default_rng([seed, 2]).permutation(len(users))]
-    given = dict(zip(order, order[1:] + order[:1], strict=True))
-    wrong: list[Example] = []
-    for one in examples:
-        lender = longest[given[one.user_id]]
-        wrong.append(replace(one, history=lender.history[: len(one.history)], outputs=lender.outputs))
-    return wrong

@@ -20,8 +20,7 @@ from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError
 from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Placement, PromptRefused, Request
-from llm_jobs.tasks import Answered
+from llm_jobs.prompts import Answer, Placement, PromptRefused, Request
 from pipelines.answers.facts import AnsweringFacts, answering_facts
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
@@ -155,7 +154,7 @@ class GenerateJob:
         """Make outputs and rejects."""
         tables = shard_tables(results, night.run_id, night.facts["constants"])
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
-        answers = [result.answer for _, result in results if isinstance(result, Answered)]
+        answers = [result for _, result in results if isinstance(result, Answer)]
         counted = {
             "task_count": len(results),
             "tied_count": sum(answer.tie_count > 0 for answer in answers),

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -43,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 JOB = "train"
 
-SEEING_VALUES = ("attention", "task")
-"""Aggregations whose plugs see the LLM's values of the prompt, where the kind says so."""
-
 LABEL_SECONDS, LABEL_SECONDS_PER_EXAMPLE = 20.0, 0.03
 """A plug with labels, encoding included, on one core (docs/experiments.md, 2026-11-28)."""
 
@@ -66,6 +63,15 @@ class TrainingData:
         """What a plug has a score for: the choices, where most targets are one of them; none otherwise."""
         choices = tuple(self.choices or ()) if self.kind.prompt is not None else ()
         return choices if 2 * self.known_count > len(self.targets.found) and len(choices) > 1 else ()
+
+    @property
+    def outputs(self) -> dict[str, list[str]]:
+        """By user what they produced for items of the kind."""
+        found = defaultdict[str, list[str]](list)
+        for item in self.items:
+            if item["kind"] == self.kind.name and item["output"]:
+                found[item["user_id"]].append(item["output"])
+        return found
 
     @property
     def known_count(self) -> int:
@@ -329,7 +335,7 @@ def plan_train(
 
     def fit_sample() -> None:
         run = TrainingRun(plug, llm, once, sample, no_progress)
-        run.fit_epoch(run.with_values(sample))
+        run.fit_epoch(sample)
 
     texts = {target.query for target in data.targets.found}
     seconds = LABEL_SECONDS + len(prepared) * LABEL_SECONDS_PER_EXAMPLE
@@ -365,6 +371,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
 def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
+    scored = labels if aggregation == "attention" else ()
     as_published: dict[str, Any] = {"placement": "before", "instruction_count": 1, "persona_count": 1}
     return PlugConfig(
         kinds=(kind.name,),
@@ -374,7 +381,7 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         llm_width=llm.width,
         embedding_norm=llm.embedding_norm,
         aggregation=aggregation,
-        labels=labels if aggregation == "attention" else (),
-        values_width=llm.values_width if kind.sees_llm_values and aggregation in SEEING_VALUES else 0,
+        labels=scored,
+        values_width=llm.values_width if kind.sees_llm_values and scored else 0,
         **(as_published if aggregation == PUBLISHED else {}),
     )

@@ -1,9 +1,12 @@
 """What every test runs under: one thread, no network, no settings of the user; in CI the same examples each time."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+TESTS = Path(__file__).parent
 
 for name in [name for name in os.environ if name.startswith("PPLUG_")]:
     del os.environ[name]
@@ -18,8 +21,83 @@ os.environ |= {
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("fast", deadline=None, max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+LONG = (
+    "docs/test_airflow.py",
+    "embedder/test_models.py::test_smollm2",
+    "embedder/test_personas.py::test_a_large_user",
+    "faults",
+    "llm_jobs/test_architectures.py",
+    "llm_jobs/test_beams.py",
+    "llm_jobs/test_chat_template.py::test_a_template_that_never_ends",
+    "llm_jobs/test_frozen_llm.py::test_in_bfloat16",
+    "llm_jobs/test_frozen_llm.py::test_the_packaged_model",
+    "llm_jobs/test_label_training.py",
+    "llm_jobs/test_rules.py",
+    "pipelines/command/test_boundary.py::test_matrix_products",
+    "pipelines/command/test_kinds_command.py::test_what_init_writes",
+    "pipelines/command/test_streams.py",
+    "pipelines/intake/test_bounds.py",
+    "pipelines/intake/test_edits.py",
+    "pipelines/intake/test_lamp.py",
+    "pipelines/intake/test_pipes.py",
+    "pipelines/intake/test_sources.py",
+    "pipelines/nights/test_night.py::test_a_finished_shard",
+    "pipelines/nights/test_running.py",
+    "pipelines/remote",
+    "pipelines/rivals/test_lora.py",
+    "pipelines/store/test_location.py",
+    "pipelines/tables/test_upsert.py",
+    "pipelines/tables/test_warehouse.py",
+    "pipelines/test_cli.py",
+    "pipelines/test_compare.py",
+    "pipelines/test_damage",
+    "pipelines/test_demo.py",
+    "pipelines/test_disk.py",
+    "pipelines/test_evaluate.py",
+    "pipelines/test_expire.py",
+    "pipelines/test_folds.py",
+    "pipelines/test_forget.py",
+    "pipelines/test_ingest.py",
+    "pipelines/test_interruption.py",
+    "pipelines/test_many_nights.py",
+    "pipelines/test_nightly.py",
+    "pipelines/test_packaging.py",
+    "pipelines/test_power_loss.py",
+    "pipelines/test_report.py",
+    "pipelines/test_sharing.py",
+    "pipelines/test_train.py",
+    "pipelines/test_vllm_engine.py",
+    "test_readme.py",
+)
+"""Files and folders that `make test-fast` leaves out: processes that are killed, servers, and whole nights again and
+again. What it keeps has tests of every part of the product; it is to stay under 90 seconds on two cores."""
+
+TOGETHER = ("faults", "pipelines/remote", "pipelines/test_forget.py", "pipelines/test_report.py")
+"""Files and folders whose tests share something that takes long to make: one process runs them (`--dist loadgroup`)."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="run tests/faults in full, not its short version")
+    parser.addoption("--fast", action="store_true", help="leave out what takes long (LONG in tests/conftest.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        settings.load_profile("fast")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that take long, or say which belong together."""
+    names = {item: f"{item.path.relative_to(TESTS).as_posix()}::{item.name}" for item in items}
+    if config.getoption("--fast"):
+        long = [item for item in items if names[item].startswith(LONG)]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    for item in items:
+        for name in TOGETHER:
+            if names[item].startswith(name):
+                item.add_marker(pytest.mark.xdist_group(name))

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_jobs.engine.answering import Outcome, Prepared
-from llm_jobs.engine.continuous import Desk, read
-from llm_jobs.engine.decoding import Ids
+from llm_jobs.engine.engine import Prepared, Result
 from llm_jobs.engine.kv_cache import KVCache, Prefix
-from llm_jobs.engine.packing import Piece
+from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.prefill import read
 from llm_jobs.engine.rules import Rules
+from llm_jobs.engine.scheduler import Scheduler
 from llm_jobs.engine.side_by_side import side_by_side
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.prompts import PromptParts
+from llm_jobs.prompts import Ids, PromptParts
 
 PREFIX_TOKENS = 4096
 """Tokens of prompts whose keys and values are computed together."""
@@ -43,12 +43,12 @@ class CausalLM:
         self._head: tuple[Ids, Prefix] = ((), self._empty)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(n, E) what the layers get of n token ids."""
+        """Embed n token ids as the layers get them: (n, E)."""
         return self.trunk.embed(ids)
 
     @torch.no_grad()
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
-        """Keys and values of what stands before the soft prompts; equal ones are one object.
+        """Compute keys and values of what stands before the soft prompts; equal ones are one object.
 
         What all of them start with (chat header, task description) is read once, and kept for the next call.
         """
@@ -62,19 +62,19 @@ class CausalLM:
             batch, unread = unread[:count], unread[count:]
             cache = KVCache.empty(head, len(batch), len(batch[0]))
             rests = [self._embeds(before[len(head_ids) :]) for before in batch]
-            read(self.trunk, cache, [Piece(row, len(head_ids), rest) for row, rest in enumerate(rests)])
+            read(self.trunk, cache, [Chunk(row, len(head_ids), rest) for row, rest in enumerate(rests)])
             known |= {before: cache.prefix(row, len(before)) for row, before in enumerate(batch)}
         return [known[before] for before in befores]
 
     def answer_log_probs(
         self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids], prefixes: Sequence[Prefix]
     ) -> Tensor:
-        """Mean log-probability (B,) of each answer's tokens, differentiable with respect to `soft` (B, S, E)."""
+        """Average the log-probabilities of each answer's tokens (B,), differentiable by `soft` (B, S, E)."""
         cache = KVCache.of(prefixes)
         lengths = torch.tensor([prefix.length for prefix in prefixes], device=self._device)
         embeds = self._padded(soft, [part.after + answer[:-1] for part, answer in zip(parts, answers, strict=True)])
         count = embeds.shape[1]
-        seen = torch.arange(cache.slots, device=self._device) < lengths[:, None]
+        seen = torch.arange(cache.cells, device=self._device) < lengths[:, None]
         new = torch.ones(len(parts), count, count, dtype=torch.bool, device=self._device).tril()
         mask = torch.cat([seen[:, None].expand(-1, count, -1), new], dim=2)  # (B, Q, cached + new)
         positions = lengths[:, None] + torch.arange(count, device=self._device)
@@ -90,30 +90,30 @@ class CausalLM:
         return -torch.stack([part.mean() for part in losses.split([len(answer) for answer in answers])])
 
     @torch.no_grad()
-    def answer(self, requests: Sequence[Prepared]) -> list[Outcome]:
-        """Outcomes in the order of the requests."""
-        requests = [request.with_something_to_read() for request in requests]
+    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+        """Decode an answer to each request, in their order."""
+        requests = [request.with_something_to_read() for request in prepared]
         head = self._common_head([request.parts.before for request in requests])
         most = torch.get_num_threads() if self._device.type == "cpu" else 1
         queues = queues_of(requests, len(head[0]), most)
         memory = self.memory // max(1, len(queues))
-        desk = Desk(self.trunk, self._end_ids, memory, head, self._rules, self._num_beams)
-        outcomes: dict[int, Outcome] = {}
-        for served in side_by_side(desk.serve, queues):
-            outcomes |= served
-        return [outcomes[request.index] for request in requests]
+        scheduler = Scheduler(self.trunk, self._end_ids, memory, head, self._rules, self._num_beams)
+        results: dict[Prepared, Result] = {}
+        for part in side_by_side(scheduler.run, queues):
+            results |= part
+        return [results[request] for request in requests]
 
     def _embeds(self, ids: Ids) -> Tensor:
         return self.trunk.embed(torch.tensor(ids, dtype=torch.long, device=self._device))
 
     def _padded(self, soft: Tensor, rows: Sequence[Ids]) -> Tensor:
-        """Soft prompts (B, S, E) followed by embedded rows, padded at the end with token 0: (B, S + longest, E)."""
+        """Put embedded rows behind soft prompts (B, S, E), padded at the end with token 0: (B, S + longest, E)."""
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self._device, dtype=torch.long)
         return torch.cat([soft.to(self._device, self._dtype), self.trunk.embed(ids)], dim=1)
 
     def _common_head(self, befores: Sequence[Ids]) -> tuple[Ids, Prefix]:
-        """What all rows start with, and its keys and values."""
+        """Find what all rows start with; read its keys and values."""
         first, last = min(befores), max(befores)  # rows between them in order share whatever these two share
         ids = next((first[:at] for at in range(len(first)) if first[at] != last[at]), first)
         if not ids:
@@ -121,7 +121,7 @@ class CausalLM:
         if self._head[0] == ids:
             return self._head
         cache = KVCache.empty(self._empty, 1, len(ids))
-        read(self.trunk, cache, [Piece(0, 0, self._embeds(ids))])
+        read(self.trunk, cache, [Chunk(0, 0, self._embeds(ids))])
         head = ids, cache.prefix(0, len(ids))
         if len(ids) <= KEPT_HEAD_TOKENS:
             self._head = head
@@ -129,11 +129,11 @@ class CausalLM:
 
 
 def queues_of(requests: Sequence[Prepared], head: int, most: int) -> list[list[Prepared]]:
-    """At most so many queues of about the same work; prompts that are equal beyond the head stay together."""
-    equals: dict[Ids | int, list[Prepared]] = {}
+    """Split requests into at most so many queues of like work; prompts that are equal beyond the head stay together."""
+    equals: dict[Ids | Prepared, list[Prepared]] = {}
     for request in requests:
         before = request.parts.before
-        equals.setdefault(before if len(before) > head else request.index, []).append(request)
+        equals.setdefault(before if len(before) > head else request, []).append(request)
     ordered = sorted(equals.values(), key=lambda equal: (bool(equal[0].choices), equal[0].tokens, len(equal)))
     queues = [[request for equal in ordered[at::most] for request in equal] for at in range(most)]
     return [queue for queue in queues if queue]

@@ -1,4 +1,4 @@
-"""Closed answers: the prefix tree of the choices' tokens, and the score of every choice from one pass over it.
+"""Score closed answers: the prefix tree of the choices' tokens, and the score of every choice from one pass over it.
 
     choices   A B </s>   A C </s>   D </s>         root (last token of the prompt)
                                                     ├─ A ─┬─ B ─ </s>
@@ -8,14 +8,17 @@
 Every node is read once, at the position of its depth, and sees the prompt and its own ancestors only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-Ids = tuple[int, ...]
+from llm_jobs.engine.engine import Prepared
+from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.prefill import PromptRows, read
+from llm_jobs.prompts import Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +39,13 @@ class ChoiceTree:
     """(C, T) 1 / number of tokens of the choice on each edge of its path: path @ edge log-probabilities is the mean."""
 
     def scores(self, edge_log_probs: Tensor) -> Tensor:
-        """Mean log-probability of each choice's tokens (B, C), of those of the edges (B, T)."""
+        """Average log-probabilities of each choice's tokens (B, C), of those of the edges (B, T)."""
         return edge_log_probs @ self.paths.T
 
 
 @lru_cache(maxsize=256)
 def choice_tree(choices: tuple[Ids, ...]) -> ChoiceTree:
-    """The tree of choices given as token ids, each with its end token; none may be empty."""
+    """Make the tree of choices given as token ids, each with its end token; none may be empty."""
     nodes: dict[Ids, int] = {}  # beginning of a choice -> row of logits after it
     edges: dict[Ids, int] = {}  # beginning of a choice -> edge that leads to its last token
     for choice in choices:
@@ -65,15 +68,18 @@ def choice_tree(choices: tuple[Ids, ...]) -> ChoiceTree:
     )
 
 
-def padded_trees(trees: Sequence[ChoiceTree]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (B, N), depths (B, N) and who sees whom (B, N, N), padded with nodes that nobody sees."""
-    widest = max(len(tree.tokens) for tree in trees)
-    tokens = torch.zeros(len(trees), widest, dtype=torch.long)
-    depths = torch.zeros(len(trees), widest, dtype=torch.long)
-    sees = torch.zeros(len(trees), widest, widest, dtype=torch.bool)
+def score_choices(rows: PromptRows, requests: Sequence[Prepared]) -> Iterator[Tensor]:
+    """Score every choice of each request in one pass: mean log-probabilities (C,); the requests get the first rows."""
+    roots = rows.read(range(len(requests)), requests)
+    trees = [choice_tree(request.choices) for request in requests]
+    chunks = [
+        Chunk(row, request.prompt_tokens, rows.embed(tree.tokens), tree.sees, tree.depths)
+        for row, (request, tree) in enumerate(zip(requests, trees, strict=True))
+        if tree.tokens
+    ]
+    nodes = dict(zip((chunk.row for chunk in chunks), read(rows.trunk, rows.cache, chunks), strict=True))
     for row, tree in enumerate(trees):
-        size = len(tree.tokens)
-        tokens[row, :size] = torch.tensor(tree.tokens, dtype=torch.long)
-        depths[row, :size] = tree.depths
-        sees[row, :size, :size] = tree.sees
-    return tokens, depths, sees
+        states = torch.cat([roots[row : row + 1], *[nodes[row]] * (row in nodes)])  # (1 + nodes, E)
+        logits = rows.trunk.logits(states)
+        log_probs = logits[tree.edge_rows, tree.edge_tokens] - logits.logsumexp(1)[tree.edge_rows]
+        yield tree.scores(log_probs.cpu())

@@ -4,43 +4,19 @@ Shapes: B rows, V vocabulary, T most tokens of an answer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_jobs.engine.engine import NON_FINITE, TIE, Decoded, Result
 from llm_jobs.engine.rules import Guide
-from llm_jobs.prompts import Refusal
 
-Ids = tuple[int, ...]
-
-TIE = 1e-4
-"""Two logits that are no further apart may change places with the rounding of another batch or another program."""
-BLOCK = 256
+BLOCK: Final = 256
 """The best token is looked for in blocks: their maxima are found four times as fast as its place (measured)."""
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE: Final = 16
 """Rows whose logits are worked on at once: 3 MB for a vocabulary of 49,152."""
-
-KEPT_SHARE = 0.75
-"""Finished rows are dropped once no more than this share still runs: dropping copies the cache of the others."""
-
-NON_FINITE = Refusal("non_finite_logits", "the LLM's logits are not finite numbers")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An answer in token ids."""
-
-    ids: Ids
-    """The end token included if there is one."""
-    score: float
-    """Mean log-probability of `ids`."""
-    has_ended: bool
-    """Whether the last token is an end token."""
-    tie_count: int = 0
-    """Tokens whose logit was no more than TIE above that of another."""
 
 
 class Best(NamedTuple):
@@ -55,7 +31,7 @@ class Best(NamedTuple):
 
 
 def best_tokens(logits: Tensor) -> Best:
-    """The most probable token of each row of `logits` (B, V), which are float32 and may be overwritten."""
+    """Find the most probable token of each row of `logits` (B, V), which are float32 and may be overwritten."""
     parts = [_best(part) for part in logits.split(ROWS_AT_ONCE)]
     return Best(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -74,17 +50,19 @@ def _best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, -blocks.sub_(best[:, None, None]).exp_().sum((1, 2)).log_(), is_tie
 
 
-class Answers:
-    """The greedy answers of the rows of a batch as they grow; rows may be given to other requests.
+class GreedySearch:
+    """Grows the greedy answers of many rows, each a slot that may be given to another request.
 
     No call costs more Python work for more rows, but `result`.
     """
 
+    width: Final = 1
+    """Rows of a slot."""
+
     def __init__(self, rows: int, longest: int, end_ids: Tensor) -> None:
         self._end_ids = end_ids
         like = end_ids.new_zeros(rows)
-        self.tokens = like.clone()
-        """(B,) the last token of each row."""
+        self._tokens = like.clone()  # (B,) the last token of each row
         self._ids = end_ids.new_zeros(rows, longest)
         self._scores = like.float()
         self._counts, self._ties, self._limits = like.clone(), like.clone(), like.clone()
@@ -99,13 +77,17 @@ class Answers:
             state[rows] = 0
         self._limits[rows] = torch.tensor(limits, device=rows.device)
 
+    def next_tokens(self, rows: Tensor) -> Tensor:
+        """Give the tokens (B,) that the LLM reads next."""
+        return self._tokens[rows]
+
     def add(self, rows: Tensor, logits: Tensor) -> None:
         """Add the most probable token of each row's logits (B, V); a row that is done is left as it is."""
         best = self._best(rows, logits)
         going = self.going(rows)
         if not bool(going.all()):
             rows, best = rows[going], Best(*(part[going] for part in best))
-        self.tokens[rows] = best.tokens
+        self._tokens[rows] = best.tokens
         self._ids[rows, self._counts[rows]] = best.tokens
         self._counts[rows] += 1
         self._scores[rows] += best.log_probs
@@ -115,7 +97,7 @@ class Answers:
         self._is_done[rows] = self._has_ended[rows] | is_full | ~best.log_probs.isfinite()
 
     def _best(self, rows: Tensor, logits: Tensor) -> Best:
-        """The best tokens by the rules; their log-probabilities are the model's own."""
+        """Find the best tokens by the rules; their log-probabilities are the model's own."""
         guides = [self._guides[row] for row in rows.tolist()]
         if not any(guides):
             return best_tokens(logits)
@@ -129,54 +111,25 @@ class Answers:
         return best._replace(log_probs=log_probs)
 
     def going(self, rows: Tensor) -> Tensor:
-        """Which of `rows` are not done."""
+        """Tell which of `rows` are not done."""
         return ~self._is_done[rows]
 
     def done(self, rows: int) -> list[int]:
-        """Which of the first `rows` are done."""
+        """List those of the first `rows` that are done."""
         return self._is_done[:rows].nonzero().flatten().tolist()
 
     def move(self, source: int, target: int) -> None:
         """Give a row the place of another."""
-        states = (self.tokens, self._ids, self._scores, self._counts, self._ties, self._limits)
+        states = (self._tokens, self._ids, self._scores, self._counts, self._ties, self._limits)
         for state in (*states, self._has_ended, self._is_done):
             state[target] = state[source]
         self._guides[target] = self._guides[source]
 
-    def result(self, row: int) -> Decoded | Refusal:
-        """The answer of a row."""
+    def result(self, row: int) -> Result:
+        """Make the answer of a row."""
         count = int(self._counts[row])
         mean = float(self._scores[row]) / count
         if not abs(mean) < float("inf"):  # true for NaN too
             return NON_FINITE
         ids: list[int] = self._ids[row, :count].tolist()
         return Decoded(tuple(ids), mean, bool(self._has_ended[row]), int(self._ties[row]))
-
-
-class Steps(Protocol):
-    """A batch that the LLM can be asked to continue."""
-
-    def next(self, tokens: Tensor) -> Tensor:
-        """Append one token (B,) to every row; logits (B, V) of what follows, float32."""
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
-        ...
-
-
-def greedy(
-    logits: Tensor, steps: Steps, limits: Sequence[int], end_ids: Tensor, guides: Sequence[Guide | None]
-) -> list[Decoded | Refusal]:
-    """Continue each row of `logits` (B, V), the first prediction, by at most limits[row] tokens (at least 1)."""
-    answers = Answers(len(limits), max(limits), end_ids)
-    rows = torch.arange(len(limits), device=end_ids.device)
-    answers.start(rows, limits, guides)
-    answers.add(rows, logits)
-    while bool((going := answers.going(rows)).any()):
-        kept = going.nonzero().flatten()
-        if len(kept) <= KEPT_SHARE * len(rows):
-            steps.keep(kept)
-            rows = rows[kept]
-        answers.add(rows, steps.next(answers.tokens[rows]))
-    return [answers.result(row) for row in range(len(limits))]

@@ -2,9 +2,9 @@
 
     Prefix   ░░░░░░          one prompt up to the soft prompt, without padding
     KVCache  ░░░░░░▒▒▒··     rows: prefixes and the tokens appended since
-             ░░░▒▒▒·····     the token at position p of a row is in its slot p, whatever the other rows hold
+             ░░░▒▒▒·····     the token at position p of a row is in its cell p, whatever the other rows hold
 
-Shapes: L layers, R rows, H key/value heads, N slots, D head width.
+Shapes: L layers, R rows, H key/value heads, N cells, D head width.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-SLOTS = 32
-"""N is a multiple of it: a softmax over a ragged number of slots takes twice the time (measured)."""
+CELLS = 32
+"""N is a multiple of it: a softmax over a ragged number of cells takes twice the time (measured)."""
 
 
 Rows = int | slice | Tensor
@@ -44,22 +44,22 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
-    """Preallocated keys and values; a trunk writes the tokens it reads into their slots."""
+    """Preallocated keys and values; a trunk writes the tokens it reads into their cells."""
 
     store: Tensor
-    """(L, 2, R, H, N, D); slots that hold no token are finite."""
+    """(L, 2, R, H, N, D); cells that hold no token are finite."""
 
     @classmethod
-    def empty(cls, like: Prefix, rows: int, slots: int) -> "KVCache":
-        """A cache for at least `slots` tokens a row; each row starts with `like`."""
-        store = unwritten(like, rows, slots)
+    def empty(cls, like: Prefix, rows: int, cells: int) -> "KVCache":
+        """Make a cache for at least `cells` tokens a row; each row starts with `like`."""
+        store = unwritten(like, rows, cells)
         store[..., : like.length, :] = like.keys_values[:, :, None]
         store[..., like.length :, :] = 0
         return cls(store)
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix]) -> "KVCache":
-        """A cache that holds one prefix per row."""
+        """Make a cache that holds one prefix per row."""
         store = unwritten(prefixes[0], len(prefixes), max(prefix.length for prefix in prefixes))
         for row, prefix in enumerate(prefixes):
             store[:, :, row, :, : prefix.length] = prefix.keys_values
@@ -67,25 +67,21 @@ class KVCache:
         return cls(store)
 
     @property
-    def slots(self) -> int:
+    def cells(self) -> int:
         """N."""
         return self.store.shape[4]
 
     def copy(self, source: Rows, target: Rows, stop: int, start: int = 0) -> None:
-        """Give rows what is in some slots of other rows."""
+        """Give rows what is in some cells of other rows."""
         self.store[:, :, target, :, start:stop] = self.store[:, :, source, :, start:stop]
 
     def prefix(self, row: int, length: int) -> Prefix:
-        """A copy of the first `length` tokens of a row."""
+        """Copy the first `length` tokens of a row."""
         return Prefix(self.store[:, :, row, :, :length].clone())
-
-    def pooled_values(self, row: int, length: int) -> Tensor:
-        """(V,) of the first `length` tokens of a row."""
-        return pooled_values(self.store[:, :, row, :, :length])
 
 
 def pooled_values(keys_values: Tensor) -> Tensor:
-    """What the LLM made of some tokens: the mean of their values, in the middle third of its layers.
+    """Average what the LLM made of some tokens: their values, in the middle third of its layers.
 
     The first of several tokens is left out: attention comes to rest there whatever it says ("attention sink",
     arXiv 2309.17453). docs/experiments.md, 2026-11-27, has other layers, and the last token alone.
@@ -101,28 +97,28 @@ def pooled_values(keys_values: Tensor) -> Tensor:
 
 
 def values_width(like: Prefix) -> int:
-    """V of `pooled_values`."""
+    """Count V of `pooled_values`."""
     layers, _, heads, _, width = like.keys_values.shape
     return len(range(layers)[middle_third(layers)]) * heads * width
 
 
 def middle_third(layers: int) -> slice:
-    """Of so many layers the ones in the middle; at least one."""
+    """Choose the layers in the middle; at least one."""
     return slice(layers // 3, layers - layers // 3)
 
 
-def padded(slots: int) -> int:
-    """The slots of a cache that holds so many tokens."""
-    return -(-slots // SLOTS) * SLOTS
+def padded(cells: int) -> int:
+    """Round up to the cells of a cache that holds so many tokens."""
+    return -(-cells // CELLS) * CELLS
 
 
-def unwritten(like: Prefix, rows: int, slots: int) -> Tensor:
-    """Memory of a cache for at least so many tokens a row (L, 2, R, H, N, D); what is in it is arbitrary."""
+def unwritten(like: Prefix, rows: int, cells: int) -> Tensor:
+    """Reserve a cache for at least so many tokens a row (L, 2, R, H, N, D); what is in it is arbitrary."""
     layers, _, heads, _, width = like.keys_values.shape
-    return like.keys_values.new_empty(layers, 2, rows, heads, padded(slots), width)
+    return like.keys_values.new_empty(layers, 2, rows, heads, padded(cells), width)
 
 
-def row_bytes(like: Prefix, slots: int) -> int:
-    """Memory of one row of a cache for so many tokens."""
+def row_bytes(like: Prefix, cells: int) -> int:
+    """Count the bytes of one row of a cache for so many tokens."""
     layers, _, heads, _, width = like.keys_values.shape
-    return layers * 2 * heads * width * padded(slots) * like.keys_values.element_size()
+    return layers * 2 * heads * width * padded(cells) * like.keys_values.element_size()

@@ -7,7 +7,7 @@ of the cache), and weights are laid out for the processor (a second copy, made w
 time). In training, because the backward of torch's fused CPU attention is ten times slower than plain matrix products
 (27 ms against 2.8 ms per layer for 32 rows, 13 new tokens and 60 cached ones).
 
-Shapes: T tokens, B rows, Q new tokens, K slots (cached and new), H key/value heads, G query heads for each, D width
+Shapes: T tokens, B rows, Q new tokens, K cells (cached and new), H key/value heads, G query heads for each, D width
 of a head.
 """
 
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from embedder.linear import Projection, projection_class
 from llm_jobs.engine.kv_cache import KVCache, Prefix
-from llm_jobs.engine.linear import Projection, projection_class
-from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
+from llm_jobs.engine.packing import Group, PackedBatch, masks_of, query_and_key_positions
 from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2"})
@@ -94,10 +94,10 @@ class LlamaTrunk:
         weight = self._norm
         return Prefix(weight.new_zeros(len(self._layers), 2, self._heads, 0, self._head_width))
 
-    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+    def read(self, embeds: Tensor, batch: PackedBatch, cache: KVCache) -> Tensor:
         turn = self._turn(embeds, batch.positions)
-        first_head = (batch.rows[:, None] * self._heads + torch.arange(self._heads, device=embeds.device)) * cache.slots
-        places = (first_head + batch.slots[:, None]).flatten()  # (T H) in a layer's store as one matrix (R H N, D)
+        first_head = (batch.rows[:, None] * self._heads + torch.arange(self._heads, device=embeds.device)) * cache.cells
+        places = (first_head + batch.cells[:, None]).flatten()  # (T H) in a layer's store as one matrix (R H N, D)
         hidden = embeds
         for layer, store, span in zip(self._packed_layers, cache.store, self._span_of, strict=True):
             normed = self._normed(hidden, layer.norm)
@@ -139,13 +139,13 @@ class LlamaTrunk:
         return F.rms_norm(hidden, (hidden.shape[-1],), weight, self._eps)
 
     def _turn(self, embeds: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (T, 1, D / 2) of the positions (T,)."""
+        """Compute cosine and sine (T, 1, D / 2) of the positions (T,)."""
         cos, sin = self._rotary(embeds, positions[None])  # (1, T, D), both halves alike
         half = self._head_width // 2
         return cos[0, :, None, :half], sin[0, :, None, :half]
 
     def _query_key_value(self, joined: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query (T, H G, D), key and value (T, H, D) out of their joined projection, rotated to their positions."""
+        """Split a joined projection into query (T, H G, D), key and value (T, H, D), rotated to their positions."""
         joined = joined.view(len(joined), -1, self._head_width)
         to_turn, value = joined.split([joined.shape[1] - self._heads, self._heads], dim=1)
         first, second = to_turn.chunk(2, dim=-1)
@@ -155,7 +155,7 @@ class LlamaTrunk:
         return query, key, value
 
     def _attend_group(self, query: Tensor, store: Tensor, group: Group, span: int) -> Tensor:
-        """What the group's tokens (t, H G, D) see in a layer's store (2, R, H, N, D): (t, H G D)."""
+        """Compute what the group's tokens (t, H G, D) see in a layer's store (2, R, H, N, D): (t, H G D)."""
         mask = group.masks[span]
         rows, count, seen = mask.shape
         query = query.reshape(rows, count, *query.shape[1:]) if group.pick is None else query[group.pick]
@@ -167,12 +167,12 @@ class LlamaTrunk:
         return attended if group.back is None else attended.index_select(0, group.back)
 
     def _by_key_head(self, query: Tensor) -> Tensor:
-        """(B, Q, H G, D) to (B, H, G Q, D)."""
+        """Turn (B, Q, H G, D) into (B, H, G Q, D)."""
         rows, count, _, width = query.shape
         return query.view(rows, count, self._heads, self._group, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def _by_token(self, attended: Tensor) -> Tensor:
-        """(B, H, G Q, D) to (B, Q, H G D), heads in the order of transformers'."""
+        """Turn (B, H, G Q, D) into (B, Q, H G D), heads in the order of transformers'."""
         attended = attended.view(len(attended), self._heads, self._group, -1, self._head_width)
         return attended.permute(0, 3, 1, 2, 4).flatten(2)
 
@@ -193,7 +193,7 @@ def _layer(layer: nn.Module) -> _Layer:
 
 
 def _join(weights: list[nn.Parameter]) -> Tensor:
-    """One matrix of several; the parts become views of it, so the memory is not doubled."""
+    """Join matrices; the parts become views of the whole, so the memory is not doubled."""
     joined = torch.cat([weight.data for weight in weights])
     for weight, part in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):
         weight.data = part
@@ -201,7 +201,7 @@ def _join(weights: list[nn.Parameter]) -> Tensor:
 
 
 def is_supported(model: PreTrainedModel) -> bool:
-    """Whether LlamaTrunk computes what the model does."""
+    """Tell whether LlamaTrunk computes what the model does."""
     untyped: Any = model
     config = untyped.config
     if config.model_type not in MODEL_TYPES or config.hidden_act != "silu" or getattr(config, "mlp_bias", False):

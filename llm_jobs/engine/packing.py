@@ -1,12 +1,12 @@
 """New tokens of many rows as one matrix, without padding, for a causal LLM to read in one pass.
 
-    pieces (row, first slot, embeddings)          Batch: embeds (T, E), positions, slots, rows (T,)
+    chunks (row, first cell, embeddings)          PackedBatch: embeds (T, E), positions, cells, rows (T,)
       ░░░░░                                         ░░░░░▒▒▒▒▓▓
       ▒▒▒▒          ── pack ─▶                      attention alone works on groups (B, Q) of rows of like lengths,
       ▓▓                                            in which a shorter row repeats its last token
 
 All of a token's work but attention runs as matrix products over the T real tokens.
-Shapes: T new tokens, E width; B rows of a group, Q new tokens of the longest of them, K slots that are looked at.
+Shapes: T new tokens, E width; B rows of a group, Q new tokens of the longest of them, K cells that are looked at.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ so that padding it costs less than one more group."""
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Chunk:
     """New tokens of one row."""
 
     row: int
@@ -57,51 +57,53 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PackedBatch:
     """What a trunk reads in one pass."""
 
     positions: Tensor
     """(T,)"""
-    slots: Tensor
+    cells: Tensor
     """(T,) where keys and values go."""
     rows: Tensor
     """(T,) row of the cache."""
     groups: Sequence[Group]
 
 
-def pack(pieces: Sequence[Piece], spans: Sequence[Span] = (EVERYTHING,)) -> Batch:
-    """Pieces of different rows, for layers of these spans; like lengths should be neighbours."""
-    like = pieces[0].embeds
+def pack(chunks: Sequence[Chunk], spans: Sequence[Span] = (EVERYTHING,)) -> PackedBatch:
+    """Pack chunks of different rows, for layers of these spans; like lengths should be neighbours."""
+    like = chunks[0].embeds
     groups: list[Group] = []
     first = 0
-    for members in _neighbours(pieces):
+    for members in _neighbours(chunks):
         groups.append(_group(members, first, spans))
         first = groups[-1].tokens.stop
-    counts = [len(piece.embeds) for piece in pieces]
+    counts = [len(chunk.embeds) for chunk in chunks]
     ranges = [torch.arange(count) for count in counts]
-    starts = torch.tensor([piece.start for piece in pieces]).repeat_interleave(torch.tensor(counts))
-    depths = [numbers if piece.depths is None else piece.depths for piece, numbers in zip(pieces, ranges, strict=True)]
-    rows = torch.tensor([piece.row for piece in pieces]).repeat_interleave(torch.tensor(counts))
-    return Batch(
+    starts = torch.tensor([chunk.start for chunk in chunks]).repeat_interleave(torch.tensor(counts))
+    depths = [numbers if chunk.depths is None else chunk.depths for chunk, numbers in zip(chunks, ranges, strict=True)]
+    rows = torch.tensor([chunk.row for chunk in chunks]).repeat_interleave(torch.tensor(counts))
+    return PackedBatch(
         positions=(starts + torch.cat(depths)).to(like.device),
-        slots=(starts + torch.cat(ranges)).to(like.device),
+        cells=(starts + torch.cat(ranges)).to(like.device),
         rows=rows.to(like.device),
         groups=groups,
     )
 
 
-def step(lengths: Tensor, slots: int, dtype: torch.dtype, spans: Sequence[Span] = (EVERYTHING,)) -> Batch:
-    """One new token for each of the first rows of a cache of so many slots, which hold `lengths` tokens."""
+def step(lengths: Tensor, cells: int, dtype: torch.dtype, spans: Sequence[Span] = (EVERYTHING,)) -> PackedBatch:
+    """Pack one new token for each of the first rows of a cache of so many cells, which hold `lengths` tokens."""
     rows = torch.arange(len(lengths), device=lengths.device)
-    keys, queries = torch.arange(slots, device=lengths.device), lengths[:, None, None]
+    keys, queries = torch.arange(cells, device=lengths.device), lengths[:, None, None]
     whole = slice(0, len(lengths))
-    return Batch(lengths, lengths, rows, [Group(whole, whole, masks_of(keys > queries, queries, keys, spans, dtype))])
+    return PackedBatch(
+        lengths, lengths, rows, [Group(whole, whole, masks_of(keys > queries, queries, keys, spans, dtype))]
+    )
 
 
 def masks_of(
     is_hidden: Tensor, queries: Tensor, keys: Tensor, spans: Sequence[Span], dtype: torch.dtype
 ) -> list[Tensor]:
-    """The mask of each span (B, Q, K).
+    """Make the mask of each span (B, Q, K).
 
     Args:
         is_hidden: (B, Q, K) tokens that no layer may look at.
@@ -115,46 +117,46 @@ def masks_of(
 
 
 def query_and_key_positions(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Of new tokens at `positions` (B, Q) behind cached ones, for a mask (B, Q, P + Q): (B, Q, 1) and (B, 1, P + Q)."""
+    """Spread `positions` (B, Q) of new tokens behind cached ones for a mask (B, Q, P + Q): (B, Q, 1), (B, 1, P + Q)."""
     past = torch.arange(mask.shape[2] - mask.shape[1], device=positions.device)
     return positions[:, :, None], torch.cat([past.expand(len(positions), -1), positions], dim=1)[:, None]
 
 
 def blocked(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to attention scores."""
+    """Make what is added to attention scores."""
     zeros = torch.zeros(is_hidden.shape, dtype=dtype, device=is_hidden.device)
     return zeros.masked_fill_(is_hidden, torch.finfo(dtype).min)
 
 
-def _neighbours(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    members: list[Piece] = []
-    for piece in pieces:
-        sizes = [len(member.embeds) for member in [*members[:1], piece]]
+def _neighbours(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    members: list[Chunk] = []
+    for chunk in chunks:
+        sizes = [len(member.embeds) for member in [*members[:1], chunk]]
         if members and min(sizes) < LIKE * max(sizes):
             yield members
             members = []
-        members.append(piece)
+        members.append(chunk)
     yield members
 
 
-def _group(pieces: Sequence[Piece], first: int, spans: Sequence[Span]) -> Group:
-    like = pieces[0].embeds
-    counts = torch.tensor([len(piece.embeds) for piece in pieces])
-    starts = torch.tensor([piece.start for piece in pieces])
+def _group(chunks: Sequence[Chunk], first: int, spans: Sequence[Span]) -> Group:
+    like = chunks[0].embeds
+    counts = torch.tensor([len(chunk.embeds) for chunk in chunks])
+    starts = torch.tensor([chunk.start for chunk in chunks])
     longest = int(counts.max())
-    numbers = torch.minimum(torch.arange(longest), counts[:, None] - 1)  # (B, Q) of a token in its piece
+    numbers = torch.minimum(torch.arange(longest), counts[:, None] - 1)  # (B, Q) of a token in its chunk
     seen = padded(int((counts + starts).max()))
-    keys, queries = torch.arange(seen).repeat(len(pieces), 1), starts[:, None] + numbers  # positions (B, K), (B, Q)
+    keys, queries = torch.arange(seen).repeat(len(chunks), 1), starts[:, None] + numbers  # positions (B, K), (B, Q)
     is_hidden = keys[:, None] > queries[:, :, None]  # (B, Q, K)
-    for row, piece in enumerate(pieces):
-        new = slice(piece.start, piece.start + len(piece.embeds))
-        if piece.sees is not None:
-            is_hidden[row, :, new] = ~piece.sees[numbers[row]]
+    for row, chunk in enumerate(chunks):
+        new = slice(chunk.start, chunk.start + len(chunk.embeds))
+        if chunk.sees is not None:
+            is_hidden[row, :, new] = ~chunk.sees[numbers[row]]
             is_hidden[row, :, new.stop :] = True
-        if piece.depths is not None:
-            keys[row, new] = piece.start + piece.depths
-            queries[row] = piece.start + piece.depths[numbers[row]]
-    rows = torch.tensor([piece.row for piece in pieces], device=like.device)
+        if chunk.depths is not None:
+            keys[row, new] = chunk.start + chunk.depths
+            queries[row] = chunk.start + chunk.depths[numbers[row]]
+    rows = torch.tensor([chunk.row for chunk in chunks], device=like.device)
     tokens = slice(first, first + int(counts.sum()))
     positions = queries[:, :, None].to(like.device), keys[:, None].to(like.device)
     masks = masks_of(is_hidden.to(like.device), *positions, spans, like.dtype)

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from embedder.errors import PplugError
-
-Ids = tuple[int, ...]
+from llm_jobs.prompts import Ids
 
 HONOURED: dict[str, tuple[object, ...]] = {
     "bad_words_ids": (),
@@ -56,60 +55,6 @@ REFUSED: dict[str, tuple[object, ...]] = {
 REFUSED_WITH_BEAMS: dict[str, tuple[object, ...]] = {"early_stopping": (False,), "length_penalty": (1,)}
 """The same, of beam search alone: `beams.py` has the default rules of `transformers`."""
 
-_SAMPLING = "only sampling looks at it; answers are greedy or of beam search"
-_LENGTH = "the kind of task sets max_new_tokens, which `generate` puts before it"
-_SPEED = "how fast, not what"
-_OUTPUT = "what `generate` returns beside the answer"
-_SPECULATION = "drafts that are checked: greedy answers stay the same"
-
-HARMLESS: dict[str, str] = {
-    "assistant_confidence_threshold": _SPECULATION,
-    "assistant_early_exit": _SPECULATION,
-    "assistant_ensemble_weight": _SPECULATION,
-    "assistant_lookbehind": _SPECULATION,
-    "bos_token_id": "a prompt begins as its tokenizer says; a decoder without a start token starts with it",
-    "cache_config": "of the cache of `generate`, which is not used",
-    "cache_implementation": "of the cache of `generate`, which is not used",
-    "compile_config": _SPEED,
-    "continuous_batching_config": _SPEED,
-    "decoder_start_token_id": "every sequence-to-sequence answer starts with it",
-    "disable_compile": _SPEED,
-    "do_sample": "pplug decodes greedily or with --num-beams, whatever the model's own default",
-    "epsilon_cutoff": _SAMPLING,
-    "eos_token_id": "ends answers, as in `generate`",
-    "eta_cutoff": _SAMPLING,
-    "is_assistant": _SPECULATION,
-    "max_cache_len": "of the cache of `generate`, which is not used",
-    "max_length": _LENGTH,
-    "max_matching_ngram_size": _SPECULATION,
-    "max_new_tokens": _LENGTH,
-    "min_p": _SAMPLING,
-    "num_assistant_tokens": _SPECULATION,
-    "num_assistant_tokens_schedule": _SPECULATION,
-    "num_beams": "--num-beams sets it; 1 unless given",
-    "num_return_sequences": "one answer is wanted",
-    "output_attentions": _OUTPUT,
-    "output_hidden_states": _OUTPUT,
-    "output_logits": _OUTPUT,
-    "output_scores": _OUTPUT,
-    "pad_token_id": "nothing is padded with it",
-    "prefill_chunk_size": _SPEED,
-    "prompt_lookup_num_tokens": _SPECULATION,
-    "remove_invalid_values": "an answer whose numbers are not finite is refused (non_finite_logits)",
-    "return_dict_in_generate": _OUTPUT,
-    "speculation_type": _SPECULATION,
-    "target_lookbehind": _SPECULATION,
-    "temperature": _SAMPLING,
-    "top_h": _SAMPLING,
-    "top_k": _SAMPLING,
-    "top_p": _SAMPLING,
-    "transformers_version": "says who wrote the file",
-    "typical_p": _SAMPLING,
-    "use_cache": _SPEED,
-    "use_mtp": _SPECULATION,
-}
-"""Settings that change no answer here, and why."""
-
 
 class Guide:
     """Applies a model's rules to the answer of one request as it grows."""
@@ -118,7 +63,7 @@ class Guide:
         self._context, self._processors = context, processors
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores (V,) of the next token, by the rules, behind an answer of `ids` (t,); may be `scores` itself."""
+        """Apply the rules to the scores (V,) of the next token of an answer of `ids` (t,); may return `scores`."""
         return self._processors(torch.cat([self._context, ids])[None], scores[None])[0]
 
 
@@ -135,7 +80,7 @@ class Rules:
         """What asks for something."""
 
     def guide(self, prompt: Ids, limit: int) -> Guide | None:
-        """The guide of a request with these token ids and at most `limit` new ones; None if there are no rules."""
+        """Make the guide of a request with these token ids and at most `limit` new ones; None if there are no rules."""
         if not self.settings:
             return None
         prompt_ids = torch.tensor(prompt, dtype=torch.long, device=self._model.device)
@@ -149,7 +94,7 @@ class Rules:
 
 
 def honoured_settings(generation_config: Any) -> dict[str, Any]:
-    """The settings of HONOURED that ask for something."""
+    """List the settings of HONOURED that ask for something."""
     return _asked(generation_config, HONOURED)
 
 
@@ -182,20 +127,20 @@ def require_no_rules(generation_config: Any, name: str) -> None:
 
 
 def decoder_start(generation_config: Any) -> int:
-    """The token that the answers of a sequence-to-sequence LLM start behind.
+    """Find the token that the answers of a sequence-to-sequence LLM start behind.
 
     Raises:
         PplugError: if there is none, or one for each row of a batch.
     """
     start, other = generation_config.decoder_start_token_id, generation_config.bos_token_id
-    found = other if start is None else start
-    if not isinstance(found, int):
+    first = other if start is None else start
+    if not isinstance(first, int):
         raise PplugError(
             f"generation_config.json has decoder_start_token_id = {start!r}: name the one that answers start with"
         )
-    return found
+    return first
 
 
 def _asked(generation_config: Any, settings: dict[str, tuple[object, ...]]) -> dict[str, Any]:
-    found = {key: getattr(generation_config, key, None) for key in sorted(settings)}
-    return {key: value for key, value in found.items() if value is not None and value not in settings[key]}
+    values = {key: getattr(generation_config, key, None) for key in sorted(settings)}
+    return {key: value for key, value in values.items() if value is not None and value not in settings[key]}

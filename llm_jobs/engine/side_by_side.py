@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """`work(part)` of every part, without gradients; a single part has all threads for itself.
+    """Call `work(part)` for every part, without gradients; a single part has all threads for itself.
 
     Raises:
         Exception: the first part's that failed, when all have ended.

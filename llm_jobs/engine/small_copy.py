@@ -59,12 +59,12 @@ SIZES: dict[str, int] = {
 
 
 def lengths(config: PreTrainedConfig) -> dict[str, int]:
-    """Numbers of tokens at which a model begins to do something else, by the name of the setting."""
+    """List the numbers of tokens at which a model begins to do something else, by the name of the setting."""
     return _lengths(_settings(config))
 
 
 def small_copy(model: PreTrainedModel, **changes: Any) -> PreTrainedModel:
-    """A small model of the same class in float32 on the CPU; the same weights each time.
+    """Make a small model of the same class in float32 on the CPU; the same weights each time.
 
     Raises:
         Exception: whatever the class says to a configuration that the rules of this file do not fit.
@@ -73,7 +73,7 @@ def small_copy(model: PreTrainedModel, **changes: Any) -> PreTrainedModel:
 
 
 def drawn(model_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    """A model with weights drawn so wide that every token matters; norms and biases as the class begins with them."""
+    """Make a model with weights drawn so wide that every token matters; norms and biases as the class begins."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(config).float().eval().requires_grad_(False)
@@ -84,27 +84,27 @@ def drawn(model_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def small_config(config: PreTrainedConfig, **changes: Any) -> PreTrainedConfig:
-    """The configuration made small: few layers, with one of every kind, and lengths of REACH."""
+    """Make the configuration small: few layers, with one of every kind, and lengths of REACH."""
     return type(config).from_dict(_small(_settings(config)) | changes)
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a class is made from, without the names of classes, which have numbers for keys."""
+    """Read what a class is made from, without the names of classes, which have numbers for keys."""
     return {key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id")}
 
 
 def _lengths(values: Mapping[Any, Any]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    named: dict[str, int] = {}
     for key, value in values.items():
         if not isinstance(key, str):
             continue
         if isinstance(value, Mapping):
-            found |= _lengths(value)
+            named |= _lengths(value)
         elif _is_length(key, value):
-            found[key] = value
+            named[key] = value
         elif isinstance(value, list) and value and all(_is_length(key, one) for one in value):
-            found[key] = max(value)
-    return found
+            named[key] = max(value)
+    return named
 
 
 def _is_length(key: str, value: object) -> bool:
@@ -158,7 +158,7 @@ def _small_list(key: str, values: list[Any], layers: int, kept: Sequence[int]) -
 
 
 def _kept_layers(values: Mapping[str, Any], layers: int) -> list[int]:
-    """Numbers of layers, one of every kind; all kinds stand in lists with an entry a layer, or come in a pattern."""
+    """Choose numbers of layers, one of every kind; kinds stand in lists with an entry a layer, or come in a pattern."""
     lists = [value for value in values.values() if isinstance(value, list) and layers and len(value) == layers]
     if lists:
         kinds = [repr([one[at] for one in lists]) for at in range(layers)]
@@ -170,7 +170,7 @@ def _kept_layers(values: Mapping[str, Any], layers: int) -> list[int]:
 
 
 def _small_rope(rope: Any, values: Mapping[str, Any]) -> Any:
-    """Factors for each pair of numbers in a head: as many as a small head has."""
+    """Keep as many factors, one for each pair of numbers in a head, as a small head has."""
     if not isinstance(rope, Mapping):
         return rope
     width = values.get("head_dim") or values.get("hidden_size", 32) // 4

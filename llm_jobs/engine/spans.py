@@ -22,7 +22,7 @@ class Span:
     """Only tokens whose positions lie in the same chunk of so many; None for all."""
 
     def hides(self, queries: Tensor, keys: Tensor) -> Tensor | None:
-        """Where a token at position `keys` is out of reach of one at `queries`, as they broadcast; None: nowhere."""
+        """Tell where a token at position `keys` is out of reach of one at `queries`, broadcast; None: nowhere."""
         if self.chunk is not None:
             return queries // self.chunk != keys // self.chunk
         return None if self.window is None else keys <= queries - self.window
@@ -32,7 +32,7 @@ EVERYTHING = Span()
 
 
 def layer_spans(config: Any, layers: int) -> list[Span]:
-    """The span of each of `layers` layers, as the configuration says."""
+    """Read the span of each of `layers` layers off the configuration."""
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     spans = {
         "sliding_attention": Span("sliding_attention", window=window),

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from embedder.errors import PplugError
 from llm_jobs.engine.kv_cache import KVCache, Prefix
-from llm_jobs.engine.packing import Batch, Group, masks_of, query_and_key_positions
+from llm_jobs.engine.packing import Group, PackedBatch, masks_of, query_and_key_positions
 from llm_jobs.engine.spans import EVERYTHING, Span, layer_spans
 
 
@@ -35,12 +35,12 @@ class Trunk(Protocol):
 
     def empty_prefix(self) -> Prefix: ...
 
-    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
-        """Hidden states; keys and values of the tokens are written to the cache. Not differentiable."""
+    def read(self, embeds: Tensor, batch: PackedBatch, cache: KVCache) -> Tensor:
+        """Compute hidden states, not differentiable; keys and values of the tokens are written to the cache."""
         ...
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
-        """Hidden states, differentiable; the cache is not written to."""
+        """Compute hidden states, differentiable; the cache is not written to."""
         ...
 
 
@@ -71,7 +71,7 @@ class TransformersTrunk:
     def empty_prefix(self) -> Prefix:
         return self._empty
 
-    def read(self, embeds: Tensor, batch: Batch, cache: KVCache) -> Tensor:
+    def read(self, embeds: Tensor, batch: PackedBatch, cache: KVCache) -> Tensor:
         return torch.cat([self._read_group(embeds, batch, group, cache) for group in batch.groups])
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
@@ -80,15 +80,15 @@ class TransformersTrunk:
         masks = masks_of(~mask, *query_and_key_positions(positions, mask), self.spans, embeds.dtype)
         return self._decode(embeds, positions, masks, layers)
 
-    def _read_group(self, embeds: Tensor, batch: Batch, group: Group, cache: KVCache) -> Tensor:
+    def _read_group(self, embeds: Tensor, batch: PackedBatch, group: Group, cache: KVCache) -> Tensor:
         rows, count, seen = group.masks[0].shape
 
         def rectangle(values: Tensor) -> Tensor:
             own = values[group.tokens]
             return own.view(rows, count, *own.shape[1:]) if group.pick is None else own[group.pick]
 
-        slots = rectangle(batch.rows), rectangle(batch.slots)
-        layers = [_SlotLayer(store, slots, seen) for store in cache.store]
+        cells = rectangle(batch.rows), rectangle(batch.cells)
+        layers = [_CellLayer(store, cells, seen) for store in cache.store]
         hidden = self._decode(rectangle(embeds), rectangle(batch.positions), group.masks, layers).flatten(0, 1)
         return hidden if group.back is None else hidden[group.back]
 
@@ -120,18 +120,18 @@ class _PastLayer(DynamicLayer):
         return self._store.shape[3]
 
 
-class _SlotLayer(_PastLayer):
-    """One layer of a KVCache (2, R, H, N, D) that new tokens are written to: rows and slots (B, Q) each."""
+class _CellLayer(_PastLayer):
+    """One layer of a KVCache (2, R, H, N, D) that new tokens are written to: rows and cells (B, Q) each."""
 
-    def __init__(self, store: Tensor, slots: tuple[Tensor, Tensor], seen: int) -> None:
+    def __init__(self, store: Tensor, cells: tuple[Tensor, Tensor], seen: int) -> None:
         super().__init__(store)
-        self._slots, self._seen = slots, seen
+        self._cells, self._seen = cells, seen
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        rows, slots = self._slots
+        rows, cells = self._cells
         keys, values = self._store
         # A repeated last token is written twice, with the same numbers.
-        keys[rows, :, slots], values[rows, :, slots] = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        keys[rows, :, cells], values[rows, :, cells] = key_states.transpose(1, 2), value_states.transpose(1, 2)
         return keys[:, :, : self._seen][rows[:, 0]], values[:, :, : self._seen][rows[:, 0]]
 
     def get_seq_length(self) -> int:
@@ -139,7 +139,7 @@ class _SlotLayer(_PastLayer):
 
 
 def _empty_prefix(model: PreTrainedModel) -> Prefix:
-    """The KV of no tokens; its shape is seen on one token, as configurations name it in many ways.
+    """Make the KV of no tokens; its shape is seen on one token, as configurations name it in many ways.
 
     Raises:
         PplugError: if the model keeps something else than keys and values of one shape in every layer.

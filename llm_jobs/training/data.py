@@ -100,7 +100,7 @@ def drop_history(history: FloatArray, config: TrainConfig, rng: np.random.Genera
 
 
 def plug_inputs(batch: Sequence[Prepared], config: TrainConfig, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
-    """What the plug takes of a batch: task, vectors, counts, recent, and values where the examples have them.
+    """What the plug takes of a batch: task, vectors, counts and recent.
 
     With `rng` a random part of each history.
     """
@@ -109,8 +109,7 @@ def plug_inputs(batch: Sequence[Prepared], config: TrainConfig, rng: np.random.G
         histories = [drop_history(history, config, rng) for history in histories]
     tasks = np.stack([item.example.task for item in batch])
     padded = pad_histories([History.of_items(one) for one in histories], tasks.shape[1])
-    values = [item.values for item in batch if item.values is not None]
-    return torch.from_numpy(tasks), *padded, *([torch.from_numpy(np.stack(values))] if values else [])
+    return torch.from_numpy(tasks), *padded
 
 
 def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:

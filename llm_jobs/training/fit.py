@@ -72,7 +72,7 @@ def train_plug(
     Raises:
         PplugError: if there is nothing to train on.
     """
-    if plug.config.values_width and not plug.head.STOPS_EARLY:
+    if plug.config.values_width:
         prepared = with_values(prepared, llm.prefixes, progress)  # once for all stages
     train, held_out = split_users(prepared, config.held_out)
     if not train:

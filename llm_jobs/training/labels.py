@@ -61,7 +61,7 @@ def fit_text(training: Training) -> list[EpochLoss]:
         labels = ", ".join(training.plug.config.labels)
         raise PplugError(f"no target is one of the labels ({labels}): correct the choices")
     if training.plug.config.values_width:
-        training.plug.standardise(torch.from_numpy(np.stack([one.values for one in known if one.values is not None])))
+        head.values.fit(torch.from_numpy(np.stack([one.values for one in known if one.values is not None])))
     seen, targets, folds = inputs_of(head, known), targets_of(head, known), folds_of(head, known)
     head.log_prior.copy_(log_prior(head, known))
     for body in range(len(head.text_weight)):
@@ -102,9 +102,10 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
             total += loss.item()
             training.progress(f"steps without the LLM, loss {total / (step + 1):.3f}", step + 1, STEPS)
     head.eval()
-    train_loss = label_loss(training, known)
-    held_out = known_examples(training, training.held_out)
-    return [EpochLoss(0, train_loss, label_loss(training, held_out) if held_out else train_loss)]
+    train_loss = label_loss(head, known, copies[0])
+    if not (held_out := known_examples(training, training.held_out)):
+        return [EpochLoss(0, train_loss, train_loss)]
+    return [EpochLoss(0, train_loss, label_loss(head, held_out, evidence_batch(training, held_out, None)))]
 
 
 def pointing_head(training: Training) -> PointingHead:
@@ -200,11 +201,9 @@ def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: 
 
 
 @torch.no_grad()
-def label_loss(training: Training, known: Sequence[Prepared]) -> float:
+def label_loss(head: PointingHead, known: Sequence[Prepared], batch: ChoiceBatch) -> float:
     """Mean loss of a label with the whole history, as a task is answered."""
-    head = pointing_head(training)
     text = head.text_log_probs(inputs_of(head, known)).clamp(min=UNKNOWN)
-    batch = evidence_batch(training, known, None)
     log_probs = head(choice_features(batch, text, head.log_prior.expand_as(text)))
     return F.nll_loss(log_probs, targets_of(head, known)).item()
 
@@ -233,14 +232,14 @@ def with_past(known: Sequence[Prepared], labels: Sequence[str]) -> Iterator[tupl
 
 def evidence_of(item: Prepared, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
     """What an example's history says of the labels; with `rng` a random part of it."""
-    count = len(item.example.history)
-    rows = slice(max(0, count - MOST_ITEMS), count) if rng is None else random_part(count, rng)
-    vectors: FloatArray = item.example.history[rows]
-    shares = past.shares[:count][rows]
+    count, vectors = len(item.example.history), item.example.history[-MOST_ITEMS:]
+    rows = slice(None) if rng is None else random_part(len(vectors), rng)
+    scores: FloatArray = (vectors @ item.example.task)[rows]
+    shares = past.shares[count - len(vectors) : count][rows]
     newest = shares[-2 * NEWEST_LABELS :]
     order = tuple(newest.argmax(1)[newest.any(1)][-NEWEST_LABELS:].tolist()) if past.names else ()
-    history = History(vectors, np.ones(len(vectors), np.float32), vectors[:0], PastLabels(past.names, shares, order))
-    return evidence_of_scores(vectors @ item.example.task, history, labels)
+    items = History(vectors, np.ones(len(scores), np.float32), vectors[:0], PastLabels(past.names, shares, order))
+    return evidence_of_scores(scores, items, labels)
 
 
 def random_part(count: int, rng: np.random.Generator) -> slice | np.ndarray:
@@ -249,8 +248,6 @@ def random_part(count: int, rng: np.random.Generator) -> slice | np.ndarray:
     Lengths are drawn evenly by their logarithm, so short histories are frequent.
     """
     if rng.random() < 0.6:
-        kept = min(math.floor(math.exp(rng.uniform(0, math.log(count + 2)))) - 1, MOST_ITEMS)
+        kept = math.floor(math.exp(rng.uniform(0, math.log(count + 2)))) - 1
         return slice(count - kept, count)
-    oldest = max(0, count - MOST_ITEMS)
-    kept = math.ceil((count - oldest) * rng.uniform(0.2, 1))
-    return oldest + np.sort(rng.choice(count - oldest, kept, replace=False))
+    return np.sort(rng.choice(count, math.ceil(count * rng.uniform(0.2, 1)), replace=False))

@@ -3,7 +3,7 @@
     examples ─▶ history dropout ─▶ plug ─▶ soft prompt ─▶ frozen LLM ─▶ loss of the target's tokens ─▶ plug
 
 The prompt's part before the soft prompt needs no gradient: its keys and values are computed once and kept between
-epochs while they fit in memory. A plug that sees the LLM's values gets those of all examples before it starts. After
+epochs while they fit in memory. After
 each epoch the state is saved, and a killed run goes on from there to the same weights; those of the epoch with the
 least loss on held-out users are the plug's.
 """
@@ -27,7 +27,7 @@ from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fi
 from llm_jobs.training.data import Prepared, TrainConfig, batches, plug_inputs
 from llm_jobs.training.descent import Descent
 from llm_jobs.training.prefix_cache import PrefixCache, Progress
-from llm_jobs.training.training import Training, kind_names, with_values
+from llm_jobs.training.training import Training, kind_names
 
 ROWS = 8
 """Rows of a batch that go through the LLM together, the shortest answers first: with 32, a quarter would be padding."""
@@ -40,12 +40,10 @@ def fit_through_llm(training: Training) -> list[EpochLoss]:
     identity = run_fingerprint(plug, asdict(config), fingerprint_parts(chain(training.train, training.held_out)))
     checkpoint = Checkpoint(training.folder / "checkpoint", identity)
     losses = checkpoint.load(run.state)
-    train, held_out = run.with_values(training.train), run.with_values(training.held_out)
-    if not losses and plug.config.values_width:
-        plug.standardise(torch.from_numpy(np.stack([item.values for item in train if item.values is not None])))
     while len(losses) < config.epochs and not is_stuck(losses, config.patience):
-        train_loss = run.fit_epoch(train, losses)
-        losses.append(EpochLoss(len(losses), train_loss, run.loss_of(held_out) if held_out else train_loss))
+        train_loss = run.fit_epoch(training.train, losses)
+        held_out_loss = run.loss_of(training.held_out) if training.held_out else train_loss
+        losses.append(EpochLoss(len(losses), train_loss, held_out_loss))
         if losses[-1].held_out <= min(loss.held_out for loss in losses):
             run.state.best = {name: value.clone() for name, value in plug.state_dict().items()}
         checkpoint.save(run.state, losses)
@@ -108,12 +106,6 @@ class TrainingRun:
         self.state = RunState(plug, Descent(list(plug.parameters()), config, steps, kind_names(plug)))
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
-
-    def with_values(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """The examples with the LLM's pooled values of their prompts, where the plug sees these."""
-        if not self.plug.config.values_width:
-            return list(prepared)
-        return with_values(prepared, lambda befores: self.cache.prefixes(befores) or [], self.progress)
 
     def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
         """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""

@@ -38,13 +38,15 @@ def kind_names(plug: PersonaPlug) -> str:
 def with_values(
     prepared: Sequence[Prepared], prefixes: Callable[[Sequence[tuple[int, ...]]], Sequence[Prefix]], progress: Progress
 ) -> list[Prepared]:
-    """The examples with the LLM's pooled values of their prompts.
+    """The examples with the LLM's pooled values of their prompts; those that all have them already are left alone.
 
     Args:
         prepared: the examples.
         prefixes: what the LLM keeps of the tokens before the soft prompts.
         progress: told of the examples done.
     """
+    if all(item.values is not None for item in prepared):
+        return list(prepared)
     found: list[Prepared] = []
     for start in range(0, len(prepared), PREFIXES_AT_ONCE):
         chunk = prepared[start : start + PREFIXES_AT_ONCE]

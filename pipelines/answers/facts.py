@@ -27,7 +27,7 @@ class AnsweringFacts:
     """Fingerprint of the plug of each kind."""
 
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-        """Everything besides the tasks and the personas that an answer depends on.
+        """List everything besides the tasks and the personas that an answer depends on.
 
         Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory
         where it changes no answer.

@@ -12,7 +12,7 @@ from embedder.plug import PersonaPlug
 from embedder.precision import Dtype
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.tasks import AnsweringLLM
-from llm_jobs.vllm_engine import VllmLLM
+from llm_jobs.vllm_engine import load_vllm
 from pipelines.nights.loading import load_once
 from pipelines.personas.encoders import load_encoder
 
@@ -65,17 +65,17 @@ class LoadedPlug(NamedTuple):
 
 @load_once
 def load_models(config: GenerateConfig) -> Models:
-    """Encoder and LLM; kept, so that a process loads them once however many steps and threads ask."""
+    """Load encoder and LLM; they are kept, so that a process loads them once however many steps and threads ask."""
     encoder = load_encoder(config)
     named = (config.llm, config.llm_dtype, config.cache)
     more: dict[str, Any] = {"memory": config.memory, "thinking": config.thinking}
     if config.engine == "vllm":
-        return Models(encoder, VllmLLM.from_pretrained(*named, **more))
+        return Models(encoder, load_vllm(*named, **more))
     return Models(encoder, FrozenLLM.from_pretrained(*named, **more, num_beams=config.num_beams))
 
 
 def trainable(llm: AnsweringLLM) -> FrozenLLM:
-    """The LLM, if gradients pass through it to a soft prompt.
+    """Return the LLM if gradients pass through it to a soft prompt.
 
     Raises:
         UsageError: if it is in another engine.
@@ -86,7 +86,7 @@ def trainable(llm: AnsweringLLM) -> FrozenLLM:
 
 
 def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]:
-    """The plug of each kind, each fit for `models`.
+    """Load the plug of each kind, each fit for `models`.
 
     Raises:
         UsageError: if two plugs name the same kind.

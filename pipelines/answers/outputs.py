@@ -8,8 +8,7 @@ import pyarrow as pa
 
 from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Refusal
-from llm_jobs.tasks import Answered
+from llm_jobs.prompts import Answer, Refusal
 from pipelines.answers.models import LoadedPlug, Models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
 from pipelines.tables.schema import file_schema
@@ -17,15 +16,15 @@ from pipelines.tables.schema import file_schema
 JOB = "generate"
 
 
-Results = Sequence[tuple[QueuedTask, Answered | Refusal]]
+Results = Sequence[tuple[QueuedTask, Answer | Refusal]]
 """A shard's tasks, each with its answer or the reason why there is none."""
 
 
 def answer_queue(
     tasks: Sequence[QueuedTask], plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind], models: Models
-) -> list[tuple[QueuedTask, Answered | Refusal]]:
+) -> list[tuple[QueuedTask, Answer | Refusal]]:
     """Answer every task with the plug of its kind, or say why not."""
-    results: list[tuple[QueuedTask, Answered | Refusal]] = [
+    results: list[tuple[QueuedTask, Answer | Refusal]] = [
         (task, Refusal("no_plug", f"no plug answers kind {task.kind!r}: train one and pass it with --plug"))
         for task in tasks
         if task.kind not in plugs or task.kind not in kinds
@@ -52,10 +51,10 @@ def shard_tables(results: Results, run_id: str, constants: Mapping[str, Any]) ->
 
 
 def output_row(
-    task: QueuedTask, answered: Answered, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
+    task: QueuedTask, answer: Answer, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
 ) -> dict[str, Any]:
-    """One row of `outputs`, apart from the run."""
-    answer, has_history = answered.answer, len(task.history.vectors) > 0
+    """Make one row of `outputs`, apart from the run."""
+    has_history = len(task.history.vectors) > 0
     return {
         "task_id": task.task_id,
         "user_id": task.user_id,
@@ -65,7 +64,7 @@ def output_row(
         "finish_reason": answer.finish_reason,
         "persona_source": "history" if has_history else "default",
         "persona_ds": persona_ds if has_history else None,
-        "top_items": top_items(task, answered.weights),
+        "top_items": top_items(task, answer.weights),
         "prompt_tokens": answer.prompt_tokens,
         "output_tokens": answer.output_tokens,
         "is_shortened": answer.is_shortened,
@@ -75,7 +74,7 @@ def output_row(
 
 
 def reject_row(task: QueuedTask, refusal: Refusal) -> dict[str, Any]:
-    """One row of `rejects`, apart from the run."""
+    """Make one row of `rejects`, apart from the run."""
     return {
         "job": JOB,
         "row_id": task.task_id,

@@ -11,7 +11,7 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.histories import History
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.tasks import PersonalTask
 from pipelines.personas.stored import Persona, read_personas
 from pipelines.tables.views import run_sql
@@ -38,7 +38,7 @@ class QueuedTask:
 def queued_tasks(
     db: duckdb.DuckDBPyConnection, ds: date, nights: Mapping[str, Any], users: tuple[str, str], width: int
 ) -> list[QueuedTask]:
-    """The tasks of a night, joined by user with their personas.
+    """Read the tasks of a night, joined by user with their personas.
 
     Args:
         db: a connection to the tables.
@@ -61,19 +61,22 @@ def queued_tasks(
 
 
 def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encoder: TextEncoder) -> list[PersonalTask]:
-    """The tasks as the plug takes them."""
+    """Encode tasks as the plug takes them."""
     queries = encoder.encode([kinds[task.kind].query_encoder_text(task.input) for task in tasks], is_query=True)
     labels = list(dict.fromkeys(label for task in tasks for label in task.choices or ()))
     names = dict(zip(labels, encoder.encode(labels), strict=True)) if labels else {}
-    found: list[PersonalTask] = []
+    personal: list[PersonalTask] = []
     for task, query in zip(tasks, queries, strict=True):
         named = np.stack([names[label] for label in task.choices]) if task.choices else None
-        most = kinds[task.kind].max_new_tokens
-        found.append(PersonalTask(task.input, query, task.history, task.choices, most, named))
-    return found
+        kind = kinds[task.kind]
+        is_scale, most = kind.metric is Metric.RATING, kind.max_new_tokens
+        personal.append(PersonalTask(task.input, query, task.history, task.choices, most, named, is_scale=is_scale))
+    return personal
 
 
-def top_items(task: QueuedTask, weights: FloatArray, most: int = 3) -> list[dict[str, Any]]:
-    """The items that the plug looked at most, the heaviest first; ties in the persona's own order."""
+def top_items(task: QueuedTask, weights: FloatArray | None, most: int = 3) -> list[dict[str, Any]]:
+    """List the items that the plug looked at most, the heaviest first; ties in the persona's own order."""
+    if weights is None:
+        return []
     order = np.argsort(-weights, kind="stable")[:most]
     return [dict(task.items[at]) | {"weight": float(weights[at])} for at in order]

@@ -17,7 +17,7 @@ from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
-from llm_jobs.labels import label_of, spelled_as
+from llm_jobs.labels import best_label, label_of, spelled_as
 from llm_jobs.training.data import Example
 from pipelines.examples import Row, Target, examples_of
 from pipelines.rivals.cases import Case
@@ -40,12 +40,16 @@ def mode_answers(cases: Sequence[Case], fallback: str) -> list[str]:
 
 
 def vote_answers(cases: Sequence[Case], fallback: str) -> list[str]:
-    """The label with most weight, weights being softmax(20 * cosine of item and task); of equal ones the oldest."""
-    votes = [label_votes(case.personal.task, past_of(case)) for case in cases]
-    return [
-        max(shares, key=lambda label: shares[label], default=allowed(fallback, case))
-        for shares, case in zip(votes, cases, strict=True)
-    ]
+    """The label with most weight, weights being softmax(20 * cosine of item and task); of equal ones the oldest.
+
+    Of a scale the median.
+    """
+    found: list[str] = []
+    for case in cases:
+        shares = label_votes(case.personal.task, past_of(case)) or {allowed(fallback, case): 1.0}
+        best, _ = best_label(np.array(list(shares.values())), list(shares), is_scale=case.personal.is_scale)
+        found.append(list(shares)[best])
+    return found
 
 
 def allowed(fallback: str, case: Case) -> str:
@@ -149,21 +153,26 @@ class LabelRegression:
         return cls(model, labels, time.perf_counter() - start)
 
     def answers(self, cases: Sequence[Case]) -> list[str]:
-        """The most probable label that the task allows."""
+        """The most probable label that the task allows, of a scale the median."""
         rows = [features(case.personal.task, past_of(case), self.labels) for case in cases]
         probabilities = self.model.predict_proba(np.stack(rows))
         names = [str(name) for name in self.model.classes_]
         return [
-            best_allowed(names, row, case.task.choices or ()) for case, row in zip(cases, probabilities, strict=True)
+            best_allowed(names, row, case.task.choices or (), is_scale=case.personal.is_scale)
+            for case, row in zip(cases, probabilities, strict=True)
         ]
 
 
-def best_allowed(names: Sequence[str], probabilities: FloatArray, choices: Sequence[str]) -> str:
-    """The most probable of the names that are choices, spelled as there; the first choice if none is."""
-    if not choices:
-        return names[int(np.argmax(probabilities))]
-    known = {at: label for at, name in enumerate(names) if (label := label_of(name, choices)) is not None}
-    return known[max(known, key=lambda at: float(probabilities[at]))] if known else choices[0]
+def best_allowed(names: Sequence[str], probabilities: FloatArray, choices: Sequence[str], *, is_scale: bool) -> str:
+    """The best of the names that are choices, spelled as there; the first choice if none is."""
+    known = dict[str, float]()
+    for name, one in zip(names, probabilities, strict=True):
+        if (label := label_of(name, choices) if choices else name) is not None:
+            known[label] = known.get(label, 0.0) + float(one)
+    if not known:
+        return choices[0]
+    best, _ = best_label(np.array(list(known.values())), list(known), is_scale=is_scale)
+    return list(known)[best]
 
 
 def features(task: FloatArray, past: Past, labels: Sequence[str]) -> FloatArray:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_difference
 from pipelines.rivals.answering import Arm
+from pipelines.rivals.authorship import REFERENCE
 from pipelines.rivals.registry import MET
 from pipelines.slices import ALL
 from pipelines.verdicts.words import ERRORS
@@ -59,6 +60,8 @@ def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequ
     rows: list[Row] = []
     for arm, by_metric in values.items():
         for metric, value in by_metric.items():
+            if arm == REFERENCE and metric != "authorship":
+                continue
             against = best_rival(metric, values) if arm == OWN else OWN
             rows.append({"arm": arm, **value._asdict(), "compared_with": against})
     differences = {
@@ -78,9 +81,9 @@ def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequ
 
 
 def best_rival(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) -> str | None:
-    """The arm with the best value of a metric, `own` and `met` apart; of equal ones the first; None without others."""
+    """The arm with the best value of a metric, of those that are rivals; of equal ones the first; None without any."""
     sign = -1 if metric in ERRORS else 1
-    rivals = [arm for arm in values if arm not in (OWN, MET)]
+    rivals = [arm for arm in values if arm not in (OWN, MET, REFERENCE)]
     return max(rivals, key=lambda arm: sign * values[arm][metric].value, default=None)
 
 

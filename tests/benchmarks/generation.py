@@ -37,8 +37,8 @@ import torch
 from decoding.engines import ENGINES, Engine
 from decoding.loads import LOADS, Job, job_of
 
+from embedder.linear import PackedProjection
 from embedder.models import model_folder
-from llm_jobs.engine.linear import PackedProjection
 
 
 def product_speed(precision: str) -> float:

@@ -38,8 +38,9 @@ from embedder import TextEncoder
 from embedder import encoder as encoder_module
 from embedder.encoder import has_bfloat16, token_batches
 from embedder.errors import PplugError, UsageError
+from embedder.linear import PackedProjection, Projection, projection_class
 from embedder.models import model_folder
-from embedder.packed_bert import PackedBert, attend, has_onednn
+from embedder.packed_bert import PackedBert, attend
 from embedder.text_settings import TextSettings
 
 Array = NDArray[np.float32]
@@ -172,7 +173,7 @@ def test_every_layout_equals_transformers(
     np.testing.assert_allclose(
         encoder.encode(TEXTS), slow_vectors(folders[name], prefixed, pooling, max_tokens), atol=2e-5
     )
-    wanted = kernel if kernel != "onednn" or has_onednn(torch.float32) else "torch"
+    wanted = projection_class(torch.empty(0)).kernel if kernel == "onednn" else kernel
     assert encoder.kernel == f"{wanted} float32"
     assert encoder.max_tokens == max_tokens
     assert encoder.width == 32
@@ -214,12 +215,12 @@ def test_another_dtype_is_wrong_usage() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_onednn_equals_plain_torch(dtype: torch.dtype) -> None:
-    if not has_onednn(dtype):
+    if projection_class(torch.empty(0, dtype=dtype)) is not PackedProjection:
         pytest.skip("this torch has no oneDNN operators for it")
     torch.manual_seed(3)
     model = bert().eval()
     runs = [torch.randint(20, (3, 4)), torch.randint(20, (17, 2)), torch.randint(20, (40, 1))]
-    found, wanted = (PackedBert(model, TextSettings(), dtype, is_onednn)(runs) for is_onednn in (True, False))
+    found, wanted = (PackedBert(model, TextSettings(), dtype, kind)(runs) for kind in (PackedProjection, Projection))
     torch.testing.assert_close(found, wanted, atol=1e-5 if dtype == torch.float32 else 0.1, rtol=0.01)
 
 
@@ -368,7 +369,7 @@ def test_code_of_a_model_is_never_run(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(PplugError, match="cannot be loaded as an encoder"):
+    with pytest.raises(PplugError, match="cannot be loaded as text encoder"):
         TextEncoder.from_pretrained(str(tmp_path))
 
 

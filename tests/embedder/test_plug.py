@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from embedder.errors import InputMissing, PplugError
 from embedder.histories import History, pad_histories
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
+from embedder.pointing import Standardised
 
 CONFIG = PlugConfig(
     kinds=("LaMP_2N",),
@@ -26,9 +28,12 @@ CONFIG = PlugConfig(
 )
 
 
-def tiny_plug(aggregation: str = "attention", values_width: int = 0) -> PersonaPlug:
+SEEING: dict[str, Any] = {"values_width": 5, "labels": ("red", "blue")}
+
+
+def tiny_plug(aggregation: str = "attention", **more: Any) -> PersonaPlug:
     torch.manual_seed(0)
-    return PersonaPlug(replace(CONFIG, aggregation=aggregation, values_width=values_width)).eval()
+    return PersonaPlug(replace(CONFIG, aggregation=aggregation, **more)).eval()
 
 
 def history(count: int, seed: int) -> np.ndarray:
@@ -104,22 +109,14 @@ def test_an_aggregation_sees_what_its_name_says(aggregation: str, sees_task: boo
 
 
 def test_values_of_the_llm_count_as_deviations_from_those_of_the_training() -> None:
-    plug, generator = tiny_plug("task", values_width=5), torch.Generator().manual_seed(0)
-    known = 7 + 3 * torch.randn(50, 5, generator=generator)
+    known = 7 + 3 * torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     known[:, 2] = 4  # the same in every prompt, like what all prompts begin with
-    plug.standardise(known)
-    values, task = 7 + 3 * torch.randn(2, 5, generator=generator), torch.from_numpy(history(2, 7))
-    values[:, 2] = 4
-    nobody = pad_histories([History.empty(8)] * 2, 8)
-    soft, _ = plug(task, *nobody, values)
-    for row in range(2):
-        deviations = (values[row] - known.mean(0)) / known.std(0, correction=0).clamp(min=1e-6)
-        assert deviations[2] == 0
-        joined = torch.cat([task[row], deviations / math.sqrt(5)]) * math.sqrt(8 + 5) / 2
-        vectors = (plug.head.project(plug.head.hidden(joined)) + plug.head.straight(joined)).view(3, -1)
-        expected = vectors / vectors.norm(dim=1, keepdim=True) * plug.head.gain
-        torch.testing.assert_close(soft[row, CONFIG.instruction_count :], expected, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(soft, plug(task, *nobody, values.flip(0))[0])
+    standardised = Standardised(5)
+    standardised.fit(known)
+    found = standardised(known)
+    torch.testing.assert_close(found.mean(0), torch.zeros(5), atol=1e-6, rtol=0)
+    assert found[:, 2].abs().max() == 0
+    assert found.square().sum(1).mean() == pytest.approx(4 / 5)
 
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.floats(-1e4, 1e4, width=32))
@@ -179,8 +176,8 @@ def test_forward_writes_into_none_of_its_arguments() -> None:
 
 
 def test_saving_and_loading_is_the_identity(tmp_path: Path) -> None:
-    plug = tiny_plug(values_width=5)
-    plug.standardise(torch.randn(9, 5))
+    plug = tiny_plug(**SEEING)
+    plug.head.values.fit(torch.randn(9, 5))
     plug.save_pretrained(tmp_path)
     loaded = PersonaPlug.from_pretrained(tmp_path)
     assert loaded.config == plug.config
@@ -198,7 +195,7 @@ def test_a_plug_refuses_models_it_was_not_trained_with(which: str) -> None:
 
 
 def test_a_plug_that_sees_the_llms_values_wants_an_engine_that_gives_them() -> None:
-    plug, shas = tiny_plug(values_width=5), (CONFIG.encoder_sha256, CONFIG.llm_sha256)
+    plug, shas = tiny_plug(**SEEING), (CONFIG.encoder_sha256, CONFIG.llm_sha256)
     plug.require(*shas, 5)
     tiny_plug().require(*shas, 5)
     with pytest.raises(PplugError, match=r"for LaMP_2N sees values .*--engine transformers"):
@@ -230,7 +227,7 @@ def test_a_plug_of_another_version_says_what_to_run(tmp_path: Path, change: dict
         {"encoder_width": 10**15},
         {"persona_count": 10**9},
         {"labels": ["a"], "committee": 10**9},
-        {"values_width": 10**12},
+        {"values_width": 10**12, "labels": ["a"]},
         {"placement": "above"},
         {"placement": 3},
         {"kinds": 5},
@@ -291,8 +288,7 @@ def test_a_folder_without_a_plug_says_what_to_run(tmp_path: Path) -> None:
         {"persona_count": 2.0},
         {"committee": True},
         {"dropout": 1.5},
-        {"values_width": 5, "placement": "before"},
-        {"values_width": 5, "aggregation": "mean"},
+        {"values_width": 5},
     ],
 )
 def test_a_config_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:

@@ -87,9 +87,9 @@ def test_answers_do_not_depend_on_the_rest_of_the_queue(
     alone = [answer for request in requests for answer in pair.llm.answer([request], placement)]
     order = random.Random(seed).sample(range(len(requests)), len(requests))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.engine.seq2seq.MAX_ROWS", most)
-        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
+        patch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", most)
+        patch.setattr("llm_jobs.engine.stepwise.MAX_ROWS", most)
+        patch.setattr("llm_jobs.engine.prefill.READ_TOKENS", 7)
         together = pair.llm.answer([requests[at] for at in order], placement)
     for at, answer in zip(order, together, strict=True):
         assert_same(answer, alone[at])
@@ -119,7 +119,7 @@ def test_only_the_request_with_broken_numbers_is_refused(
     good = [Request(f"which {at}", soft_prompt(2, at), None, 9) for at in range(4)]
     bad = Request("which category of news", torch.full((2, llm.width), number), None, 9)
     expected = llm.answer(good, Placement.AFTER)
-    monkeypatch.setattr("llm_jobs.engine.continuous.MOST_ROWS", 3)  # all go through the same rows
+    monkeypatch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", 3)  # all go through the same rows
     found = llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)
     assert isinstance(found[2], Refusal)
     assert found[2].reason == "non_finite_logits"
@@ -147,7 +147,7 @@ def test_a_prompt_is_read_once_for_all_its_beams(tiny_llm_folder: Path, monkeypa
     read: dict[int, list[int]] = {1: [], 4: []}
     for width, counts in read.items():
         llm = FrozenLLM.from_pretrained(str(tiny_llm_folder), num_beams=width)
-        trunk: Trunk = vars(llm)["_engine"].trunk
+        trunk: Trunk = vars(llm)["engine"].trunk
         plain = trunk.read
         monkeypatch.setattr(
             trunk,
@@ -166,14 +166,12 @@ def test_at_least_one_beam_is_needed(tiny_llm_folder: Path) -> None:
 def test_the_packaged_model_decodes_with_beams_as_transformers_does() -> None:
     pytest.importorskip("gguf")
     llm = FrozenLLM.from_pretrained("smollm2", num_beams=4)
-    prompts = ["Write a headline: it rained on the harbour festival all day.", "Name a colour."]
-    for prompt, answer in zip(prompts, llm.generate(prompts, max_new_tokens=12), strict=True):
-        parts = llm.parts(prompt, Placement.BEFORE, 12)
+    prompts = ["Write a headline: it rained all day.", "Name a colour."]
+    for prompt, answer in zip(prompts, llm.generate(prompts, max_new_tokens=6), strict=True):
+        parts = llm.parts(prompt, Placement.BEFORE, 6)
         ids = torch.tensor([parts.before + parts.after])
         model: Any = llm.model
-        found = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, num_beams=4, do_sample=False
-        )
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, num_beams=4, do_sample=False)
         assert answer.text == llm.format.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_jobs.engine.choices import choice_tree, padded_trees
+from llm_jobs.engine.choices import choice_tree
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 
 END = 9
@@ -41,18 +41,6 @@ def beginnings(tree: Any) -> list[tuple[int, ...]]:
         nodes = sorted(row.nonzero().flatten().tolist(), key=lambda node: int(tree.depths[node]))
         found.append(tuple(tree.tokens[node] for node in nodes))
     return found
-
-
-@given(st.lists(choice_lists, min_size=1, max_size=3))
-def test_padding_a_tree_does_not_change_it(many: list[tuple[tuple[int, ...], ...]]) -> None:
-    trees = [choice_tree(choices) for choices in many]
-    tokens, depths, sees = padded_trees(trees)
-    for row, tree in enumerate(trees):
-        size = len(tree.tokens)
-        assert tuple(tokens[row, :size].tolist()) == tree.tokens
-        assert torch.equal(depths[row, :size], tree.depths)
-        assert torch.equal(sees[row, :size, :size], tree.sees)
-        assert not sees[row, :, size:].any()
 
 
 @settings(max_examples=20, deadline=None)

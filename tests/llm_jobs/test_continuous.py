@@ -1,5 +1,4 @@
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_requests import prepared
 
-from embedder.errors import PplugError, UsageError
+from embedder.errors import UsageError
+from embedder.linear import PackedProjection, Projection, projection_class
 from llm_jobs import FrozenLLM
-from llm_jobs.engine.answering import Prepared
-from llm_jobs.engine.continuous import LIKE, waves
-from llm_jobs.engine.decoding import TIE, best_tokens
+from llm_jobs.engine.decoding import best_tokens
+from llm_jobs.engine.engine import TIE
 from llm_jobs.engine.kv_cache import Prefix, padded, values_width
-from llm_jobs.engine.linear import PackedProjection, Projection, projection_class
+from llm_jobs.engine.scheduler import LONGEST_TO_SHORTEST, batches
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.memory import KV_BYTES, half_of_free_memory, kv_bytes, parse_bytes
-from llm_jobs.prompts import Answer, LateSoftPrompt, Placement, PromptParts, Request
+from llm_jobs.memory import KV_BYTES, parse_bytes
+from llm_jobs.prompts import Answer, Placement, Request
 
 drawn_tasks = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(1, 9), st.booleans()), min_size=1, max_size=24
@@ -43,25 +43,12 @@ def test_answers_do_not_depend_on_the_order_of_the_queue_or_the_rows_of_the_cach
     whole = pair.llm.answer(requests, placement)
     order = random.Random(seed).sample(range(len(requests)), len(requests))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
+        patch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", most)
+        patch.setattr("llm_jobs.engine.prefill.READ_TOKENS", 7)
         few = pair.llm.answer([requests[at] for at in order], placement)
     for at, answer in zip(order, few, strict=True):
         assert replace(answer, score=0) == replace(whole[at], score=0)
         assert answer.score == pytest.approx(whole[at].score, abs=1e-4)
-
-
-def maker(pair: Any, size: int, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Makes a soft prompt of (V,) values."""
-    mixing = torch.randn(pair.llm.values_width, size * pair.llm.width, generator=torch.Generator().manual_seed(seed))
-    return lambda values: (values @ mixing).view(size, -1)
-
-
-def values_of(pair: Any, prompt: str) -> torch.Tensor:
-    """What `transformers` makes of a prompt, and the slow mean of it."""
-    before = pair.llm.parts(prompt, Placement.AFTER, 24).before
-    cache = pair.reference(input_ids=torch.tensor([before]), use_cache=True).past_key_values
-    return slow_pooled([layer.values[0] for layer in cache.layers])
 
 
 def slow_pooled(layers: list[torch.Tensor]) -> torch.Tensor:
@@ -87,34 +74,6 @@ def test_values_are_pooled_over_the_tokens_in_the_middle_third_of_the_layers(
     assert found.shape == (values_width(prefix),)
 
 
-@settings(max_examples=15, deadline=None)
-@given(drawn=drawn_tasks, most=st.integers(1, 5))
-def test_a_late_soft_prompt_is_made_of_what_the_llm_made_of_the_prompt(causal_pair: Any, drawn: Any, most: int) -> None:
-    known, late = requests_of(causal_pair, drawn), list[Request]()
-    for at, request in enumerate(known):
-        if request.persona is None:
-            late.append(request)
-            continue
-        make = maker(causal_pair, len(request.persona), at)
-        known[at] = replace(request, persona=make(values_of(causal_pair, request.prompt)))
-        late.append(replace(request, persona=LateSoftPrompt(len(request.persona), make)))
-    wanted = causal_pair.llm.answer(known, Placement.AFTER)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llm_jobs.engine.continuous.MOST_ROWS", most)
-        patch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 7)
-        found = causal_pair.llm.answer(late, Placement.AFTER)
-    for answer, expected in zip(found, wanted, strict=True):
-        assert replace(answer, score=0) == replace(expected, score=0)
-        assert answer.score == pytest.approx(expected.score, abs=1e-4)
-
-
-def test_a_late_soft_prompt_is_not_for_an_llm_without_prefixes(tiny_t5: FrozenLLM) -> None:
-    soft = LateSoftPrompt(2, lambda values: torch.zeros(2, tiny_t5.width))
-    assert tiny_t5.values_width == 0
-    with pytest.raises(PplugError, match="depends on values inside the LLM"):
-        tiny_t5.answer([Request("which", soft)], Placement.AFTER)
-
-
 def test_little_memory_only_means_fewer_rows(tiny_llm_folder: Path, tiny_llm: FrozenLLM) -> None:
     requests = [Request("which " * (1 + at % 4), None, None, 1 + at) for at in range(9)]
     small = FrozenLLM.from_pretrained(str(tiny_llm_folder), memory=1)
@@ -124,7 +83,7 @@ def test_little_memory_only_means_fewer_rows(tiny_llm_folder: Path, tiny_llm: Fr
 
 def test_an_equal_prompt_is_read_once(tiny_llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = FrozenLLM.from_pretrained(str(tiny_llm_folder))
-    trunk: Trunk = vars(llm)["_engine"].trunk
+    trunk: Trunk = vars(llm)["engine"].trunk
     read: list[int] = []
     plain = trunk.read
     monkeypatch.setattr(trunk, "read", lambda embeds, *rest: read.append(len(embeds)) or plain(embeds, *rest))
@@ -137,16 +96,14 @@ def test_an_equal_prompt_is_read_once(tiny_llm_folder: Path, monkeypatch: pytest
 
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=80))
-def test_a_wave_shares_a_cache_of_which_every_row_uses_its_part(drawn: list[tuple[int, bool]]) -> None:
-    requests = [
-        Prepared(at, PromptParts((5,) * length, ()), torch.empty(0, 1), ((1,),) if is_closed else (), 32)
-        for at, (length, is_closed) in enumerate(drawn)
-    ]
-    found = list(waves(requests))
-    assert sorted(request.index for wave in found for request in wave) == list(range(len(drawn)))
-    for wave in found:
-        assert padded(wave[-1].tokens) * LIKE >= padded(wave[0].tokens) >= padded(wave[-1].tokens)
-        assert len({bool(request.choices) for request in wave}) == 1
+def test_a_batch_shares_a_cache_of_which_every_row_uses_its_part(drawn: list[tuple[int, bool]]) -> None:
+    requests = [prepared((5,) * length, choices=((1,),) if is_closed else ()) for length, is_closed in drawn]
+    found = list(batches(requests))
+    assert sum(map(len, found)) == len(requests)
+    assert {request for batch in found for request in batch} == set(requests)
+    for batch in found:
+        assert padded(batch[-1].tokens) * LONGEST_TO_SHORTEST >= padded(batch[0].tokens) >= padded(batch[-1].tokens)
+        assert len({bool(request.choices) for request in batch}) == 1
 
 
 @given(st.integers(1, 40), st.integers(2, 700), st.integers(0, 99))
@@ -199,20 +156,7 @@ def test_sizes_of_memory() -> None:
             parse_bytes(size)
 
 
-def test_free_memory_is_what_the_tightest_limit_leaves(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 1 << 30
-    meminfo.write_text("MemTotal:       9000 kB\nMemAvailable:   8000 kB\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 4000 << 10
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1024\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 4000 << 10
-    (tmp_path / "memory.max").write_text("5120\n")
-    assert half_of_free_memory("cpu", meminfo, tmp_path, tmp_path / "none") == 2048
-
-
 def test_keys_and_values_take_a_fixed_amount_unless_told_otherwise(tiny_llm_folder: Path) -> None:
-    assert (kv_bytes(None, "cpu"), kv_bytes(5, "cpu")) == (KV_BYTES, 5)
     for dtype in ("float32", "bfloat16"):
         llm = FrozenLLM.from_pretrained(str(tiny_llm_folder), dtype)
         assert llm.kv_memory == (None if "float32" in llm.kernel else KV_BYTES)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_requests import prepared
 from tiny_models import DECODER_SIZES
 from transformers import (
     AutoModelForCausalLM,
@@ -26,17 +27,16 @@ from transformers import (
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import weights_sha256
+from embedder.precision import has_bfloat16
 from llm_jobs import FrozenLLM
-from llm_jobs.engine.answering import Prepared
 from llm_jobs.engine.causal import CausalLM
 from llm_jobs.engine.check import causal_engine
-from llm_jobs.engine.differences import packed_difference
+from llm_jobs.engine.differences import difference
 from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.engine.llama import LlamaTrunk, is_supported
 from llm_jobs.engine.rules import Rules
-from llm_jobs.engine.seq2seq import batches
+from llm_jobs.engine.stepwise import batches
 from llm_jobs.engine.trunk import TransformersTrunk
-from llm_jobs.frozen_llm import has_bfloat16
 from llm_jobs.prompts import Answer, Placement, PromptParts, Refusal, Request
 
 prompts = st.text(st.characters(codec="utf8"), max_size=30).map(lambda text: f"which {text}")
@@ -165,7 +165,7 @@ def test_prefixes_are_those_read_alone(tiny_llm: FrozenLLM, befores: list[tuple[
 def test_long_prompts_are_read_in_pieces(tiny_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = ["which category is it", "a", "which " * 8]
     whole = tiny_llm.generate(prompts, max_new_tokens=4)
-    monkeypatch.setattr("llm_jobs.engine.continuous.READ_TOKENS", 3)
+    monkeypatch.setattr("llm_jobs.engine.prefill.READ_TOKENS", 3)
     monkeypatch.setattr("llm_jobs.engine.causal.PREFIX_TOKENS", 20)
     pieces = tiny_llm.generate(prompts, max_new_tokens=4)
     assert_same(pieces, whole)
@@ -202,15 +202,15 @@ def test_our_forward_pass_equals_that_of_transformers(config: PreTrainedConfig) 
             weight.normal_()
     rules = Rules(model, [2])
     theirs, ours = (CausalLM(trunk(model), [2], 1 << 20, rules) for trunk in (TransformersTrunk, LlamaTrunk))
-    assert packed_difference(LlamaTrunk, model, range(9, 40)) < 1e-3
+    assert difference(ours, model, range(9, 40)) < 1e-3
     parts = [PromptParts(tuple(range(9, 40)), (7, 8)), PromptParts((9, 9), (5,))]
     answers = [(5, 6, 7), (8,)]
     soft = torch.randn(2, 3, ours.trunk.width, requires_grad=True)
     values = [engine.answer_log_probs(parts, soft, answers, prefixes_of(engine, parts)) for engine in (theirs, ours)]
     torch.testing.assert_close(*values)
     torch.testing.assert_close(*(torch.autograd.grad(value.sum(), soft)[0] for value in values), atol=1e-4, rtol=1e-3)
-    requests = [Prepared(at, part, soft[at].detach(), (), 8) for at, part in enumerate(parts)]
-    decoded = [[outcome.answer for outcome in engine.answer(requests)] for engine in (theirs, ours)]
+    requests = [prepared(part.before, part.after, soft[at].detach(), limit=8) for at, part in enumerate(parts)]
+    decoded = [engine.run(requests) for engine in (theirs, ours)]
     assert [answer.ids for answer in decoded[0]] == [answer.ids for answer in decoded[1]]
 
 
@@ -339,7 +339,7 @@ def test_a_long_input_loses_its_middle_and_is_flagged(pair: Any) -> None:
 def test_only_the_request_with_broken_numbers_is_refused(
     pair: Any, choices: Any, number: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_jobs.engine.continuous.MOST_ROWS", rows)  # with 1, the others take its row
+    monkeypatch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", rows)  # with 1, the others take its row
     good = [Request(f"which {at}", pair.soft_prompt(2, at), choices, 6) for at in range(4)]
     bad = Request("which category", torch.full((2, pair.llm.width), number), choices, 6)
     found = pair.llm.answer([*good[:2], bad, *good[2:]], Placement.AFTER)
@@ -371,11 +371,12 @@ def test_generate_raises_where_answer_refuses(tiny_llm: FrozenLLM) -> None:
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(0, 2), st.booleans()), max_size=200))
 def test_batches_hold_every_request_once_and_stay_in_the_budget(drawn: list[tuple[int, int, bool]]) -> None:
     requests = [
-        Prepared(at, PromptParts((5,) * length, ()), torch.empty(size, 1), ((1,),) if is_closed else (), 32)
-        for at, (length, size, is_closed) in enumerate(drawn)
+        prepared((5,) * length, soft=torch.empty(size, 1), choices=((1,),) if is_closed else ())
+        for length, size, is_closed in drawn
     ]
     found = list(batches(requests))
-    assert sorted(request.index for batch in found for request in batch) == list(range(len(drawn)))
+    assert sum(map(len, found)) == len(requests)
+    assert {request for batch in found for request in batch} == set(requests)
     for batch in found:
         assert len(batch) <= 64
         assert len(batch) * max(request.tokens for request in batch) <= 8192
@@ -410,7 +411,7 @@ def test_bfloat16_answers_with_the_instructions_or_says_that_it_does_not(
     assert fallback.answer(requests, Placement.AFTER) == tiny_llm.answer(requests, Placement.AFTER)
 
 
-@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16 instructions")
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16 instructions")
 @pytest.mark.skipif(
     bool(torch.cpu.get_capabilities().get("amx_bf16")),
     reason="with AMX oneDNN adds in another order for few rows, so only 98% of answers are equal (agreement.py)",

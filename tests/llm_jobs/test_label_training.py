@@ -15,8 +15,9 @@ from embedder.plug_config import PlugConfig
 from embedder.pointing import PointingHead
 from llm_jobs import FrozenLLM
 from llm_jobs.answers import answer_tasks
-from llm_jobs.prompts import Placement, Refusal
-from llm_jobs.tasks import Answered, PersonalTask
+from llm_jobs.closed import with_values
+from llm_jobs.prompts import Answer, Placement, Refusal
+from llm_jobs.tasks import PersonalTask
 from llm_jobs.training import labels as stages
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig
@@ -91,8 +92,8 @@ def answers(plug: PersonaPlug, llm: FrozenLLM, made: Sequence[Example], choices:
         for one in made
     ]
     found = answer_tasks(llm, plug, tasks)
-    assert all(isinstance(one, Answered) for one in found)
-    return [one.answer.text for one in found if isinstance(one, Answered)]
+    assert all(isinstance(one, Answer) for one in found)
+    return [one.text for one in found if isinstance(one, Answer)]
 
 
 def accuracy(plug: PersonaPlug, llm: FrozenLLM, made: Sequence[Example], choices: tuple[str, ...] = LABELS) -> float:
@@ -207,10 +208,10 @@ def test_a_task_without_choices_gets_a_label_and_one_with_an_empty_choice_is_ref
     free, empty, none, blank = answer_tasks(
         llm, plug, [task, replace(task, choices=("red", "")), replace(task, choices=()), replace(task, prompt="")]
     )
-    assert isinstance(free, Answered)
-    assert free.answer.text in LABELS
-    assert free.answer.finish_reason == "choice"
-    assert free.answer.score < 0
+    assert isinstance(free, Answer)
+    assert free.text in LABELS
+    assert free.finish_reason == "choice"
+    assert free.score < 0
     assert [one.reason for one in (empty, none, blank) if isinstance(one, Refusal)] == [
         "empty_choice",
         "empty_choice",
@@ -226,3 +227,27 @@ def test_a_label_is_the_same_in_every_spelling(llm: FrozenLLM, tmp_path: Path) -
     assert answers(plug, llm, late) == answers(plug, llm, shouted)
     spelled = answers(plug, llm, late, ("Red", "Blue", "Green"))
     assert [text.lower() for text in spelled] == answers(plug, llm, late)
+
+
+def test_of_ratings_the_median_is_answered(llm: FrozenLLM) -> None:
+    labels = ("1", "2", "3")
+    plug = new_plug(llm, labels).eval()
+    with torch.no_grad():
+        plug.head.text_bias[:] = torch.tensor([0.4, 0.3, 0.31]).log()
+        plug.head.linear.weight.zero_()
+        plug.head.linear.weight[0, 0] = 1  # the text's log-probability alone
+        plug.head.net[-1].weight.zero_()
+    nobody = PersonalTask("how many stars?", unit(np.ones(WIDTH)), History.empty(WIDTH), labels, 4)
+    found = answer_tasks(llm, plug, [nobody, replace(nobody, is_scale=True)])
+    assert [one.text for one in found if isinstance(one, Answer)] == ["1", "2"]
+
+
+def test_the_llms_values_of_a_prompt_are_read_once(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug = new_plug(llm, values_width=llm.values_width).eval()
+    tasks = [PersonalTask(f"what of {at}?", unit(np.ones(WIDTH)), History.empty(WIDTH), LABELS, 4) for at in range(3)]
+    read, plain = list[int](), llm.prefixes
+    monkeypatch.setattr(llm, "prefixes", lambda befores: read.append(len(befores)) or plain(befores))
+    known = with_values(llm, tasks)
+    for some in (known, [*known[:2], tasks[2]]):
+        assert all(isinstance(one, Answer) for one in answer_tasks(llm, plug, some))
+    assert read == [3, 1]

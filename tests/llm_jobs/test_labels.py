@@ -1,11 +1,12 @@
 import random
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jobs.labels import fixed_labels, label_key, label_of, label_text, spelled_as
+from llm_jobs.labels import best_label, fixed_labels, label_key, label_of, label_text, spelled_as
 
 CHOICES = ("sports", "food & drink", "5", "4.5")
 
@@ -91,3 +92,34 @@ def test_labels_are_fixed_where_all_tasks_share_them(
     carried: list[list[str] | None], own: list[str] | None, labels: tuple[str, ...] | None
 ) -> None:
     assert fixed_labels(carried, own) == labels
+
+
+drawn_ratings = st.dictionaries(st.integers(-9, 9), st.integers(1, 99), min_size=1, max_size=6)
+
+
+@given(drawn_ratings, st.randoms())
+def test_of_a_scale_no_label_is_nearer_on_average_than_the_one_that_is_answered(
+    drawn: dict[int, int], order: random.Random
+) -> None:
+    labels = [f"{number}.0" for number in drawn]
+    order.shuffle(labels)
+    shares = np.array([drawn[int(float(label))] for label in labels], np.float32)
+    best, _ = best_label(shares, labels, is_scale=True)
+    errors = [sum(drawn[one] * abs(one - float(label)) for one in drawn) for label in labels]
+    assert errors[best] == min(errors)
+    again, _ = best_label(shares[::-1], labels[::-1], is_scale=True)
+    assert labels[best] == labels[::-1][again]
+
+
+@given(drawn_ratings)
+def test_where_labels_are_no_scale_the_most_probable_is_answered(drawn: dict[int, int]) -> None:
+    shares = np.array(list(drawn.values()), float)
+    for labels, is_scale in ((list(map(str, drawn)), False), ([f"of {number}" for number in drawn], True)):
+        best, is_tied = best_label(shares, labels, is_scale=is_scale)
+        assert best == list(shares).index(shares.max())
+        assert is_tied == (list(shares).count(shares.max()) > 1)
+
+
+def test_a_rating_between_two_halves_is_a_close_call() -> None:
+    assert best_label(np.array([0.5, 0.0, 0.5]), ["1", "2", "3"], is_scale=True)[1]
+    assert best_label(np.array([0.2, 0.6, 0.2]), ["1", "2", "3"], is_scale=True) == (1, False)

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_
 from embedder.errors import PplugError
 from llm_jobs import metrics
 from llm_jobs.kinds import Metric
-from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_difference
+from llm_jobs.metrics import UNKNOWN, MetricValue, Scored, evaluate_answers, paired_difference
 
 LABELS = ("classic", "comedy", "sci-fi", "never seen")
 SCALE = ("1", "2", "3", "4", "5")
@@ -24,9 +24,9 @@ users = st.sampled_from(["ann", "bob", "cy", "dee", ""])
 tags = st.sampled_from([*LABELS[:3], "Comedy", " comedy ", "", "a comedy"])
 ratings = st.sampled_from([*SCALE, "4.5", " 2 ", "five", "", "nan", "inf", "-inf", "1e999", "1e200", "7", "-3"])
 words = st.text(alphabet="ab cd.", max_size=12)
-tagged = st.builds(Scored, users, tags, st.sampled_from(LABELS[:3]), st.just(()))
-rated = st.builds(Scored, users, ratings, st.sampled_from(SCALE), st.just(()))
-written = st.builds(Scored, users, words, words, st.just(()))
+tagged = st.builds(Scored, users, tags, st.sampled_from(LABELS[:3]), st.just(()), st.just(UNKNOWN))
+rated = st.builds(Scored, users, ratings, st.sampled_from(SCALE), st.just(()), st.just(UNKNOWN))
+written = st.builds(Scored, users, words, words, st.just(()), st.just(UNKNOWN))
 arms = st.one_of(
     st.tuples(st.just(Metric.ACCURACY), st.lists(tagged, min_size=1, max_size=30), st.just(LABELS)),
     st.tuples(st.just(Metric.RATING), st.lists(rated, min_size=1, max_size=30), st.just(SCALE)),

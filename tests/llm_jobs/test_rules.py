@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from harmless_settings import HARMLESS
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig, MptConfig, MptForCausalLM
 
 from embedder.errors import PplugError
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.rules import (
-    HARMLESS,
     HONOURED,
     REFUSED,
     REFUSED_WITH_BEAMS,
@@ -101,7 +101,7 @@ def test_settings_mean_what_they_mean_to_transformers(model: str, num_beams: int
     for setting, value in RULES.items():
         untyped.generation_config = deepcopy(plain)
         untyped.generation_config.update(**{setting: value})
-        vars(vars(llm)["_engine"])["_rules"] = Rules(llm.model, llm_ends(llm))  # as if loaded with it, but sooner
+        vars(llm.engine)["_rules"] = Rules(llm.model, llm_ends(llm))  # as if loaded with it, but sooner
         for request, answer in zip(requests, llm.answer(requests, Placement.AFTER), strict=True):
             ids = generated(llm, request, num_beams)
             text = llm.format.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -123,7 +123,7 @@ def generated(llm: FrozenLLM, request: Request, num_beams: int) -> list[int]:
 
 
 def llm_ends(llm: FrozenLLM) -> tuple[int, ...]:
-    return vars(llm)["_reader"].end_ids
+    return llm.reader.end_ids
 
 
 def test_vllm_refuses_a_model_with_rules() -> None:

@@ -6,35 +6,32 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prepared_requests import prepared
 
-from llm_jobs.engine.answering import Prepared
 from llm_jobs.engine.causal import queues_of
 from llm_jobs.engine.side_by_side import side_by_side
-from llm_jobs.prompts import PromptParts
 
 HEAD = 1
 prompts = st.tuples(st.lists(st.integers(0, 3), min_size=HEAD, max_size=4), st.booleans())
-
-
-def prepared(index: int, before: list[int], is_closed: bool) -> Prepared:
-    choices = ((5,), (6,)) if is_closed else ()
-    return Prepared(index, PromptParts(tuple(before), (1,)), torch.empty(0, 4), choices, 3)
 
 
 @given(st.lists(prompts, max_size=30), st.integers(1, 4))
 def test_every_request_is_in_one_queue_and_equal_prompts_are_in_the_same(
     found: list[tuple[list[int], bool]], most: int
 ) -> None:
-    requests = [prepared(index, before, is_closed) for index, (before, is_closed) in enumerate(found)]
+    requests = [
+        prepared(before, (1,), choices=((5,), (6,)) if is_closed else (), limit=3) for before, is_closed in found
+    ]
     queues = queues_of(requests, HEAD, most)
     assert len(queues) <= most
     assert all(queues)
-    assert sorted(request.index for queue in queues for request in queue) == list(range(len(requests)))
-    queue_of = {request.index: at for at, queue in enumerate(queues) for request in queue}
+    queue_of = {request: at for at, queue in enumerate(queues) for request in queue}
+    assert set(queue_of) == set(requests)
+    assert sum(map(len, queues)) == len(requests)
     for one in requests:
         for other in requests:
             if len(one.parts.before) > HEAD and one.parts.before == other.parts.before:
-                assert queue_of[one.index] == queue_of[other.index]
+                assert queue_of[one] == queue_of[other]
 
 
 def test_parts_run_at_the_same_time_on_one_thread_each_and_come_back_in_order() -> None:

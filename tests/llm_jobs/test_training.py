@@ -15,13 +15,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from embedder.errors import PplugError
 from embedder.fingerprints import weights_sha256
-from embedder.histories import History, pad_histories
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
-from llm_jobs.answers import answer_tasks
-from llm_jobs.prompts import Answer, Placement, Request
-from llm_jobs.tasks import Answered, PersonalTask
+from llm_jobs.prompts import Placement
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, split_users
 from llm_jobs.training.descent import learning_rate_share
@@ -47,7 +44,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("t5"), T5ForConditionalGeneration(config), is_chat=False)
 
 
-def new_plug(llm: FrozenLLM, seed: int = 0, values_width: int = 0) -> PersonaPlug:
+def new_plug(llm: FrozenLLM, seed: int = 0) -> PersonaPlug:
     return seeded_plug(
         PlugConfig(
             kinds=("note",),
@@ -56,7 +53,6 @@ def new_plug(llm: FrozenLLM, seed: int = 0, values_width: int = 0) -> PersonaPlu
             encoder_width=WIDTH,
             llm_width=llm.width,
             embedding_norm=llm.embedding_norm,
-            values_width=values_width,
         ),
         seed,
     )
@@ -124,14 +120,10 @@ class KilledError(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("sees_values", [False, True])
 @pytest.mark.parametrize("kill_at", [1, 8, 14])
-def test_a_killed_run_resumes_to_the_same_weights(
-    llama: Path, tmp_path: Path, kill_at: int, *, sees_values: bool
-) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(llama: Path, tmp_path: Path, kill_at: int) -> None:
     llm = FrozenLLM.from_pretrained(str(llama))
-    width = llm.values_width if sees_values else 0
-    undisturbed, killed, resumed = (new_plug(llm, values_width=width) for _ in range(3))
+    undisturbed, killed, resumed = (new_plug(llm) for _ in range(3))
     losses = fit(undisturbed, llm, examples(), CONFIG, tmp_path / "whole", quiet)
 
     def kill(label: str, done: int, total: int) -> None:
@@ -144,26 +136,6 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert fit(resumed, llm, examples(), CONFIG, tmp_path / "killed", quiet) == losses
     assert same_weights(undisturbed, resumed)
     assert same_weights(undisturbed, PersonaPlug.from_pretrained(tmp_path / "killed"))
-
-
-def test_a_task_is_answered_with_the_values_of_its_own_prompt(llama: Path, tmp_path: Path) -> None:
-    llm = FrozenLLM.from_pretrained(str(llama))
-    plug, made = new_plug(llm, values_width=llm.values_width), examples(20)
-    losses = fit(plug, llm, made, CONFIG, tmp_path / "plug", quiet)
-    assert losses[-1].train < losses[0].train
-    histories = [History.of_items(one.history) for one in made]
-    tasks = [PersonalTask(one.prompt, one.task, own, LABELS, 4) for one, own in zip(made, histories, strict=True)]
-    prefixes = llm.prefixes([llm.parts(one.prompt, Placement.AFTER, 24).before for one in made])
-    inputs = torch.tensor(np.stack([one.task for one in made])), *pad_histories(histories, WIDTH)
-    values = torch.stack([prefix.pooled_values for prefix in prefixes])
-    soft, weights = plug(*inputs, values)
-    known = llm.answer([Request(one.prompt, own, LABELS) for one, own in zip(made, soft, strict=True)], Placement.AFTER)
-    for row, (answered, expected) in enumerate(zip(answer_tasks(llm, plug, tasks), known, strict=True)):
-        assert isinstance(answered, Answered)
-        assert isinstance(expected, Answer)
-        assert answered.answer.text == expected.text
-        assert answered.answer.score == pytest.approx(expected.score, abs=1e-4)
-        np.testing.assert_allclose(answered.weights, weights[row, : len(made[row].history)].detach(), atol=1e-6)
 
 
 def test_the_state_of_another_run_is_not_taken_over(llama: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from embedder.histories import History
 from llm_jobs.answers import answer_tasks, personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
-from llm_jobs.tasks import Answered, PersonalTask
+from llm_jobs.tasks import PersonalTask
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
 from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
@@ -134,7 +134,7 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
 
     def pointed(given: list[PersonalTask]) -> list[str]:
         answers = answer_tasks(models.llm, loaded.plug, given)
-        return [answer.answer.text for answer in answers if isinstance(answer, Answered)]
+        return [answer.text for answer in answers if isinstance(answer, Answer)]
 
     wanted: dict[str, list[str]] = {
         "own": pointed(personal),

@@ -14,7 +14,8 @@ from llm_jobs.training.data import Example, TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig, encode_night
-from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds, shuffled
+from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
+from pipelines.rivals.training import shuffled
 from pipelines.tables.warehouse import Warehouse
 
 USERS = [f"u{at}" for at in range(10)]

@@ -32,17 +32,16 @@ def test_labels_are_the_choices_that_users_answer_with(
     assert TrainingData(KINDS[kind], [], Targets(found, 0), choices).labels == labels
 
 
-def test_a_plug_sees_the_llms_values_where_its_kind_says_so_and_it_sees_the_task(
-    generate_config: GenerateConfig,
-) -> None:
+def test_a_plug_that_points_sees_the_llms_values_where_its_kind_says_so(generate_config: GenerateConfig) -> None:
     models = load_models(generate_config)
     widths = {
-        (kind, aggregation): plug_config(KINDS[kind], models, aggregation).values_width
+        (kind, aggregation, labels): plug_config(KINDS[kind], models, aggregation, labels).values_width
         for kind in ("LaMP_3", "LaMP_2N")
         for aggregation in PROJECTED
+        for labels in ((), ("1", "2"))
     }
     assert models.llm.values_width > 0
-    wanted = {("LaMP_3", "attention"), ("LaMP_3", "task")}
+    wanted = {("LaMP_3", "attention", ("1", "2"))}
     assert widths == {key: models.llm.values_width if key in wanted else 0 for key in widths}
 
 

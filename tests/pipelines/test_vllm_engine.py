@@ -15,7 +15,7 @@ from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.training.fit import seeded_plug
-from llm_jobs.vllm_engine import INSTALL, VllmLLM, choice_scores, forks_of
+from llm_jobs.vllm_engine import INSTALL, choice_scores, forks_of, load_vllm
 from pipelines.answers.models import GenerateConfig, load_models, trainable
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night
@@ -170,7 +170,7 @@ def test_no_plug_is_trained_through_vllm(pair: list[AnsweringLLM]) -> None:
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_the_error_says_how_to_get_it() -> None:
     with pytest.raises(InputMissing, match="docs/requirements-vllm"):
-        VllmLLM.from_pretrained("smollm2")
+        load_vllm("smollm2")
 
 
 def test_forks_ask_for_every_token_of_every_choice_once() -> None:

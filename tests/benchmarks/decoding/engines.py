@@ -6,14 +6,13 @@ Most of what an engine needs is imported when it is loaded: each environment has
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
 from decoding import plain_engines
-from decoding.loads import LOADS, NEW_TOKENS, SOFT, Job
+from decoding.loads import LOADS, NEW_TOKENS, Job
 
 from llm_jobs.prompts import Answer, Placement, Request
 
@@ -36,45 +35,13 @@ def pplug(job: Job, dtype: str) -> Run:
     return run
 
 
-def seeing_values(job: Job, how: str) -> Run:
-    """This engine with a plug that sees the LLM's values, its soft prompts made in the way of WAYS."""
-    llm = import_module("llm_jobs").FrozenLLM.from_pretrained(job["model"], "bfloat16")
-    shape = ("bench",), "", llm.sha256, 384, llm.width, llm.embedding_norm
-    labels = tuple(job["choices"])
-    config = import_module("embedder.plug_config").PlugConfig(*shape, values_width=llm.values_width)
-    plug = import_module("llm_jobs.training.fit").seeded_plug(config, 0)
-    answers, personal_task = import_module("llm_jobs.answers"), import_module("llm_jobs.tasks").PersonalTask
-    of_items = import_module("embedder.histories").History.of_items
-    drawn = torch.nn.functional.normalize(torch.randn(len(job["texts"]), 9, 384), dim=2).numpy()
-    tasks = [
-        personal_task(text, own[0], of_items(own[1:]), labels, NEW_TOKENS)
-        for text, own in zip(job["texts"], drawn, strict=True)
-    ]
-
-    def late() -> list[Request]:
-        return answers.personal_requests(plug, tasks)[0]
-
-    @torch.no_grad()
-    def known() -> list[Request]:
-        befores = [llm.parts(text, Placement.AFTER, SOFT + NEW_TOKENS).before for text in job["texts"]]
-        values = [prefix.pooled_values for prefix in llm.prefixes(befores)]
-        return [replace(own, persona=own.persona.of_values(one)) for own, one in zip(late(), values, strict=True)]
-
-    fixed = known()
-    requests = {WAYS[0]: lambda: fixed, WAYS[1]: late, WAYS[2]: known}[how]
-    return lambda: len(llm.answer(requests(), Placement.AFTER))
-
-
-WAYS = ("known before", "late", "after a pass for values")
-
-
 def vllm(job: Job, dtype: str) -> Run:
     """The engine vLLM behind the same interface, with the same soft prompts."""
-    llm: Any = import_module("llm_jobs.vllm_engine").VllmLLM.from_pretrained(job["model"], dtype=dtype)
+    llm: Any = import_module("llm_jobs.vllm_engine").load_vllm(job["model"], dtype=dtype)
     requests = requests_of(job)
 
     def run() -> int:
-        llm._llm.reset_prefix_cache()
+        llm.engine._llm.reset_prefix_cache()
         answers = llm.answer(requests, Placement.BEFORE)
         return len(answers) if job["choices"] else sum(answer.output_tokens for answer in answers)
 
@@ -202,5 +169,4 @@ ENGINES = (
         "transformers, 8, sorted", "float32", ("beams",), lambda job: transformers_generate(job, "float32", 8, True)
     ),
     Engine("one forward per choice", "bfloat16", ("closed",), lambda job: one_forward_per_choice(job, "bfloat16")),
-    *(Engine(f"soft prompts {how}", "bfloat16", ("closed",), partial(seeing_values, how=how)) for how in WAYS),
 )

@@ -32,7 +32,7 @@ from pipelines.command.boundary import prepare_environment
 prepare_environment()
 import torch
 from embedder.encoder import return_free_memory
-from llm_jobs.engine.linear import projection_class
+from embedder.linear import projection_class
 
 def megabytes():
     return_free_memory()

@@ -16,15 +16,16 @@ USERS = {"ann": 2, "bob": 3, "cid": 1, "dan": 4}
 Flags = tuple[str, ...]
 
 
-@pytest.fixture(params=["folder", "s3"])
-def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
-    if request.param == "folder":
-        return letters(Warehouse(tmp_path / "w"), USERS)
-    options = request.getfixturevalue("s3_options")
-    return letters(Warehouse(f"s3://bucket/{tmp_path.name}", options), USERS)
+@pytest.fixture
+def warehouse(s3_options: dict[str, str], tmp_path: Path) -> Warehouse:
+    return letters(Warehouse(f"s3://bucket/{tmp_path.name}", s3_options), USERS)
 
 
-def test_workers_elsewhere_make_the_same_night(warehouse: Warehouse, portable: Flags) -> None:
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_workers_elsewhere_make_the_same_night(
+    is_folder: bool, warehouse: Warehouse, portable: Flags, tmp_path: Path
+) -> None:
+    warehouse = letters(Warehouse(tmp_path / "w"), USERS) if is_folder else warehouse
     record = run_night(LettersJob(), warehouse, NIGHT, runner=Runner(beam_options=portable))
     assert (record.rows_out, record.tokens) == (10, 40)
     assert written_users(warehouse) == sorted(USERS)

@@ -112,15 +112,15 @@ def case_of(query: np.ndarray, past: list[dict[str, Any]], kind: Kind, encoder: 
 
 
 def test_only_choices_are_answered() -> None:
-    assert best_allowed(["a", "b", "c"], np.array([0.5, 0.2, 0.3]), ("b", "c")) == "c"
-    assert best_allowed(["a"], np.array([1.0]), ("x", "y")) == "x"
-    assert best_allowed(["a", "b"], np.array([0.2, 0.8]), ()) == "b"
+    assert best_allowed(["a", "b", "c"], np.array([0.5, 0.2, 0.3]), ("b", "c"), is_scale=False) == "c"
+    assert best_allowed(["a"], np.array([1.0]), ("x", "y"), is_scale=False) == "x"
+    assert best_allowed(["a", "b"], np.array([0.2, 0.8]), (), is_scale=False) == "b"
 
 
 def test_past_labels_count_in_the_spelling_of_the_tasks_own_choices() -> None:
     items = [item(1, "x", "red"), item(2, "x", " Blue"), item(3, "x", "BLUE"), item(4, "x", "elsewhere")]
     assert mode_answers([case(items)], "red") == vote_answers([case(items)], "red") == ["blue"]
-    assert best_allowed(["red", "Blue"], np.array([0.2, 0.8]), CHOICES) == "blue"
+    assert best_allowed(["red", "Blue"], np.array([0.2, 0.8]), CHOICES, is_scale=False) == "blue"
 
 
 def test_one_label_is_no_regression(encoder_folder: Path) -> None:

@@ -1,0 +1,169 @@
+"""Continuous batching: a queue of requests goes through the rows of one preallocated KV cache.
+
+    requests, longest first ─▶ rows of the cache ─▶ read (packed) ─┬─▶ a token for every row at each step ─▶ decoded
+              ▲                                                    └─▶ closed: the tree of the choices ────▶ decoded
+              └── the next request takes a finished one's slot at once
+
+A slot is what a request has of the cache: one row for a greedy answer; with K beams (beams.py) K rows next to each
+other, of which the first reads the prompt.
+Shapes: B rows, E width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from llm_jobs.engine.beams import BeamSearch
+from llm_jobs.engine.choices import score_choices
+from llm_jobs.engine.decoding import GreedySearch
+from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice
+from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
+from llm_jobs.engine.packing import step
+from llm_jobs.engine.prefill import PromptRows
+from llm_jobs.engine.rules import Rules
+from llm_jobs.engine.trunk import Trunk
+from llm_jobs.prompts import Ids
+
+MOST_ROWS: Final = 128
+"""Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, 64 at 87%."""
+LONGEST_TO_SHORTEST: Final = 2
+"""The longest request of a cache has at most so many times the tokens of the shortest; then a new one is made."""
+
+
+class Scheduler:
+    """Answers requests through a causal LLM."""
+
+    def __init__(
+        self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix], rules: Rules, num_beams: int
+    ) -> None:
+        self._trunk, self._end_ids, self._memory, self._num_beams = trunk, end_ids, memory, num_beams
+        self._rules = rules
+        self._head_ids, self._head = head
+
+    def run(self, requests: Sequence[Prepared]) -> dict[Prepared, Result]:
+        """Decode an answer to each request."""
+        results: dict[Prepared, Result] = {}
+        for batch in batches(requests):
+            beams = 1 if batch[0].choices else self._num_beams
+            most = min(MOST_ROWS, self._memory // row_bytes(self._head, batch[0].tokens)) // beams
+            cache = KVCache.empty(self._head, min(len(batch), max(1, most)) * beams, batch[0].tokens)
+            rows = PromptRows(self._trunk, cache, len(self._head_ids))
+            if batch[0].choices:
+                results |= choose(rows, batch)
+            else:
+                results |= _Decoding(rows, batch, self._end_ids, self._rules, beams).run()
+        return results
+
+
+def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """Group requests that share a cache, all free or all closed, of like lengths; longest first, equal together."""
+    batch: list[Prepared] = []
+    for request in sorted(requests, key=lambda one: (bool(one.choices), one.tokens, one.parts.before), reverse=True):
+        if batch and (
+            bool(request.choices) != bool(batch[0].choices)
+            or padded(request.tokens) * LONGEST_TO_SHORTEST < padded(batch[0].tokens)
+        ):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def choose(rows: PromptRows, requests: Sequence[Prepared]) -> dict[Prepared, Result]:
+    """Answer closed requests, as many at a time as there are rows."""
+    results: dict[Prepared, Result] = {}
+    for start in range(0, len(requests), rows.count):
+        batch = requests[start : start + rows.count]
+        for row, (request, scores) in enumerate(zip(batch, score_choices(rows, batch), strict=True)):
+            results[request] = best_choice(request.choices, scores)
+            if results[request] == NON_FINITE:
+                rows.clear(slice(row, row + 1))
+    return results
+
+
+class _Decoding:
+    """Free answers, one or more rows for each slot; the slots in use are the first ones."""
+
+    def __init__(
+        self, rows: PromptRows, requests: Sequence[Prepared], end_ids: Tensor, rules: Rules, beams: int
+    ) -> None:
+        self._rows, self._rules, self._beams = rows, rules, beams
+        self._waiting = list(requests)[::-1]
+        self._running: list[Prepared] = []  # the request of each slot in use
+        self._results: dict[Prepared, Result] = {}
+        self._count = rows.count // beams
+        shape = self._count, max(request.limit for request in requests), end_ids
+        self._search = GreedySearch(*shape) if beams == 1 else BeamSearch(*shape, beams)
+        self._lengths = end_ids.new_zeros(self._count)
+        self._numbers = torch.arange(self._count, device=end_ids.device)
+
+    def run(self) -> dict[Prepared, Result]:
+        """Decode until nothing runs or waits."""
+        while self._running or self._waiting:
+            done = self._search.done(len(self._running))
+            for slot in done:
+                self._finish(slot)
+            free = [*done, *range(len(self._running), self._count)]
+            if taken := free[: len(self._waiting)]:
+                self._start(taken)
+                continue
+            for slot in reversed(done):
+                self._give_up(slot)
+            if self._running:
+                self._step()
+        return self._results
+
+    def _finish(self, slot: int) -> None:
+        result = self._results[self._running[slot]] = self._search.result(slot)
+        if result == NON_FINITE:
+            self._rows.clear(self._rows_of(slot))
+
+    def _start(self, slots: Sequence[int]) -> None:
+        """Give the slots to the next requests: read their prompts, and add the first token of their answers."""
+        requests = [self._waiting.pop() for _ in slots]
+        for slot, request in zip(slots, requests, strict=True):
+            self._running[slot : slot + 1] = [request]
+        places = self._numbers[slots]
+        self._lengths[places] = torch.tensor([one.prompt_tokens for one in requests], device=places.device)
+        guides = [self._rules.guide(request.ids, request.limit) for request in requests]
+        self._search.start(places, [request.limit for request in requests], guides)
+        self._search.add(places, self._rows.trunk.logits(self._read(slots, requests)))
+
+    def _read(self, slots: Sequence[int], requests: Sequence[Prepared]) -> Tensor:
+        """Read the prompt of each request into all rows of its slot; the last hidden state of every prompt (B, E)."""
+        states = self._rows.read([slot * self._beams for slot in slots], requests)
+        for slot, request in zip(slots, requests, strict=True):
+            if self._beams > 1:
+                own = self._rows_of(slot)
+                first, others = slice(own.start, own.start + 1), slice(own.start + 1, own.stop)
+                self._rows.cache.copy(first, others, request.prompt_tokens, self._rows.head)
+        return states
+
+    def _give_up(self, slot: int) -> None:
+        """Move the last request in use to a slot that is done, so that the slots in use stay together."""
+        last = len(self._running) - 1
+        if slot < last:
+            self._running[slot] = self._running[last]
+            self._rows.move(self._rows_of(last), self._rows_of(slot))
+            self._search.move(last, slot)
+            self._lengths[slot] = self._lengths[last]
+        self._running.pop()
+
+    def _step(self) -> None:
+        """Add a token to every row in use."""
+        slots, trunk, cache = self._numbers[: len(self._running)], self._rows.trunk, self._rows.cache
+        lengths = self._lengths[slots]
+        batch = step(lengths.repeat_interleave(self._beams), cache.cells, self._rows.dtype, trunk.spans)
+        hidden = trunk.read(trunk.embed(self._search.next_tokens(slots)), batch, cache)
+        self._lengths[slots] = lengths = lengths + 1
+        parents = self._search.add(slots, trunk.logits(hidden))
+        if parents is not None and isinstance(self._search, BeamSearch):
+            moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero().flatten()
+            prompts = lengths - self._search.counts[slots] + 1  # equal in all rows of a slot
+            cache.copy(parents[moved], moved, int(lengths.max()), int(prompts.min()))
+
+    def _rows_of(self, slot: int) -> slice:
+        return slice(slot * self._beams, (slot + 1) * self._beams)

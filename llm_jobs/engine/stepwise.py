@@ -1,0 +1,175 @@
+"""An LLM that `transformers` runs step by step: batches of requests, each decoded from start to end.
+
+    requests ─▶ batches ─▶ read (encoder states, or embedded prompts) ─┬─▶ steps ─▶ decode ─────────────▶ free answers
+                                                                       └─▶ log-probabilities of choices ─▶ closed ones
+
+Nothing is kept between calls. Two kinds: seq2seq.py, and unpacked.py for causal LLMs whose tokens cannot be packed.
+Shapes: B rows, P prompt tokens with soft prompt, E width, C choices, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llm_jobs.engine.beams import BeamSearch
+from llm_jobs.engine.decoding import GreedySearch
+from llm_jobs.engine.engine import Prepared, Result, best_choice
+from llm_jobs.engine.rules import Rules
+from llm_jobs.prompts import Ids, PromptParts
+
+MAX_ROWS: Final = 64
+"""Rows per batch, one for each beam of a request. More make the matrix products no faster (measured: 64 rows run at 95%
+of 1,024)."""
+MAX_TOKENS: Final = 8192
+"""Padded tokens per batch, answers included; one request may have more."""
+KEPT_SHARE: Final = 0.75
+"""Finished greedy rows are dropped once no more than this share still runs: dropping copies the cache of the others."""
+
+
+class Steps(Protocol):
+    """A batch that the LLM can be asked to continue."""
+
+    def first(self) -> Tensor:
+        """Predict what follows the prompts: logits (B, V), float32."""
+        ...
+
+    def next(self, tokens: Tensor) -> Tensor:
+        """Append one token (B,) to every row; logits (B, V) of what follows, float32."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        ...
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let each row continue the one of `rows`, which has the same prompt."""
+        ...
+
+
+class StepwiseLM(ABC):
+    """A model of `transformers`, and how it is run."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        end_ids: Sequence[int],
+        rules: Rules,
+        num_beams: int = 1,
+        *,
+        scale: float = 1.0,
+        alike: bool = True,
+    ) -> None:
+        """Take a model over.
+
+        Args:
+            model: of `transformers`.
+            end_ids: tokens that end an answer.
+            rules: of its generation settings.
+            num_beams: 1 is greedy.
+            scale: what the model multiplies the embeddings of token ids with.
+            alike: whether only prompts of one length go together.
+        """
+        self._model: Any = model
+        self._rules, self._num_beams = rules, num_beams
+        self._scale, self.alike = scale, alike
+        self._device, self._dtype = model.device, model.dtype
+        self._end_ids = torch.tensor(end_ids, device=self._device)
+        self.kernel = "transformers, prompts of one length" if alike else "transformers"
+
+    @abstractmethod
+    def read(self, prompts: Sequence[Tensor]) -> Any:
+        """Read prompts (P, E) as far as can be done before it is known what follows them."""
+
+    @abstractmethod
+    def steps(self, read: Any) -> Steps:
+        """Get ready to be asked what follows."""
+
+    @abstractmethod
+    def log_probs(self, read: Any, answers: Sequence[Ids]) -> Tensor:
+        """Average the log-probabilities of each answer's tokens (B,), differentiable."""
+
+    @abstractmethod
+    def repeated(self, read: Any, row: int, count: int) -> Any:
+        """Repeat one of the prompts."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed n token ids as the layers get them: (n, E)."""
+        return self._model.get_input_embeddings()(ids) * self._scale
+
+    def embedded(self, parts: PromptParts, soft: Tensor) -> Tensor:
+        """Embed a prompt with its soft prompt (S, E): (P, E)."""
+        before, after = self.embed(self.tensor(parts.before)), self.embed(self.tensor(parts.after))
+        return torch.cat([before, soft.to(self._device, self._dtype), after])
+
+    @torch.no_grad()
+    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+        """Decode an answer to each request, in their order."""
+        results: dict[Prepared, Result] = {}
+        for batch in batches(prepared, self._num_beams, alike=self.alike):
+            read = self.read([self.embedded(request.parts, request.soft) for request in batch])
+            answered = self._chosen(batch, read) if batch[0].choices else self._decoded(batch, read)
+            results |= zip(batch, answered, strict=True)
+        return [results[request] for request in prepared]
+
+    def answer_log_probs(self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids]) -> Tensor:
+        """Average the log-probabilities of each answer's tokens (B,), differentiable by `soft` (B, S, E)."""
+        return self.log_probs(self.read([self.embedded(*row) for row in zip(parts, soft, strict=True)]), answers)
+
+    def tensor(self, ids: Ids) -> Tensor:
+        """Put ids on the device of the model: (n,)."""
+        return torch.tensor(ids, dtype=torch.long, device=self._device)
+
+    def _chosen(self, requests: Sequence[Prepared], read: Any) -> list[Result]:
+        # Not all slots of a decoder are positions, so a tree of choices does not fit: one row for each choice.
+        scores = [
+            self.log_probs(self.repeated(read, row, len(request.choices)), request.choices)
+            for row, request in enumerate(requests)
+        ]
+        return [best_choice(request.choices, own.cpu()) for request, own in zip(requests, scores, strict=True)]
+
+    def _decoded(self, requests: Sequence[Prepared], read: Any) -> list[Result]:
+        """Continue every prompt until it ends, or by its limit of tokens."""
+        limits = [request.limit for request in requests]
+        shape = len(limits), max(limits), self._end_ids
+        search = BeamSearch(*shape, self._num_beams) if self._num_beams > 1 else GreedySearch(*shape)
+        steps, slots = self.steps(read), torch.arange(len(limits), device=self._device)
+        search.start(slots, limits, [self._rules.guide(request.ids, request.limit) for request in requests])
+        if (parents := search.add(slots, steps.first())) is not None:
+            steps.keep(parents)
+        while bool((going := search.going(slots)).any()):
+            count = int(going.sum())
+            if count < len(slots) if self._num_beams > 1 else count <= KEPT_SHARE * len(slots):
+                steps.keep(going.repeat_interleave(search.width).nonzero().flatten())
+                slots = slots[going]
+            if (parents := search.add(slots, steps.next(search.next_tokens(slots)))) is not None:
+                steps.reorder(parents)
+        return [search.result(slot) for slot in range(len(limits))]
+
+
+def batches(requests: Sequence[Prepared], num_beams: int = 1, *, alike: bool = False) -> Iterator[list[Prepared]]:
+    """Group requests of one kind and one size of soft prompt, longest first, within the budget.
+
+    Args:
+        requests: to be answered.
+        num_beams: rows that a free answer takes.
+        alike: only prompts of the same length go together.
+    """
+
+    def key(request: Prepared) -> tuple[bool, int, int, int]:
+        return bool(request.choices), len(request.soft), request.prompt_tokens if alike else 0, request.tokens
+
+    batch: list[Prepared] = []
+    for request in sorted(requests, key=key, reverse=True):
+        beams = 1 if request.choices else num_beams
+        rows = (len(batch) + 1) * beams
+        is_full = rows > MAX_ROWS or (batch and batch[0].tokens * rows > MAX_TOKENS)
+        if batch and (is_full or key(request)[:3] != key(batch[0])[:3]):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch

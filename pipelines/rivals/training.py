@@ -1,0 +1,85 @@
+"""Train the plugs of a comparison on folds: many plugs, whose prompts are tokenised and read once for all of them.
+
+examples ─┬─▶ prepared, by where the soft prompt stands ─┐
+          └─▶ the LLM's values of the prompts ───────────┴─▶ those of some users ─▶ a plug of one aggregation and seed
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Placement
+from llm_jobs.training.data import Example, Prepared, TrainConfig
+from llm_jobs.training.fit import prepare, seeded_plug, train_plug
+from llm_jobs.training.training import with_values
+from pipelines.answers.models import Models, trainable
+from pipelines.nights.runs import Progress
+from pipelines.rivals.registry import OWN_PLUG, SHUFFLED, TrainedPlug
+from pipelines.train import plug_config
+
+
+@dataclass(frozen=True, eq=False)
+class FoldTrainer:
+    """Trains plugs of one kind on the examples of some of the users."""
+
+    kind: Kind
+    models: Models
+    labels: tuple[str, ...]
+    """Of a closed kind."""
+    examples: Sequence[Example]
+    """Of all users."""
+    config: TrainConfig
+    progress: Progress
+    _prepared: dict[Placement, list[Prepared]] = field(default_factory=dict[Placement, list[Prepared]])
+
+    def trained(self, need: str, seed: int, is_known: Callable[[str], bool]) -> TrainedPlug:
+        """A plug of an aggregation, or one trained on histories given to the wrong users.
+
+        Args:
+            need: the aggregation, or SHUFFLED.
+            seed: of the start weights and of the training.
+            is_known: tells of a user whether the plug learns of them.
+        """
+        llm = trainable(self.models.llm)
+        config = plug_config(self.kind, self.models, OWN_PLUG if need == SHUFFLED else need, self.labels)
+        known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
+        if not config.values_width:
+            known = [replace(one, values=None) for one in known]
+        if need == SHUFFLED:
+            wrong = shuffled([one.example for one in known], seed)
+            known = [replace(one, example=example) for one, example in zip(known, wrong, strict=True)]
+        start, plug = time.perf_counter(), seeded_plug(config, seed)
+        names = self.models.encoder.encode(config.labels) if config.labels else None
+        held_out = self.config.held_out if plug.head.STOPS_EARLY else 0.0  # else it only tells a loss
+        settings = replace(self.config, seed=seed, held_out=held_out)
+        with tempfile.TemporaryDirectory() as folder:
+            train_plug(plug, llm, known, settings, Path(folder), self.progress, names)
+        return TrainedPlug(plug, time.perf_counter() - start)
+
+    def prepared(self, placement: Placement) -> list[Prepared]:
+        """The examples of all users, with the LLM's values of their prompts where plugs of the kind see these."""
+        if placement not in self._prepared:
+            llm = trainable(self.models.llm)
+            found = prepare(self.examples, llm, placement)
+            if self.kind.sees_llm_values and llm.values_width and placement is Placement.AFTER:
+                found = with_values(found, llm.prefixes, self.progress)
+            self._prepared[placement] = found
+        return self._prepared[placement]
+
+
+def shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Examples with histories of the wrong users: each user gets another's items, as many as they have of them."""
+    users = sorted({one.user_id for one in examples})
+    longest = {one.user_id: one for one in sorted(examples, key=lambda one: len(one.history))}
+    order = [users[at] for at in np.random.default_rng([seed, 2]).permutation(len(users))]
+    given = dict(zip(order, order[1:] + order[:1], strict=True))
+    wrong: list[Example] = []
+    for one in examples:
+        lender = longest[given[one.user_id]]
+        wrong.append(replace(one, history=lender.history[: len(one.history)], outputs=lender.outputs))
+    return wrong
