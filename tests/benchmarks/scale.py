@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ def in_own_process(plan: Plan, step: Step) -> dict[str, Any]:
     return row
 
 
-def measure(plan: Plan, rows: Path, label: str) -> None:
+def measure(plan: Plan, rows: Path, label: str, most: int | None) -> None:
     """Measure the steps that have no row yet."""
     plan.warehouse.mkdir(parents=True, exist_ok=True)
     about = {"label": label, "users": plan.users.count, "items_each": plan.users.items_each}
     done = {row["key"] for row in read_rows(rows) if about.items() <= row.items()}
-    for step in plan.steps():
+    for step in islice(plan.steps(), most):
         if step.key in done:
             continue
         write_inputs(plan, step)
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("--form", choices=["parquet", "jsonl"], default="jsonl", help="of the files brought in")
     parser.add_argument("--folder", type=Path, default=Path("build/scale"), help="of warehouses and rows")
     parser.add_argument("--label", default="", help="written to the rows: which version this is")
+    parser.add_argument("--first", type=int, help="only so many steps; the others another time")
     parser.add_argument("--print", action="store_true", help="only print what was measured")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
@@ -134,7 +136,7 @@ def main() -> int:
     for count in [] if arguments.print else arguments.users:
         own = folder / f"{arguments.label}-{count}-{arguments.items}"
         plan = Plan(own, Users(count, arguments.items), arguments.form, arguments.nights, arguments.tasks, commands())
-        measure(plan, folder / "rows.jsonl", arguments.label)
+        measure(plan, folder / "rows.jsonl", arguments.label, arguments.first)
     wanted = [row for row in read_rows(folder / "rows.jsonl") if row["label"] == arguments.label]
     sys.stdout.writelines(f"{line}\n" for line in tables(wanted))
     return 0
