@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +69,13 @@ def in_own_process(plan: Plan, step: Step) -> dict[str, Any]:
     return row
 
 
-def measure(plan: Plan, rows: Path, label: str, most: int | None) -> None:
-    """Measure the steps that have no row yet."""
+def measure(plan: Plan, rows: Path, label: str, beginnings: Sequence[str]) -> None:
+    """Measure the steps that have no row yet and whose names begin so."""
     plan.warehouse.mkdir(parents=True, exist_ok=True)
     about = {"label": label, "users": plan.users.count, "items_each": plan.users.items_each}
     done = {row["key"] for row in read_rows(rows) if about.items() <= row.items()}
-    for step in islice(plan.steps(), most):
-        if step.key in done:
+    for step in plan.steps():
+        if step.key in done or not step.name.startswith(tuple(beginnings)):
             continue
         write_inputs(plan, step)
         row = about | {"key": step.key, "step": step.name, "item_count": plan.users.item_count}
@@ -122,7 +121,7 @@ def main() -> int:
     parser.add_argument("--form", choices=["parquet", "jsonl"], default="jsonl", help="of the files brought in")
     parser.add_argument("--folder", type=Path, default=Path("build/scale"), help="of warehouses and rows")
     parser.add_argument("--label", default="", help="written to the rows: which version this is")
-    parser.add_argument("--first", type=int, help="only so many steps; the others another time")
+    parser.add_argument("--steps", nargs="+", default=[""], help="how the names of steps begin that are measured")
     parser.add_argument("--print", action="store_true", help="only print what was measured")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
@@ -136,7 +135,7 @@ def main() -> int:
     for count in [] if arguments.print else arguments.users:
         own = folder / f"{arguments.label}-{count}-{arguments.items}"
         plan = Plan(own, Users(count, arguments.items), arguments.form, arguments.nights, arguments.tasks, commands())
-        measure(plan, folder / "rows.jsonl", arguments.label, arguments.first)
+        measure(plan, folder / "rows.jsonl", arguments.label, arguments.steps)
     wanted = [row for row in read_rows(folder / "rows.jsonl") if row["label"] == arguments.label]
     sys.stdout.writelines(f"{line}\n" for line in tables(wanted))
     return 0
