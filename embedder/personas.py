@@ -1,106 +1,193 @@
-"""Summarise a user's item vectors: the single items while they fit, then means of similar ones.
+"""Summarise a user's items: the single items while they fit, then means of similar ones.
 
-    items, oldest first ─▶ absorb ─▶ at most max_vectors vectors (m, D), the newest of them single items
-                             └─ when one too many: all but the newest are merged into half as many
+    items, oldest first ─▶ condensed ─▶ a summary of the oldest, whenever there was one vector too many
+                               └──────▶ the items since then, which stay single
 
-The summary is a function of the items in the order given: it does not matter in how many calls they were absorbed, so a
+The summary is a function of the items in the order given: it does not matter in how many calls they were taken in, so a
 stored summary and the items that came later make the same persona as all items at once. Nothing here is random, and
 similarities are products of whole numbers, so every machine merges the same items.
 """
 
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedder.compact import CompactVectors, FloatArray
-from embedder.histories import RECENT_ITEMS
+from embedder.histories import NEWEST_LABELS, RECENT_ITEMS, History, PastLabels
 
 IntArray = NDArray[np.int64]
+ItemKey = tuple[str, str]
+"""Kind and item_id."""
 
 LLOYD_ROUNDS = 8
 """Most k-means rounds; it ends before when none moves an item."""
 
 
 @dataclass(frozen=True, eq=False)
+class Items:
+    """n items of a user, oldest first."""
+
+    vectors: CompactVectors
+    """Of unit length up to rounding."""
+    keys: Sequence[ItemKey]
+    labels: Sequence[str | None]
+    """What the user chose for each; None for an item without a label."""
+    sha256s: Sequence[str]
+    """Of what the encoder read."""
+
+    @classmethod
+    def of(cls, vectors: FloatArray, labels: Sequence[str | None] = ()) -> Self:
+        """Items that are named by their numbers; no labels: none."""
+        names = [str(at) for at in range(len(vectors))]
+        return cls(CompactVectors.of(vectors), [("", name) for name in names], labels or [None] * len(names), names)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, part: slice) -> "Items":
+        return Items(self.vectors[part], self.keys[part], self.labels[part], self.sha256s[part])
+
+
+class Condensed(NamedTuple):
+    """Some items, of which the oldest were merged."""
+
+    base: "Summary"
+    item_count: int
+    """How many of the items are in it; the others stay single."""
+
+
+@dataclass(frozen=True, eq=False)
 class Summary:
-    """What stands for the items of one user that were absorbed so far."""
+    """What stands for some items of one user."""
 
     vectors: CompactVectors
     """m vectors of width D: items, or means of similar ones."""
     counts: IntArray
     """(m,) items behind each vector."""
-    typical: IntArray
-    """(m,) number of the item that stands for each vector, counted from the first item ever absorbed."""
-    total: FloatArray
-    """(D,) sum of all item vectors."""
+    typical: tuple[ItemKey, ...]
+    """(m,) the item that stands for each vector."""
+    labels: tuple[Mapping[str, int], ...]
+    """(m,) how many of the items behind each vector have a label, by label."""
+    newest_labels: tuple[str, ...]
+    """Labels of the newest items that have one, oldest first; at most NEWEST_LABELS."""
+    last: ItemKey | None
+    """The newest item."""
+    items_sha256: str
+    """Of the keys and hashes of all items, in their order; empty for none."""
 
     @classmethod
     def empty(cls, width: int) -> Self:
         """That of no items."""
-        none = np.zeros(0, np.int64)
-        return cls(CompactVectors.empty(width), none, none, np.zeros(width, np.float32))
+        return cls(CompactVectors.empty(width), np.zeros(0, np.int64), (), (), (), None, "")
 
     @property
     def item_count(self) -> int:
-        """How many items were absorbed."""
+        """How many items it stands for."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> FloatArray:
-        """(D,) unit mean of all item vectors; of vectors that cancel out, which have no direction, the first vector."""
-        norm = np.linalg.norm(self.total)
-        first = self.vectors.floats()[:1].reshape(-1)
-        return (
-            (self.total / norm).astype(np.float32) if norm > 1e-6 * max(1, self.item_count) or not len(first) else first
-        )
+        """(D,) unit mean of all items; see `unit_mean`."""
+        return unit_mean(self.vectors, self.counts)
 
-    def absorb(self, vectors: CompactVectors, max_vectors: int) -> "Summary":
-        """Add items, the oldest first, which are newer than all before.
+    def history(self) -> History:
+        """What a plug sees of it."""
+        every = [*(name for own in self.labels for name in sorted(own)), *self.newest_labels]
+        names = tuple(dict.fromkeys(every))
+        places = {name: at for at, name in enumerate(names)}
+        shares = np.zeros((len(self.counts), len(names)), np.float32)
+        for row, own in enumerate(self.labels):
+            for name, count in own.items():
+                shares[row, places[name]] = count / self.counts[row]
+        past = PastLabels(names, shares, tuple(places[name] for name in self.newest_labels))
+        return History.of(self.vectors.floats(), self.counts.astype(np.float32), past)
+
+    def condensed(self, items: Items, max_vectors: int) -> Condensed:
+        """Take in items, which are newer than all before, each time that there is a vector too many.
 
         Args:
-            vectors: of the items, each of unit length up to rounding.
-            max_vectors: most vectors that the summary may have, >= 1; the same in every call.
+            items: any number.
+            max_vectors: most vectors that a summary and the items not in it may have, >= 1; the same in every call.
         """
         summary, start = self, 0
-        while start < len(vectors):
-            stop = min(len(vectors), start + max_vectors + 1 - len(summary.counts))
-            summary = summary._with(vectors[start:stop])
-            if len(summary.counts) > max_vectors:
-                summary = summary._halved(max_vectors)
+        while len(summary.counts) + len(items) - start > max_vectors:
+            stop = start + max_vectors + 1 - len(summary.counts)
+            summary = summary.with_items(items[start:stop])._halved(max_vectors)
             start = stop
-        return summary
+        return Condensed(summary, start)
 
-    def _with(self, items: CompactVectors) -> "Summary":
-        numbers = np.arange(self.item_count, self.item_count + len(items))
+    def absorb(self, items: Items, max_vectors: int) -> "Summary":
+        """Take in all of some items that are newer than all before, merging what is too much."""
+        base, taken = self.condensed(items, max_vectors)
+        return base.with_items(items[taken:])
+
+    def with_items(self, items: Items) -> "Summary":
+        """Add single items that are newer than all before."""
+        digest = self.items_sha256
+        for (kind, item_id), sha256 in zip(items.keys, items.sha256s, strict=True):
+            digest = hashlib.sha256("\0".join((digest, kind, item_id, sha256)).encode()).hexdigest()
+        own = tuple(label for label in items.labels if label is not None)
         return Summary(
-            CompactVectors.concatenate([self.vectors, items]),
+            CompactVectors.concatenate([self.vectors, items.vectors]),
             np.concatenate([self.counts, np.ones(len(items), np.int64)]),
-            np.concatenate([self.typical, numbers]),
-            # item by item, so that the rounding does not depend on how many come at once
-            np.add.accumulate(np.concatenate([self.total[None], items.floats()]), axis=0)[-1],
+            (*self.typical, *items.keys),
+            (*self.labels, *({} if label is None else {label: 1} for label in items.labels)),
+            (*self.newest_labels, *own)[-NEWEST_LABELS:],
+            items.keys[-1] if len(items) else self.last,
+            digest,
         )
 
     def _halved(self, max_vectors: int) -> "Summary":
         """Merge all but the newest items, so that `RECENT_ITEMS` stay apart where there is room for them."""
         apart = min(RECENT_ITEMS, max_vectors // 4)
         old = np.arange(len(self.counts) - apart)
-        merged, counts, typical = merge(self.vectors[old], self.counts[old], max(1, max_vectors // 2 - apart))
+        merged = merge(self.vectors[old], self.counts[old], max(1, max_vectors // 2 - apart))
+        labels = tuple(sum((Counter(self.labels[at]) for at in own), Counter[str]()) for own in merged.members)
         return Summary(
-            CompactVectors.concatenate([merged, self.vectors[len(old) :]]),
-            np.concatenate([counts, self.counts[len(old) :]]),
-            np.concatenate([self.typical[typical], self.typical[len(old) :]]),
-            self.total,
+            CompactVectors.concatenate([merged.vectors, self.vectors[len(old) :]]),
+            np.concatenate([merged.counts, self.counts[len(old) :]]),
+            (*(self.typical[at] for at in merged.typical), *self.typical[len(old) :]),
+            (*labels, *self.labels[len(old) :]),
+            self.newest_labels,
+            self.last,
+            self.items_sha256,
         )
 
 
 def summarise(vectors: FloatArray, max_vectors: int) -> Summary:
     """Summarise all items of a user: (n, D) unit vectors, oldest first, n >= 0."""
-    return Summary.empty(vectors.shape[1]).absorb(CompactVectors.of(vectors), max_vectors)
+    return Summary.empty(vectors.shape[1]).absorb(Items.of(vectors), max_vectors)
 
 
-def merge(vectors: CompactVectors, counts: IntArray, most: int) -> tuple[CompactVectors, IntArray, IntArray]:
+def unit_mean(vectors: CompactVectors, counts: IntArray) -> FloatArray:
+    """(D,) mean of vectors, each counted so many times, of unit length.
+
+    Vectors that cancel out have no direction: then it is the first axis, as good as any.
+    """
+    total = (counts * vectors.scales.astype(np.float64)) @ vectors.codes
+    norm = np.linalg.norm(total)
+    mean = total / norm if norm > 1e-6 * counts.sum() else np.eye(1, vectors.width)[0]
+    return mean.astype(np.float32)
+
+
+class Merged(NamedTuple):
+    """Vectors that stand for groups of similar ones."""
+
+    vectors: CompactVectors
+    counts: IntArray
+    """Items behind each."""
+    typical: IntArray
+    """Which of the vectors that were merged is nearest to each."""
+    members: Sequence[IntArray]
+    """Which of the vectors that were merged are in each."""
+
+
+def merge(vectors: CompactVectors, counts: IntArray, most: int) -> Merged:
     """Merge similar vectors by k-means, whose means weigh each vector by its items.
 
     The means are not scaled back to unit length: to first order, `counts * exp(q . mean)` is then what the group's
@@ -110,9 +197,6 @@ def merge(vectors: CompactVectors, counts: IntArray, most: int) -> tuple[Compact
         vectors: m vectors.
         counts: (m,) items behind each.
         most: how many may be left, at least 1.
-
-    Returns:
-        The means, the items behind each, and which of `vectors` is nearest to each mean.
     """
     weighted = vectors.floats().astype(np.float64) * counts[:, None]
     centres = vectors[_spread(vectors, _means(weighted, counts, np.zeros(len(counts), np.int64))[0], most)]
@@ -126,7 +210,8 @@ def merge(vectors: CompactVectors, counts: IntArray, most: int) -> tuple[Compact
     own = np.unique(groups, return_inverse=True)[1]
     nearness = _nearness(vectors, means)[np.arange(len(own)), own] - 0.5 * vectors.squares
     order = np.lexsort((np.arange(len(own)), -nearness, own))
-    return means, sizes, order[np.flatnonzero(np.r_[True, np.diff(own[order]) > 0])]
+    starts = np.flatnonzero(np.r_[True, np.diff(own[order]) > 0])
+    return Merged(means, sizes, order[starts], np.split(order, starts[1:]))
 
 
 def _spread(vectors: CompactVectors, mean: CompactVectors, most: int) -> IntArray:

@@ -129,6 +129,10 @@ class Kind:
             return self.item_text_without_output.format(text=text)
         return self.item_text.format(text=text, output=output)
 
+    def label_of(self, output: str | None) -> str | None:
+        """What an item's output says of the user's choices; None for free text, which is no choice."""
+        return None if self.metric is Metric.ROUGE else output
+
     def query(self, task_input: str) -> str | None:
         """The part of a task's input that is not instruction; None if the marker or all after it is missing."""
         _, marker, rest = task_input.partition(self.query_marker) if self.query_marker else ("", "", task_input)

@@ -1,11 +1,12 @@
 """Job 1: encode every user's full history into persona vectors.
 
-    histories ─▶ read a range of users ─▶ encode ─▶ group by user ─▶ persona_vectors
-    history_vectors (earlier nights) ─┘      │  └────────────────▶ history_vectors   (items encoded for the first time)
-                                             └──────────────────▶ rejects           (reason)
+    histories: what changed since the last night ─▶ encode ─┬─▶ history_vectors   (items that are new, changed or gone)
+    history_vectors, persona_vectors ───────────────────────┼─▶ persona_vectors   (of users whose items do not fit)
+                                                            └─▶ rejects           (reason)
 
-A shard is a range of users with at most `shard_items` items, fewer where they are long. Every item
-read is in one user's persona or in `rejects`, exactly once.
+A persona is what `persona_vectors` stores of it and the newer items in `history_vectors`. A shard is a range of users
+with at most `shard_items` changed items, fewer where they are long. Every changed item is in `history_vectors` or in
+`rejects`, exactly once.
 """
 
 import logging
@@ -13,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
-import pyarrow as pa
 
 from embedder.encoder import TextEncoder
-from embedder.errors import PplugError
+from embedder.errors import InputMissing, PplugError
 from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
 from pipelines.nights.job import Made, Night
@@ -31,17 +31,32 @@ from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard
 from pipelines.personas.encoders import absolute_model, encoder_facts, load_encoder, require_same
-from pipelines.personas.items import JOB, Encoded, encode_items, pending_items, read_items, shard_tables
-from pipelines.tables.views import connect, query_text, run_sql
+from pipelines.personas.items import (
+    JOB,
+    Changed,
+    Changes,
+    Encoded,
+    encode_items,
+    pending_items,
+    read_changed,
+    shard_tables,
+)
+from pipelines.personas.nights import PINNED, EncodedNight, Nights, encoded_nights, night_before
+from pipelines.tables.data_files import DataFile
+from pipelines.tables.sql_files import query_text
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-READS = ("histories", "history_vectors")
+READS = ("histories", "deletions", "history_vectors", "persona_vectors")
 """Tables that the vectors are made from."""
 
 WRITES = ("history_vectors", "persona_vectors")
 """Tables of which a night is replaced."""
+
+SOURCES = ("histories", "settled_histories", "deletions")
+"""Views that a night depends on."""
 
 SAMPLE_TEXTS = 64
 """Texts that are encoded to estimate the speed before the first night."""
@@ -96,38 +111,62 @@ class EncodeJob:
         return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
-        """Pin the items, the encoder, how each kind reads, and how many vectors stay.
+        """Pin what changed since the night that this one stands on, the encoder, and how each kind reads.
 
         Raises:
-            InputMissing: if there is no such encoder.
+            InputMissing: if there is no such encoder, or nothing to encode and no night before.
         """
         encoder = encoder_facts(self.config, is_apart=self.is_apart)
-        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
-        items = [file for file in live.get("histories", ()) if file.ds <= ds]
-        with connect(warehouse, files={"histories": items}) as db:
-            found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
-            later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
+        nights = encoded_nights(warehouse)
         settings = {
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
             "max_vectors": self.config.max_vectors,
-            "kinds": {name: self.kinds[name].sha256 if name in self.kinds else None for name in found},
         }
-        reads = live | {"histories": items}
-        facts = {"encoder_sha256": encoder.sha256}
-        notes = {"later_item_count": later} if later else {}
-        return NightInputs(warehouse, JOB, ds, WRITES, reads, items, settings, facts, notes)
+        before = None if self.force else night_before(warehouse, nights, ds, settings)
+        versions = warehouse.versions(READS)
+        live = {name: warehouse.live(name, version) for name, version in versions.items()}
+        since = Since(before, ds, live)
+        with connect(warehouse, files={"histories": since.histories}) as db:
+            found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+        known = before.last.config["kinds"] if before else {}
+        kinds = {name: self._reading(name) for name in sorted({*known, *found})}
+        otherwise = tuple(name for name in known if kinds[name] != known[name])
+        changes = Changes(ds, before and before.params, otherwise)
+        reads = since.reads(is_wide=bool(otherwise) or since.has_waiting, force=self.force)
+        with connect(warehouse, files=reads) as db:
+            later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
+        files = [file for name in SOURCES for file in reads.get(name, ()) if file.ds <= ds]
+        if before is None and not files:
+            told = f"no histories as of {ds} in {warehouse}"
+            raise InputMissing(f"{told}: run `pplug ingest histories FILE --ds {ds}`")
+        facts = {"encoder_sha256": encoder.sha256, "width": encoder.width, "changes": changes}
+        notes = {
+            "is_full": before is None,
+            "based_on_ds": before and before.last.ds.isoformat(),
+            "pinned": {name: versions.get(name, -1) for name in PINNED},
+        } | ({"later_item_count": later} if later else {})
+        settings, based_on = settings | {"kinds": kinds}, before.run_ids if before else ()
+        return NightInputs(
+            warehouse, JOB, ds, WRITES, reads, files, settings, facts, notes, {"nights": nights}, based_on
+        )
+
+    def _reading(self, kind: str) -> list[Any] | None:
+        """What the encoder reads of a kind, and whether its outputs are labels; None for a kind that is not known."""
+        return [self.kinds[kind].sha256, self.kinds[kind].label_of("a") is not None] if kind in self.kinds else None
 
     def require(self, inputs: NightInputs) -> None:
         """Refuse to change the encoder unasked, and tell of items that wait for their night."""
         if later := inputs.notes.get("later_item_count"):
             logger.warning("%d items are dated after %s and wait for their night", later, inputs.ds)
-        if not self.rebuild:
-            require_encoder(inputs.warehouse, inputs.ds, inputs.facts["encoder_sha256"])
+        nights, sha256 = inputs.seen["nights"], inputs.facts["encoder_sha256"]
+        earlier = [night for night in nights if night.ds <= inputs.ds][-1:]
+        later = [night for night in nights if night.ds > inputs.ds]
+        require_encoder([*([] if self.rebuild else earlier), *later], sha256)
 
-    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
-        """Count each user's items."""
-        return db.sql(query_text("jobs/user_sizes"), params={"ds": ds})
+    def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
+        """Count each user's changed items."""
+        return db.sql(query_text("jobs/changed_users"), params=inputs.facts["changes"].params)
 
     def load(self, facts: Mapping[str, Any]) -> TextEncoder:
         """Load the encoder that the night was planned with."""
@@ -135,21 +174,29 @@ class EncodeJob:
         require_same("encoder", self.config.encoder, encoder.sha256, facts["encoder_sha256"])
         return encoder
 
-    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> pa.Table:
-        """Read the items, each with the vector that an earlier run made of it."""
-        return read_items(db, shard, night.ds, night.facts["encoder_sha256"])
+    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Changed:
+        """Read the changed items, each with the vector that an earlier run made of it, and what they add to."""
+        facts = night.facts
+        return read_changed(db, shard, facts["changes"], facts["encoder_sha256"], self.config.max_vectors)
 
-    def compute(self, night: Night, rows: pa.Table, models: TextEncoder) -> Encoded:
+    def compute(self, night: Night, rows: Changed, models: TextEncoder) -> Encoded:
         """Encode the items that have no vector yet."""
-        return encode_items(pending_items(rows, night.ds, self.kinds, force=self.force), models)
+        pending = pending_items(rows.rows, self.kinds, force=self.force)
+        return encode_items(pending, rows.stored, models, self.kinds)
 
     def shape(self, night: Night, results: Encoded) -> Made:
-        """Make personas, and vectors of new items."""
-        tables = shard_tables(results, night.run_id, self.config.max_vectors, night.facts["encoder_sha256"])
-        return Made(tables, results.rows.num_rows, results.tokens)
+        """Make vectors of the changed items, and bases of personas that are too large without."""
+        facts, most = night.facts, self.config.max_vectors
+        tables = shard_tables(results, night.run_id, most, facts["encoder_sha256"], facts["width"])
+        row_count = results.rows.num_rows + results.gone.num_rows
+        return Made(tables, row_count, results.tokens, {"gone_count": results.gone.num_rows})
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
-        """Tell nothing: what is refused is in `rejects`."""
+        """Tell of later nights that stood on what this one was before."""
+        later = [night.ds for night in inputs.seen["nights"] if night.ds > inputs.ds and not night.is_full]
+        if later:
+            told = "the nights after %s stand on it: `pplug backfill encode --start %s --end %s` brings them up to date"
+            logger.warning(told, inputs.ds, later[0], later[-1])
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
         """Say what a night would cost.
@@ -160,13 +207,13 @@ class EncodeJob:
             planned: hashes of the items that nights before this one will have encoded by then; its own are added.
         """
         self.require(inputs)
-        encoder = load_encoder(self.config)
+        encoder, changes = load_encoder(self.config), inputs.facts["changes"]
         users = items = texts = tokens = 0
         sample: list[str] = []
         for shard in shards:
             with connect(inputs.warehouse, files=shard.files) as db:
-                rows = read_items(db, shard, inputs.ds, encoder.sha256)
-            pending = pending_items(rows, inputs.ds, self.kinds, force=self.force)
+                rows = read_changed(db, shard, changes, encoder.sha256, self.config.max_vectors).rows
+            pending = pending_items(rows, self.kinds, force=self.force)
             todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
             todo = list(dict.fromkeys(todo))
             users += len(set(pending.rows["user_id"].to_pylist()))
@@ -190,23 +237,61 @@ def encode_job(
     return EncodeJob(replace(config, encoder=absolute_model(config.encoder)), kinds, force, rebuild, is_apart)
 
 
-def require_encoder(warehouse: Warehouse, ds: date, encoder_sha256: str) -> None:
+class Since(NamedTuple):
+    """What was ingested since a night."""
+
+    before: Nights | None
+    ds: date
+    live: Mapping[str, Sequence[DataFile]]
+
+    @property
+    def histories(self) -> list[DataFile]:
+        """Files of items that may have changed: what came since, and what came before for a later night."""
+        there = self.live.get("histories", ())
+        if self.before is None:
+            return [file for file in there if file.ds <= self.ds]
+        return [
+            file
+            for file in there
+            if file.born > self.before.last.pinned["histories"] or self.before.last.ds < file.ds <= self.ds
+        ]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether items were posted after the night before, and waited."""
+        return self.before is not None and "later_item_count" in self.before.last.config
+
+    def reads(self, *, is_wide: bool, force: bool) -> dict[str, list[DataFile]]:
+        """The files of each view that the workers read; with `is_wide` those of items that did not change too."""
+        vectors = list(self.live.get("history_vectors", ()))
+        if self.before is None:
+            nothing = {"settled_histories": [], "deletions": [], "history_vectors": [], "persona_vectors": []}
+            return {"histories": self.histories, **nothing, "reusable_vectors": [] if force else vectors}
+        changed, last = set(self.histories), self.before.last
+        settled = [file for file in self.live.get("histories", ()) if file not in changed and file.ds <= self.ds]
+        return {
+            "histories": self.histories,
+            "settled_histories": settled if is_wide else [],
+            "deletions": [file for file in self.live.get("deletions", ()) if file.born > last.pinned["deletions"]],
+            "history_vectors": self.before.files(vectors),
+            "persona_vectors": self.before.files(self.live.get("persona_vectors", ())),
+            "reusable_vectors": [file for file in vectors if file.ds > last.ds],
+        }
+
+
+def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str) -> None:
     """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
 
     Raises:
-        PplugError: if the newest personas up to the night came from another encoder.
+        PplugError: if one of the nights came from another encoder.
     """
-    there = [file for file in warehouse.live("persona_vectors") if file.ds <= ds]
-    newest = [file for file in there if file.ds == max(file.ds for file in there)]
-    with connect(warehouse, files={"persona_vectors": newest}) as db:
-        found = run_sql(db, "jobs/newest_personas", {"ds": ds}).to_pylist()
-    if found and found[0]["encoder_sha256"] != encoder_sha256:
-        persona_ds, built_with = found[0]["persona_ds"], found[0]["encoder_sha256"]
-        raise PplugError(
-            f"persona_vectors ds={persona_ds} was built with encoder {built_with[:8]}, but this one is "
-            f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
-            f"`pplug encode --ds {ds} --rebuild` to encode every item anew with this one"
-        )
+    for night in nights:
+        if night.encoder_sha256 != encoder_sha256:
+            raise PplugError(
+                f"persona_vectors ds={night.ds} was built with encoder {night.encoder_sha256[:8]}, but this one is "
+                f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
+                f"`pplug encode --ds {night.ds} --rebuild` to encode every item anew with this one"
+            )
 
 
 def encode_night(

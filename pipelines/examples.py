@@ -18,7 +18,7 @@ from embedder.encoder import TextEncoder
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_key, label_of, spelled_as
 from llm_jobs.training.data import Example
-from pipelines.personas.persona_table import runs_of_equals
+from pipelines.personas.bases import runs_of_equals
 
 Row = Mapping[str, Any]
 

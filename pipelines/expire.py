@@ -1,18 +1,28 @@
 """Drop old nights of what the jobs can make again or nobody asks for: personas, answers, refused rows.
 
-    nights of persona_vectors and outputs ─▶ the newest N stay ─▶ older ones out of the tables ─▶ their files deleted
+    nights of personas and of answers ─▶ the newest N stay ─▶ older rows out of the tables ─▶ their files deleted
 
-Histories, tasks, evaluations, runs and the vectors of items, which every later night takes over, are never touched.
+Of `persona_vectors` a row goes when the oldest night kept has a newer one of its user: the others are part of personas
+still. Histories, tasks, evaluations, runs and the vectors of items, which personas are made of, are never touched.
 """
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
+from pipelines.personas.nights import encoded_nights
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.retention import READER_SECONDS, vacuum
-from pipelines.tables.warehouse import Warehouse
+from pipelines.tables.schema import file_schema
+from pipelines.tables.views import connect, run_sql
+from pipelines.tables.warehouse import Staged, Warehouse, write_shard
 
 JOB: Final = "expire"
 EXPIRING: Final = ("persona_vectors", "outputs", "rejects")
@@ -20,12 +30,32 @@ EXPIRING: Final = ("persona_vectors", "outputs", "rejects")
 
 @dataclass(frozen=True)
 class Expired:
-    """One night of a table that is dropped."""
+    """What of a night of a table is dropped."""
 
     table: str
     ds: date
     row_count: int
     byte_count: int
+    """Of whole files; of a part of a file its share by rows."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What of a live file goes."""
+
+    file: DataFile
+    users: Sequence[str] | None = None
+    """Whose rows; None: all."""
+
+    @property
+    def row_count(self) -> int:
+        """How many rows."""
+        return self.file.rows if self.users is None else len(self.users)
+
+    @property
+    def byte_count(self) -> int:
+        """How many bytes, about."""
+        return self.file.size * self.row_count // max(1, self.file.rows)
 
 
 def expire_nights(
@@ -46,22 +76,23 @@ def expire_nights(
         PplugError: if a job is running.
     """
     if dry_run:
-        return _expired(warehouse, keep)
+        return _told(_dropped(warehouse, keep))
     with recorded_run(warehouse, JOB, utc_now().date(), {"keep": keep}, Excludes.ALL) as record:
-        found = _expired(warehouse, keep)
-        for name in EXPIRING:
-            nights = {night.ds for night in found if night.table == name}
+        dropped = _dropped(warehouse, keep)
+        for name, there in dropped.items():
             version = warehouse.version(name)
-            if version is not None and nights:
-                old = [file for file in warehouse.live(name, version) if file.ds in nights]
-                warehouse.swap(name, record.run_id, old, [], version)
+            if version is not None and there:
+                with warehouse.staging(f"{record.run_id}-{name}") as folder:
+                    rest = [staged for drop in there for staged in _rest(warehouse, drop, folder)]
+                    warehouse.swap(name, record.run_id, [drop.file for drop in there], rest, version)
         vacuum(warehouse, EXPIRING, reader_seconds)
+        found = _told(dropped)
         record.rows_in = record.rows_out = sum(night.row_count for night in found)
     return found
 
 
 def first_kept(personas: set[date], answers: set[date], keep: int) -> tuple[date, date]:
-    """The first night that stays of `persona_vectors`, and of the other tables; `date.min` where all stay."""
+    """The first night that stays of personas, and of the other tables; `date.min` where all stay."""
     nights = sorted(personas | answers)
     if len(nights) <= keep:
         return date.min, date.min
@@ -69,17 +100,49 @@ def first_kept(personas: set[date], answers: set[date], keep: int) -> tuple[date
     return max((night for night in personas if night <= first), default=first), first
 
 
-def _expired(warehouse: Warehouse, keep: int) -> list[Expired]:
+def _dropped(warehouse: Warehouse, keep: int) -> dict[str, list[Dropped]]:
     files = {name: warehouse.live(name) for name in EXPIRING}
-    nights = {name: {file.ds for file in there} for name, there in files.items()}
-    first_persona, first = first_kept(nights["persona_vectors"], nights["outputs"], keep)
-    found: list[Expired] = []
-    for name, there in files.items():
-        limit = first_persona if name == "persona_vectors" else first
-        rows, sizes = Counter[date](), Counter[date]()
-        for file in there:
-            if file.ds < limit:
-                rows[file.ds] += file.rows
-                sizes[file.ds] += file.size
-        found += [Expired(name, night, rows[night], sizes[night]) for night in sorted(rows)]
+    encoded = {night.ds for night in encoded_nights(warehouse)} | {file.ds for file in files["persona_vectors"]}
+    first_persona, first = first_kept(encoded, {file.ds for file in files["outputs"]}, keep)
+    whole = {name: [Dropped(file) for file in there if file.ds < first] for name, there in files.items()}
+    return whole | {"persona_vectors": _replaced(warehouse, files["persona_vectors"], first_persona)}
+
+
+def _replaced(warehouse: Warehouse, files: Sequence[DataFile], first: date) -> list[Dropped]:
+    """The rows of users who have a newer one up to the first night that stays."""
+    until = [file for file in files if file.ds <= first]
+    by_night = defaultdict[date, set[str]](set)
+    with connect(warehouse, files={"persona_vectors": until}) as db:
+        for row in run_sql(db, "jobs/replaced_personas", {"ds": first}).to_pylist():
+            by_night[row["ds"]].add(row["user_id"])
+    dropped = list[Dropped]()
+    for file in until:
+        if gone := by_night[file.ds]:
+            users = [user for user in _users(warehouse, file) if user in gone]
+            dropped += [Dropped(file, None if len(users) == file.rows else users)] if users else []
+    return dropped
+
+
+def _users(warehouse: Warehouse, file: DataFile) -> list[str]:
+    return warehouse.dataset("persona_vectors", [file]).to_table(columns=["user_id"])["user_id"].to_pylist()
+
+
+def _rest(warehouse: Warehouse, drop: Dropped, folder: Path) -> list[Staged]:
+    """What stays of a file."""
+    if drop.users is None:
+        return []
+    name, _, file = drop.file.name.partition("/")
+    gone = pc.field("user_id").isin(pa.array(drop.users, pa.string()))
+    rows = warehouse.dataset(name, [drop.file]).to_table(columns=file_schema(name).names, filter=~gone)
+    path = folder / file.replace("/", "_")
+    write_shard(path, rows.cast(file_schema(name)))
+    return [Staged(drop.file.ds, path, drop.file.born)]
+
+
+def _told(dropped: Mapping[str, Sequence[Dropped]]) -> list[Expired]:
+    found = list[Expired]()
+    for name, there in dropped.items():
+        for ds in sorted({drop.file.ds for drop in there}):
+            own = [drop for drop in there if drop.file.ds == ds]
+            found.append(Expired(name, ds, sum(drop.row_count for drop in own), sum(drop.byte_count for drop in own)))
     return found

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import SHARDS
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Staged, Warehouse, write_shard
 
 LEFTOVERS: Final = ("_staging", "_spill-*")
 """Unfinished files of commands that were killed."""
@@ -147,12 +146,12 @@ def remove_rows(
     files = [file for file in warehouse.live(name, version) if root / file.name in telling]
     if version is None or not files:
         return
-    kept: list[tuple[date, Path]] = []
+    kept = list[Staged]()
     with warehouse.staging(f"{run_id}-{name}") as folder:
         for number, file in enumerate(files):
             rest = folder / f"{number}.parquet"
             write_shard(rest, without(read_rows(root / file.name), person))
-            kept.append((file.ds, rest))
+            kept.append(Staged(file.ds, rest, file.born))
         warehouse.swap(name, run_id, files, kept, version)
 
 

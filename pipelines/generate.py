@@ -1,7 +1,7 @@
 """Job 2: answer a night's tasks with a frozen LLM that carries each user's persona.
 
-    tasks ──────────▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
-    persona_vectors ──┘                                   └─▶ rejects   (reason)
+    tasks ─────────────────────────────▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
+    persona_vectors, history_vectors since ──┘                               └─▶ rejects   (reason)
 
 A shard is a range of users with at most `shard_tasks` tasks, answered together in batches of like lengths. Every task
 read is in `outputs` or in `rejects`, exactly once.
@@ -25,7 +25,7 @@ from llm_jobs.tasks import Answered
 from pipelines.answers.facts import AnsweringFacts, answering_facts
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
-from pipelines.answers.queue import QueuedTask, newest_personas, queued_tasks
+from pipelines.answers.queue import QueuedTask, queued_tasks
 from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
 from pipelines.nights.night import plan_night, run_night
@@ -36,17 +36,15 @@ from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard, canonical_sha256
 from pipelines.personas.encoders import absolute_model, require_same
-from pipelines.tables.views import connect, query_text, run_sql
+from pipelines.personas.nights import encoded_nights, newest_nights
+from pipelines.tables.sql_files import query_text
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-READS = ("tasks", "persona_vectors")
+READS = ("tasks", "persona_vectors", "history_vectors")
 """Tables that the answers are made from."""
-
-LABEL_TABLES = ("histories", "history_vectors")
-"""Tables that the labels behind the personas are looked up in; what changes there after the night of the personas makes
-no night of answers stale."""
 
 WRITES = ("outputs",)
 """Tables of which a night is replaced."""
@@ -93,39 +91,34 @@ class GenerateJob:
         """Pin the night's tasks, the newest personas, the models, the plugs and the kinds.
 
         Raises:
-            InputMissing: if the night has no tasks, or there is no such model or plug.
-            PplugError: if plug, encoder and LLM do not belong together.
+            InputMissing: if the night has no tasks, no night up to it has personas, or there is no such model or plug.
+            PplugError: if plug, encoder and LLM do not belong together, or the personas are of another encoder.
         """
-        versions = warehouse.versions((*READS, *LABEL_TABLES))
-        live = {name: warehouse.live(name, version) for name, version in versions.items()}
+        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
         tasks = [file for file in live.get("tasks", ()) if file.ds == ds]
         if not tasks:  # a night without any needs no models
             raise InputMissing(f"no tasks for {ds} in {warehouse}: run `pplug ingest tasks FILE --ds {ds}`")
         facts = answering_facts(self.config, self.plugs, is_apart=self.is_apart)
-        there = [file for file in live.get("persona_vectors", ()) if file.ds <= ds]
-        persona_ds = max((file.ds for file in there), default=None)
-        personas = [file for file in there if file.ds == persona_ds]
-        labels = {name: live[name] for name in LABEL_TABLES if name in live}
-        settings, reads = facts.settings(self.kinds), {"tasks": tasks, "persona_vectors": personas, **labels}
+        nights = newest_nights(encoded_nights(warehouse), ds, facts.encoder_sha256)
+        personas = {name: nights.files(live.get(name, ())) for name in ("persona_vectors", "history_vectors")}
+        settings = facts.settings(self.kinds)
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
-        constants = {"persona_ds": persona_ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
-        told = {"answering": facts, "constants": constants}
-        return NightInputs(warehouse, JOB, ds, WRITES, reads, [*tasks, *personas], settings, told)
+        constants = {"persona_ds": nights.last.ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
+        told = {"answering": facts, "constants": constants, "nights": nights.params}
+        reads = {"tasks": tasks, **personas}
+        return NightInputs(warehouse, JOB, ds, WRITES, reads, tasks, settings, told, based_on=nights.run_ids)
 
     def require(self, inputs: NightInputs) -> None:
-        """Refuse to answer without personas, with those of another encoder, or with old ones.
+        """Refuse to answer with old personas.
 
         Raises:
-            InputMissing: if no night up to this one has personas.
-            PplugError: if they are not of the encoder, or too old.
+            PplugError: if they are too old.
         """
-        with connect(inputs.warehouse, files=inputs.reads) as db:
-            persona_ds = newest_personas(db, inputs.ds, inputs.facts["answering"].encoder_sha256)
-        require_young(inputs.ds, persona_ds, self.max_persona_age)
+        require_young(inputs.ds, inputs.facts["constants"]["persona_ds"], self.max_persona_age)
 
-    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
+    def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count each user's tasks."""
-        return db.sql(query_text("jobs/task_counts"), params={"ds": ds})
+        return db.sql(query_text("jobs/task_counts"), params={"ds": inputs.ds})
 
     def load(self, facts: Mapping[str, Any]) -> tuple[Models, Mapping[str, LoadedPlug]]:
         """Load the models and plugs that the night was planned with."""
@@ -140,8 +133,8 @@ class GenerateJob:
 
     def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> list[QueuedTask]:
         """Read the tasks, each with its user's persona."""
-        persona_ds, width = night.facts["constants"]["persona_ds"], night.facts["answering"].width
-        return queued_tasks(db, night.ds, persona_ds, (shard.first_user, shard.last_user), width)
+        users, width = (shard.first_user, shard.last_user), night.facts["answering"].width
+        return queued_tasks(db, night.ds, night.facts["nights"], users, width)
 
     def compute(
         self, night: Night, rows: Sequence[QueuedTask], models: tuple[Models, Mapping[str, LoadedPlug]]

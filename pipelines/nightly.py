@@ -15,6 +15,8 @@ from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines import encode, generate
 from pipelines.answers.models import GenerateConfig
+from pipelines.compact import JOB as COMPACT
+from pipelines.compact import compaction_pays, run_compaction
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
 from pipelines.generate import generate_night, plan_generate
 from pipelines.nights.plans import Plan
@@ -66,6 +68,10 @@ def run_nightly(night: Nightly, max_reject_rate: float, progress: Progress = no_
         yield step
         if step.status == REFUSED:
             return
+    if compaction_pays(night.warehouse):
+        step = run_step(COMPACT, night.ds, lambda: run_compaction(night.warehouse)[0], max_reject_rate)
+        if step.status != REFUSED:  # it waits for a night on which nothing else runs
+            yield step
 
 
 def check_night(warehouse: Warehouse, ds: date) -> RunRecord:

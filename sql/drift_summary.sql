@@ -1,31 +1,36 @@
--- drift_summary: how far the personas of a night moved since the night before, without naming anybody.
+-- drift_summary: how far the personas that changed in a night moved since the night before, without naming anybody.
 -- Grain:  one row per ds
--- Reads:  persona_vectors
--- Params: $ds (DATE, default null: every night)
+-- Reads:  encode_nights, changed_personas_at
+-- Params: $ds (DATE, default null: the newest night), $sample (INT, default 1000)
 -- Holds:  least_similarity <= p05_similarity; p05_similarity <= median_similarity; user_count >= 1; previous_ds < ds
 with nights as (
     select
         ds,
         lag(ds) over (order by ds) as previous_ds
-    from persona_vectors
-    group by ds
+    from encode_nights
 ),
 
+compared as (
+    select
+        max(ds) as ds,
+        max(previous_ds) as previous_ds
+    from nights
+    where $ds is null or ds = $ds
+),
+
+-- at most $sample of the users, the same ones in both
 moved as (
     select
         newer.ds,
-        nights.previous_ds,
+        older.ds as previous_ds,
         newer.item_count - older.item_count as new_item_count,
         list_cosine_similarity(newer.persona, older.persona) as similarity
-    from persona_vectors as newer
-    inner join nights on newer.ds = nights.ds
-    inner join persona_vectors as older
+    from changed_personas_at((select ds from compared), (select ds from compared), $sample) as newer
+    inner join changed_personas_at((select previous_ds from compared), (select ds from compared), $sample) as older
         on
-            nights.previous_ds = older.ds
-            and newer.user_id = older.user_id
+            newer.user_id = older.user_id
             -- vectors of two encoders have no angle between them
             and newer.encoder_sha256 = older.encoder_sha256
-    where $ds is null or newer.ds = $ds
 )
 
 select

@@ -1,22 +1,21 @@
--- persona_drift: how far a user's persona moved between a night and the one before, the farthest first.
+-- persona_drift: how far a persona that changed in a night moved since the night before, the farthest first.
 -- Grain:  one row per user_id
--- Reads:  persona_vectors
+-- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE, default null: the newest night), $limit (INT, default 100)
 -- Holds:  similarity between -1.00001 and 1.00001; previous_ds < ds; new_item_count = item_count - previous_item_count
 with nights as (
     select
         ds,
         lag(ds) over (order by ds) as previous_ds
-    from persona_vectors
-    group by ds
+    from encode_nights
 ),
 
-night as (
+compared as (
     select
-        ds,
-        previous_ds
+        max(ds) as ds,
+        max(previous_ds) as previous_ds
     from nights
-    where ds = coalesce($ds, (select max(persona_vectors.ds) from persona_vectors))
+    where $ds is null or ds = $ds
 )
 
 select
@@ -27,12 +26,10 @@ select
     newer.item_count,
     older.item_count as previous_item_count,
     newer.item_count - older.item_count as new_item_count
-from night
-inner join persona_vectors as newer on night.ds = newer.ds
-inner join persona_vectors as older
+from changed_personas_at((select ds from compared), (select ds from compared), null) as newer
+inner join changed_personas_at((select previous_ds from compared), (select ds from compared), null) as older
     on
-        night.previous_ds = older.ds
-        and newer.user_id = older.user_id
+        newer.user_id = older.user_id
         -- vectors of two encoders have no angle between them
         and newer.encoder_sha256 = older.encoder_sha256
 order by

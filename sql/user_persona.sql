@@ -1,9 +1,9 @@
--- user_persona: one vector of a user's newest persona and the item that stands for it, the largest first.
+-- user_persona: one vector of a user's persona and the item that stands for it, the largest first.
 -- Grain:  one row per vector_number
--- Reads:  persona_vectors, histories
--- Params: $user_id (TEXT), $ds (DATE, default null: the user's newest night)
+-- Reads:  encode_nights, personas_at, histories
+-- Params: $user_id (TEXT), $ds (DATE, default null: the newest night)
 -- Holds:  sum(item_count) over () = persona_item_count; item_count >= 1
-with newest as (
+with asked as (
     select
         user_id,
         ds,
@@ -12,9 +12,8 @@ with newest as (
         counts,
         items,
         item_count
-    from persona_vectors
-    where user_id = $user_id and ($ds is null or ds = $ds)
-    qualify row_number() over (order by ds desc) = 1
+    from personas_at(coalesce($ds, (select max(encode_nights.ds) from encode_nights)))
+    where user_id = $user_id
 ),
 
 unnested as (
@@ -27,7 +26,7 @@ unnested as (
         unnest(counts) as item_count,
         unnest(vectors) as item_vector,
         unnest(items) as item
-    from newest
+    from asked
 )
 
 select

@@ -1,4 +1,4 @@
-"""The commands that take something away for good: a user, or old nights."""
+"""The commands that keep a warehouse in order: forget a user, drop old nights, make few files of many."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -47,3 +47,17 @@ def expire(keep: opt.Keep, common: opt.Writing) -> None:
     from pipelines.expire import expire_nights
 
     common.show(map(asdict, expire_nights(common.tables, keep, dry_run=common.dry_run)))
+
+
+@app.command()
+@opt.grouped
+def compact(common: opt.Writing) -> None:
+    """Make few large files of the many small ones that nights left.
+
+    Rows stay as they are. `pplug nightly` does it by itself when it pays.
+
+    Example: pplug compact
+    """
+    from pipelines.compact import compact_tables
+
+    common.show(map(asdict, compact_tables(common.tables, dry_run=common.dry_run)))

@@ -26,7 +26,7 @@ from pipelines.intake.found import Found, Mask, Read, compute, is_blank, lengths
 from pipelines.intake.prompts import with_prompts
 from pipelines.intake.rows import Refusal, described, shape
 from pipelines.intake.times import Years, read_times
-from pipelines.tables.schema import file_schema
+from pipelines.tables.schema import MADE, file_schema
 
 
 class Form(Enum):
@@ -93,7 +93,7 @@ class Checked:
 
 def staged_schema(name: str) -> pa.Schema:
     """The columns of a table, all of which a deleted row may lack, and `deleted`."""
-    columns = [pa.field(field.name, field.type) for field in file_schema(name)]
+    columns = [pa.field(field.name, field.type) for field in file_schema(name) if field.name not in MADE]
     return pa.schema([*columns, pa.field(DELETED, pa.bool_())])
 
 

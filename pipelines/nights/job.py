@@ -90,7 +90,7 @@ class NightJob(Protocol):
         """Refuse a night that cannot be done, before any worker begins."""
         ...
 
-    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
+    def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count the rows of each user, in the order of the ids: user_id, count, and a weight if it is not the count."""
         ...
 

@@ -94,11 +94,11 @@ def cut(job: NightJob, inputs: NightInputs) -> list[Shard]:
     """Cut the users that have rows into shards, each with the files that it needs.
 
     Raises:
-        InputMissing: if there is no row.
+        InputMissing: if there is no row, and the night does not stand on another.
     """
     with connect(inputs.warehouse, files=inputs.reads) as db:
-        shards = cut_shards(_users(job.row_counts(db, inputs.ds).to_arrow_reader()), job.shard_rows)
-    if not shards:
+        shards = cut_shards(_users(job.row_counts(db, inputs).to_arrow_reader()), job.shard_rows)
+    if not shards and not inputs.based_on:
         table, ds = job.reads[0], inputs.ds
         raise InputMissing(f"no {table} as of {ds} in {inputs.warehouse}: run `pplug ingest {table} FILE --ds {ds}`")
     return list(with_files(shards, inputs.warehouse, inputs.reads))

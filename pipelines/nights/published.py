@@ -34,10 +34,10 @@ class Work:
     settings_sha256: str
 
     @classmethod
-    def of(cls, inputs: Iterable[DataFile], settings: Mapping[str, Any]) -> "Work":
-        """Fingerprint the work on some files of tables with some settings."""
+    def of(cls, inputs: Iterable[DataFile], settings: Mapping[str, Any], based_on: Sequence[str] = ()) -> "Work":
+        """Fingerprint the work on some files of tables, and on what some runs made, with some settings."""
         names = sorted(file.name.rpartition("/")[2] for file in inputs)
-        return cls(canonical_sha256({"files": names}), canonical_sha256(settings))
+        return cls(canonical_sha256({"files": names, "based_on": list(based_on)}), canonical_sha256(settings))
 
     @property
     def sha256(self) -> str:
@@ -84,11 +84,15 @@ class NightInputs:
     """What the workers are told besides."""
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the run record says besides."""
+    seen: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the driver alone needs to know."""
+    based_on: Sequence[str] = ()
+    """Runs whose rows those of the night add to."""
 
     @property
     def work(self) -> Work:
         """Fingerprints of files and settings."""
-        return Work.of(self.files, self.settings)
+        return Work.of(self.files, self.settings, self.based_on)
 
     def counts(self) -> dict[str, Counts]:
         """What each table that is written counts of the night now."""

@@ -1,32 +1,73 @@
-"""The items of a shard of users: read with the vectors earlier runs made, encoded where there is none.
+"""The items that changed: read with the vectors earlier runs made, encoded where there is none, and what comes of them.
 
-sql/jobs/items_of_users.sql ─▶ Pending ─▶ Encoded ─▶ rows of each table
+changed items ─▶ Pending ─▶ Encoded ─┬─▶ history_vectors: their vectors, and which items are gone
+what is stored of their users ───────┴─▶ persona_vectors: new bases, where the items do not fit
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
 from embedder.hashing import text_sha256
+from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
-from pipelines.personas.persona_table import compact_vectors, history_vector_table, persona_table, table_of
+from pipelines.personas.bases import Base, Moment, UserItems, base_table, read_bases, read_items, with_newer
+from pipelines.personas.columns import compact_vectors, lists_of, table_of
 from pipelines.tables.views import run_sql
 
 JOB = "encode"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Which items a night looks at."""
+
+    ds: date
+    before: Mapping[str, Any] | None
+    """The nights that it stands on, as parameters of queries; None: it looks at every item."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of which the encoder reads other texts than in that night."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """For the queries of changed items."""
+        return {"ds": self.ds, "before": self.before and self.before["last_ds"], "kinds": list(self.kinds)}
+
+
+class Stored(NamedTuple):
+    """What is stored of users whose items may not fit any more."""
+
+    users: frozenset[str]
+    whole_users: frozenset[str]
+    """Those of them whose persona is made anew from all their items."""
+    bases: pa.Table
+    items: pa.Table
+    """Those newer than the base; of whole users all."""
+
+
+class Changed(NamedTuple):
+    """The changed items of a shard, and what is stored of their users."""
+
+    rows: pa.Table
+    stored: Stored
 
 
 class Pending(NamedTuple):
     """A shard's items with what is known before the encoder runs; the arrays have one entry for each of `rows`."""
 
     rows: pa.Table
+    gone: pa.Table
+    """Items that are no more."""
     refused: pa.Table
     """Items of a kind that no file or setting describes."""
     texts: list[str]
@@ -34,8 +75,6 @@ class Pending(NamedTuple):
     """sha256 of each text."""
     is_todo: NDArray[np.bool_]
     """The encoder must run."""
-    is_new: NDArray[np.bool_]
-    """No earlier night holds the item's vector."""
 
     @property
     def todo_texts(self) -> list[str]:
@@ -52,46 +91,97 @@ class Pending(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A shard's items with their vectors; refused items are in `refused` only."""
+    """A shard's items with their vectors."""
 
     rows: pa.Table
+    """With `item_sha256` and `label`."""
     vectors: CompactVectors
     """One for each of `rows`."""
-    is_new: NDArray[np.bool_]
+    gone: pa.Table
     refused: pa.Table
+    stored: Stored
     tokens: int
 
 
-def read_items(db: duckdb.DuckDBPyConnection, shard: Shard, ds: date, encoder_sha256: str) -> pa.Table:
-    """Read the items of the shard's users as of a night, each with the newest vector made of it."""
-    users = {"first_user": shard.first_user, "last_user": shard.last_user}
-    return run_sql(db, "jobs/items_of_users", users | {"ds": ds, "encoder_sha256": encoder_sha256})
+def read_changed(
+    db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str, max_vectors: int
+) -> Changed:
+    """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
+    params = changes.params | {"first_user": shard.first_user, "last_user": shard.last_user}
+    rows = run_sql(db, "jobs/changed_items", params | {"encoder_sha256": encoder_sha256})
+    nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
+    nights = dict(changes.before or nothing)
+    held = run_sql(db, "jobs/users_held", nights | {"users": rows["user_id"].unique().to_pylist()})
+    grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)
+    asked = nights | {"users": sorted(grown | whole)}
+    bases = run_sql(db, "jobs/bases_of_users", asked)
+    items = run_sql(db, "jobs/items_since_base", asked | {"whole_users": sorted(whole)})
+    return Changed(rows, Stored(frozenset(grown | whole), frozenset(whole), bases, items))
 
 
-def pending_items(items: pa.Table, ds: date, kinds: Mapping[str, Kind], *, force: bool) -> Pending:
+def users_to_merge(rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vectors: int) -> tuple[set[str], set[str]]:
+    """Choose the users whose items may not fit any more.
+
+    Args:
+        rows: the changed items.
+        held: what is stored of their users.
+        max_vectors: most vectors of a user.
+
+    Returns:
+        Those whose base stays and grows; those whose base is made anew from all items, because one in it changed, went,
+        or came late, or because there is none yet.
+    """
+    last = {
+        row["user_id"]: (_microseconds(row["last_posted_at"]), row["last_kind"], row["last_item_id"])
+        for row in held
+        if row["base_count"]
+    }
+    new_count, is_touched = dict[str, int](), set[str]()
+    times = rows["posted_at"].cast(pa.int64()).to_pylist()
+    names = ("user_id", "kind", "item_id", "is_edit")
+    for user, kind, item_id, is_edit, time in zip(*(rows[name].to_pylist() for name in names), times, strict=True):
+        new_count[user] = new_count.get(user, 0) + 1
+        if user in last and (is_edit or (time, kind, item_id) <= last[user]):
+            is_touched.add(user)
+    grown, whole = set[str](), set[str]()
+    for row in held:
+        user = row["user_id"]
+        if user in is_touched:
+            whole.add(user)
+        elif row["base_vectors"] + row["vector_count"] - row["base_count"] + new_count[user] > max_vectors:
+            (grown if user in last else whole).add(user)
+    return grown, whole
+
+
+def pending_items(changed: pa.Table, kinds: Mapping[str, Kind], *, force: bool) -> Pending:
     """Find the items whose text an earlier run has not encoded; with `force`, all."""
+    gone = changed.filter(changed["is_deleted"])
+    items = changed.filter(pc.call_function("invert", [changed["is_deleted"]]))
     texts = item_texts(items, kinds)
     known = np.array([text is not None for text in texts], dtype=bool)
     rows, refused = items.filter(pa.array(known)), items.filter(pa.array(~known))
     kept = [text for text in texts if text is not None]
     hashes = [text_sha256(text) for text in kept]
     is_held = np.array([ours == held for ours, held in zip(hashes, rows["item_sha256"].to_pylist(), strict=True)], bool)
-    is_earlier = np.array([night is not None and night < ds for night in rows["vector_ds"].to_pylist()], bool)
-    is_todo = np.ones_like(is_held) if force else ~is_held
-    return Pending(rows, refused, kept, hashes, is_todo, ~(is_held & is_earlier))
+    return Pending(rows, gone, refused, kept, hashes, np.ones_like(is_held) if force else ~is_held)
 
 
-def encode_items(pending: Pending, encoder: TextEncoder) -> Encoded:
+def encode_items(pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind]) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     is_todo = pending.is_todo
     fresh, tokens = encoder.encode_counted(pending.todo_texts)
     held = pending.rows.filter(pa.array(~is_todo))
-    stored = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
+    known = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
     order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
-    vectors = CompactVectors.concatenate([CompactVectors.of(fresh), stored])[order]
+    vectors = CompactVectors.concatenate([CompactVectors.of(fresh), known])[order]
     rows = pending.rows.drop_columns(["vector", "vector_scale", "item_sha256"])
+    labels = [
+        kinds[kind].label_of(output)
+        for kind, output in zip(rows["kind"].to_pylist(), rows["output"].to_pylist(), strict=True)
+    ]
     rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
-    return Encoded(rows, vectors, pending.is_new, pending.refused, tokens)
+    rows = rows.append_column("label", pa.array(labels, pa.string()))
+    return Encoded(rows, vectors, pending.gone, pending.refused, stored, tokens)
 
 
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
@@ -101,6 +191,80 @@ def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
         kinds[kind].encoder_text(text, output) if kind in kinds else None
         for kind, text, output in zip(*columns, strict=True)
     ]
+
+
+def shard_tables(
+    encoded: Encoded, run_id: str, max_vectors: int, encoder_sha256: str, width: int
+) -> dict[str, pa.Table]:
+    """Make a shard's rows of each table."""
+    constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
+    bases = new_bases(encoded, max_vectors, width)
+    return {
+        "history_vectors": pa.concat_tables([_vector_rows(encoded, constants), _gone_rows(encoded, constants)]),
+        "persona_vectors": base_table(bases, constants, width),
+        "rejects": rejected_items(encoded.refused, run_id),
+    }
+
+
+def new_bases(encoded: Encoded, max_vectors: int, width: int) -> dict[str, Base]:
+    """Make the base of each user anew whose items may not fit any more, and keep those that changed, by user."""
+    stored = encoded.stored
+    old = read_bases(stored.bases, width)
+    before = dict(read_items(stored.items, width))
+    chosen = pa.array([user in stored.users for user in encoded.rows["user_id"].to_pylist()], pa.bool_())
+    new = encoded.rows.filter(chosen)
+    codes = encoded.vectors[np.flatnonzero(chosen.to_numpy(zero_copy_only=False))]
+    new = new.append_column("vector", lists_of(codes.codes)).append_column("vector_scale", pa.array(codes.scales))
+    tonight = dict(read_items(new, width))
+    gone = set(_keys(encoded.gone)) | set(_keys(encoded.refused))
+    nothing = Base(Summary.empty(width))
+    found = dict[str, Base]()
+    for user in sorted(stored.users):
+        items = newest_items([own[user] for own in (before, tonight) if user in own], user, gone)
+        base = nothing if user in stored.whole_users else old[user]
+        made = base if items is None else with_newer(base, items, max_vectors)
+        if made.summary.item_count != base.summary.item_count or (base is nothing and user in old):
+            found[user] = made
+    return found
+
+
+def newest_items(parts: Sequence[UserItems], user: str, gone: set[tuple[str, str, str]]) -> UserItems | None:
+    """The items of a user that count, in their order; of two with one key that of the last part. None without any."""
+    place = dict[tuple[str, str], tuple[Moment, int]]()
+    start = 0
+    for part in parts:
+        for at, (key, time) in enumerate(zip(part.items.keys, part.posted_at, strict=True), start):
+            place[key] = (time, *key), at
+        start += len(part.items)
+    order = [at for key, (_, at) in sorted(place.items(), key=lambda entry: entry[1]) if (user, *key) not in gone]
+    if not order:
+        return None
+    every = [part.items for part in parts]
+    keys = [key for items in every for key in items.keys]
+    labels = [label for items in every for label in items.labels]
+    sha256s = [sha256 for items in every for sha256 in items.sha256s]
+    times = [time for part in parts for time in part.posted_at]
+    vectors = CompactVectors.concatenate([items.vectors for items in every])[np.array(order)]
+    chosen = Items(vectors, [keys[at] for at in order], [labels[at] for at in order], [sha256s[at] for at in order])
+    return UserItems(chosen, [times[at] for at in order])
+
+
+def _vector_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
+    names = ("user_id", "kind", "item_id", "posted_at", "item_sha256", "label")
+    vectors = {"vector": lists_of(encoded.vectors.codes), "vector_scale": pa.array(encoded.vectors.scales)}
+    own = {name: encoded.rows.column(name) for name in names} | vectors
+    return table_of("history_vectors", own | {"is_deleted": [False] * encoded.rows.num_rows}, constants)
+
+
+def _gone_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
+    """Say which items are no more, those among them of which the encoder cannot read the new text."""
+    unreadable = encoded.refused.filter(encoded.refused["is_edit"])
+    names = ("user_id", "kind", "item_id", "posted_at")
+    rows = pa.concat_tables([table.select(names) for table in (encoded.gone, unreadable)])
+    nothing = {"item_sha256": "", "label": None, "vector": [], "vector_scale": 0.0, "is_deleted": True}
+    own = {name: rows.column(name) for name in names}
+    repeated = {name: [value] * rows.num_rows for name, value in nothing.items()}
+    return table_of("history_vectors", own | repeated, constants)
 
 
 def rejected_items(rows: pa.Table, run_id: str) -> pa.Table:
@@ -117,13 +281,9 @@ def rejected_items(rows: pa.Table, run_id: str) -> pa.Table:
     )
 
 
-def shard_tables(encoded: Encoded, run_id: str, max_vectors: int, encoder_sha256: str) -> dict[str, pa.Table]:
-    """Make a shard's rows of each table."""
-    constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
-    rows, vectors, is_new = encoded.rows, encoded.vectors, encoded.is_new
-    rows, vectors = rows.filter(pa.array(is_new)), vectors[np.flatnonzero(is_new)]
-    return {
-        "persona_vectors": persona_table(encoded.rows, encoded.vectors, max_vectors, constants),
-        "history_vectors": history_vector_table(rows, vectors, constants),
-        "rejects": rejected_items(encoded.refused, run_id),
-    }
+def _keys(rows: pa.Table) -> list[tuple[str, str, str]]:
+    return list(zip(*(rows[name].to_pylist() for name in ("user_id", "kind", "item_id")), strict=True))
+
+
+def _microseconds(moment: Any) -> int:
+    return int(np.datetime64(moment, "us").astype(np.int64))

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -22,10 +22,11 @@ from embedder.histories import History
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of
 from llm_jobs.tasks import PersonalTask
-from pipelines.answers.queue import QueuedTask, histories_of, newest_personas, personal_tasks, queued_tasks
+from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
-from pipelines.personas.past_labels import labelled_items
-from pipelines.personas.persona_table import compact_vectors
+from pipelines.personas.columns import compact_vectors
+from pipelines.personas.nights import newest_nights, nights_of
+from pipelines.personas.stored import read_personas
 from pipelines.tables.views import run_sql
 
 DRAWS = 5
@@ -90,9 +91,10 @@ class CaseReader:
             PplugError: if that night was encoded with another encoder.
         """
         self._db, self._ds, self._kind, self._encoder = db, ds, kind, encoder
-        self.persona_ds = newest_personas(db, ds, encoder.sha256)
+        nights = newest_nights(nights_of(db), ds, encoder.sha256)
+        self.persona_ds, self._nights = nights.last.ds, nights.params
         self.task_counts = Counter(row["user_id"] for row in scored if row["kind"] == kind.name)
-        sizes = run_sql(db, "jobs/persona_sizes", {"persona_ds": self.persona_ds}).to_pylist()
+        sizes = run_sql(db, "jobs/persona_sizes", self._nights | {"users": list(self.task_counts)}).to_pylist()
         self.item_counts: Mapping[str, int] = {row["user_id"]: row["item_count"] for row in sizes}
         donors = sorted(self.task_counts.keys() & self.item_counts.keys())
         self._others = [other_users(list(self.task_counts), donors, at) for at in range(DRAWS)] if donors[1:] else []
@@ -116,7 +118,7 @@ class CaseReader:
     def cases_of(self, first_user: str, last_user: str) -> list[Case]:
         """The cases of the users in a range, ordered by user and task."""
         users = first_user, last_user
-        queue = queued_tasks(self._db, self._ds, self.persona_ds, users, self._encoder.width)
+        queue = queued_tasks(self._db, self._ds, self._nights, users, self._encoder.width)
         scored = [task for task in queue if task.kind == self._kind.name and task.reference is not None]
         tasks = [task for task in scored if task.user_id in self.task_counts]  # others may lie in the range
         items = self._items(*users)
@@ -135,7 +137,7 @@ class CaseReader:
         ]
 
     def _items(self, first_user: str, last_user: str) -> dict[str, list[Item]]:
-        params = {"kind": self._kind.name, "persona_ds": self.persona_ds, "encoder_sha256": self._encoder.sha256}
+        params = self._nights | {"kind": self._kind.name}
         rows = run_sql(self._db, "jobs/persona_items", params | {"first_user": first_user, "last_user": last_user})
         vectors = compact_vectors(rows["vector"], rows["vector_scale"], self._encoder.width).floats()
         items = defaultdict[str, list[Item]](list)
@@ -144,10 +146,8 @@ class CaseReader:
         return items
 
     def _personas(self, users: set[str]) -> dict[str, History]:
-        params = {"persona_ds": self.persona_ds, "users": cast(Any, sorted(users))}
-        rows = run_sql(self._db, "jobs/personas_of", params)
-        labelled = labelled_items(self._db, self.persona_ds, sorted(users))
-        return dict(zip(rows["user_id"].to_pylist(), histories_of(rows, self._encoder.width, labelled), strict=True))
+        found = read_personas(self._db, self._nights, users, self._encoder.width)
+        return {user: persona.history for user, persona in found.items()}
 
 
 def other_users(users: Sequence[str], donors: Sequence[str], seed: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The files of a table as Delta's log names them, and what the log counts."""
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -41,6 +42,12 @@ class DataFile:
         return RemoveAction(self._in_table, True, _milliseconds(), self.size, {"ds": self.ds.isoformat()})
 
     @property
+    def born(self) -> int:
+        """The table's version that brought the file's newest row, for tables that are filled by upsert; else 0."""
+        found = _BORN.fullmatch(self.name.rpartition("/")[2].partition("-")[0])
+        return int(found[1]) if found else 0
+
+    @property
     def _in_table(self) -> str:
         return self.name.partition("/")[2]
 
@@ -71,6 +78,17 @@ def counts_of(table: DeltaTable, ds: date) -> dict[str, int]:
     return {name: table.transaction_version(name) or 0 for name in (f"ds={ds.isoformat()}", SWAP)}
 
 
-def new_name(name: str, ds: date, run_id: str) -> str:
-    """Name a file that a run adds to a night of a table."""
-    return f"{name}/ds={ds.isoformat()}/{run_id}-{uuid.uuid4().hex[:12]}.parquet"
+def new_name(name: str, ds: date, run_id: str, born: int = 0) -> str:
+    """Name a file that a run adds to a night of a table.
+
+    Args:
+        name: the table.
+        ds: the night.
+        run_id: of the run.
+        born: the version of the table that brings its newest row, where that is to be known later.
+    """
+    prefix = f"v{born:08d}-" if born else ""
+    return f"{name}/ds={ds.isoformat()}/{prefix}{run_id}-{uuid.uuid4().hex[:12]}.parquet"
+
+
+_BORN: Final = re.compile(r"v(\d{8,})")

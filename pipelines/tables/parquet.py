@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -40,20 +40,43 @@ def parquet_bytes(table: pa.Table) -> bytes:
     Rows are ordered by `user_id`, rows of a user keep their order, and row groups are small, so that a join reads only
     the users it asks for.
     """
-    names = table.column_names
-    # pyarrow documents a list, its types a bool
-    packed: Any = [CODE_LEAVES.get(name, name) for name in names if name not in VECTOR_LEAVES]
-    rows = max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
     file = io.BytesIO()
-    pq.write_table(
-        by_user(table) if "user_id" in names else table,
-        file,
-        compression="zstd",
-        row_group_size=rows,
-        use_dictionary=packed,
-        column_encoding={VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES},
-    )
+    _write(by_user(table) if "user_id" in table.column_names else table, file)
     return file.getvalue()
+
+
+def write_packed(stem: Path, schema: pa.Schema, tables: Iterable[pa.Table], most_bytes: int) -> Iterator[Path]:
+    """Write tables, one after the other, into files of about so many bytes: `<stem>-0.parquet` and so on.
+
+    Yields:
+        Each file when it is finished; none without rows.
+    """
+    left = (table.cast(schema) for table in tables if table.num_rows)
+    first = next(left, None)
+    for number in itertools.count():
+        if first is None:
+            return
+        path = stem.with_name(f"{stem.name}-{number}.parquet")
+        with named_causes(path), pq.ParquetWriter(path, schema, **_packing(schema.names)) as file:
+            while first is not None and (not path.exists() or path.stat().st_size < most_bytes):
+                file.write_table(first, _group_rows(first))
+                first = next(left, None)
+        yield path
+
+
+def _write(table: pa.Table, file: io.BytesIO) -> None:
+    pq.write_table(table, file, row_group_size=_group_rows(table), **_packing(table.column_names))
+
+
+def _packing(names: Sequence[str]) -> dict[str, Any]:
+    """How the columns of these names are packed."""
+    packed = [CODE_LEAVES.get(name, name) for name in names if name not in VECTOR_LEAVES]
+    split = {VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES}
+    return {"compression": "zstd", "use_dictionary": packed, "column_encoding": split}
+
+
+def _group_rows(table: pa.Table) -> int:
+    return max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
 
 
 def write_shard(path: Path, table: pa.Table) -> None:

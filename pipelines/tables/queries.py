@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.damage import damage_line
+from pipelines.tables.schema import TABLES
+from pipelines.tables.sql_files import SQL_ROOT
 from pipelines.tables.statements import reading_text
-from pipelines.tables.views import SQL_ROOT, connect, quoted
+from pipelines.tables.views import connect, quoted
 from pipelines.tables.warehouse import Warehouse
 
 Value = str | int | date | None
@@ -126,7 +128,8 @@ def run_sql(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
 @contextmanager
 def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]:
     """A connection with a view of every table, which can read their live files and nothing else."""
-    files = {name: warehouse.live(name, version) for name, version in warehouse.versions().items()}
+    versions = warehouse.versions()
+    files = {name: warehouse.live(name, versions[name]) if name in versions else [] for name in TABLES}
     here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
     with connect(warehouse, files=files) as db:
         lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])

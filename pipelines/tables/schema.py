@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Raised by one when a table of an older version can no longer be read as it is."""
 
 
@@ -50,12 +50,21 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "high": (_FLOAT, "upper end of the 95% interval over users"),
     "input": (_TEXT, "the full prompt"),
     "is_shortened": (pa.bool_(), "the prompt was cut to fit the language model's context"),
-    "item_count": (_INT, "items of the user"),
+    "is_deleted": (pa.bool_(), "the item is gone from this night on; it has no vector"),
+    "is_edit": (pa.bool_(), "the row took the place of an earlier one"),
+    "item_count": (_INT, "items behind the row; 0: none is stored any more"),
     "item_id": (_TEXT, "key of an item within user and kind"),
     "item_sha256": (_TEXT, "sha256 of the item's encoder text: an equal one needs no new vector"),
     "items": (_list_of(_struct_of(kind=_TEXT, item_id=_TEXT)), "the most typical item of each of `vectors`"),
+    "items_sha256": (_TEXT, "sha256 of the keys and hashes of the items behind the row, in their order"),
     "job": (_TEXT, "job that wrote the row"),
     "kind": (_TEXT, "kind of task or of item, for example LaMP_4"),
+    "label": (_TEXT, "what the user chose for the item, of a closed kind; null for free text"),
+    "label_counts": (
+        _list_of(_list_of(_struct_of(label=_TEXT, count=_INT))),
+        "labels of the items behind each of `vectors`, and how many have each",
+    ),
+    "last_item": (_struct_of(kind=_TEXT, item_id=_TEXT), "the newest of the items behind the row"),
     "last_posted_at": (_TIME, "time of the newest item"),
     "llm_sha256": (_TEXT, "fingerprint of the language model: weights and settings"),
     "low": (_FLOAT, "lower end of the 95% interval over users"),
@@ -64,6 +73,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
         _TEXT,
         "accuracy, f1 (over fixed labels) or f1-occurring, mae, rmse, rouge-1, rouge-L (official) or with -unicode",
     ),
+    "newest_labels": (_list_of(_TEXT), "labels of the newest items that have one, oldest first, at most 30"),
     "output": (_TEXT, "what the user produced for an item; the answer to a task"),
     "output_tokens": (_INT, "tokens of the answer"),
     "parameters": (_BIGINT, "trained numbers behind one answer"),
@@ -107,12 +117,14 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
 }
 
 _TABLES: Final[Mapping[str, str]] = {
-    "histories": "user_id item_id kind posted_at text output? ds",
+    "histories": "user_id item_id kind posted_at text output? is_edit ds",
     "deletions": "user_id kind item_id ds",
-    "history_vectors": "user_id kind item_id posted_at vector encoder_sha256 item_sha256 vector_scale ds",
+    "history_vectors": (
+        "user_id kind item_id posted_at vector encoder_sha256 item_sha256 vector_scale label? is_deleted ds"
+    ),
     "persona_vectors": (
-        "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id"
-        " vector_scales ds"
+        "user_id persona vectors counts items item_count first_posted_at? last_posted_at? items_sha256 encoder_sha256"
+        " run_id vector_scales label_counts newest_labels last_item? ds"
     ),
     "tasks": "task_id user_id kind queued_at input choices? reference? ds",
     "outputs": (
@@ -133,6 +145,10 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "tasks": ("task_id", "ds"),
 }
 """Key of the tables that are filled by upsert."""
+
+
+MADE: Final = ("is_edit",)
+"""Columns that ingestion makes; no source has them."""
 
 
 def _field(spelled: str) -> pa.Field:

@@ -23,10 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
-from pipelines.tables.schema import KEYS, file_schema
+from pipelines.tables.schema import KEYS, MADE, file_schema
 from pipelines.tables.views import quoted
-from pipelines.tables.warehouse import Warehouse
+from pipelines.tables.warehouse import Staged, Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
 PART_BYTES: Final = 64 * 2**20
@@ -121,7 +122,7 @@ def _own_keys(name: str) -> list[str]:
 
 
 def _content(name: str) -> list[str]:
-    return [column for column in file_schema(name).names if column not in _own_keys(name)]
+    return [column for column in file_schema(name).names if column not in (*_own_keys(name), *MADE)]
 
 
 def _size(name: str) -> str:
@@ -229,7 +230,8 @@ def _remember_deletions(
     batches = db.sql(f"select {plain} from noted order by user_id").to_arrow_reader(ROW_GROUP_ROWS)
     new = list(write_batches(folder / f"{name}.new", file_schema(name), batches))
     if new:
-        warehouse.swap(name, run_id, list(old), [*((ds, path) for path in new), *_kept(name, old, folder)], version)
+        added = [*(Staged(ds, path) for path in new), *_kept(name, old, folder)]
+        warehouse.swap(name, run_id, list(old), added, version)
 
 
 def _swap_rows(
@@ -245,7 +247,7 @@ def _swap_rows(
     db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
     old = _old_places(db, "replaced")
     new = write_batches(staged.parent / f"{name}.new", file_schema(name), _sorted_rows(db, name, staged))
-    added = [*((ds, path) for path in new), *_kept(name, old, staged.parent)]
+    added = [*(Staged(ds, path) for path in new), *_kept(name, old, staged.parent)]
     warehouse.swap(name, run_id, list(old), added, version)
 
 
@@ -258,10 +260,10 @@ def _old_places(db: duckdb.DuckDBPyConnection, table: str) -> dict[Path, NDArray
     return {Path(file): places[files == file] for file in dict.fromkeys(files.tolist())}
 
 
-def _kept(name: str, old: dict[Path, NDArray[Any]], folder: Path) -> list[tuple[date, Path]]:
-    """The files without their old rows, each with its night."""
+def _kept(name: str, old: dict[Path, NDArray[Any]], folder: Path) -> list[Staged]:
+    """The files without their old rows."""
     return [
-        (night_of(file), path)
+        Staged(night_of(file), path, DataFile(file.as_posix(), night_of(file), 0, 0).born)
         for file, places in old.items()
         for path in write_batches(folder / f"{name}.{file.stem}", file_schema(name), _without(file, places))
     ]
@@ -282,15 +284,16 @@ def _sorted_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> Iter
     dealt = db.sql(f"""
         select
             place,
+            old_file is not null as is_edit,
             (sum(size) over (order by owner, place rows unbounded preceding) // {PART_BYTES})::integer as part
         from replaced
         where fate = 'changed'""").to_arrow_table()
     if not dealt.num_rows:
         return
-    parts = np.full(pq.read_metadata(staged).num_rows, -1, np.int32)
-    parts[dealt["place"].to_numpy()] = dealt["part"].to_numpy()
-    schema = file_schema(name)
-    files = _deal(parts, schema, staged)
+    row_count, places = pq.read_metadata(staged).num_rows, dealt["place"].to_numpy()
+    parts, edits = np.full(row_count, -1, np.int32), np.zeros(row_count, bool)
+    parts[places], edits[places] = dealt["part"].to_numpy(), dealt["is_edit"].to_numpy(zero_copy_only=False)
+    files = _deal(parts, edits, file_schema(name), staged)
     for part in sorted(files):
         with pa.memory_map(str(files[part])) as source, pa.ipc.open_stream(source) as rows:
             table = rows.read_all().sort_by("user_id")
@@ -298,13 +301,15 @@ def _sorted_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> Iter
         yield from table.combine_chunks().to_batches(rows_each)
 
 
-def _deal(parts: NDArray[Any], schema: pa.Schema, staged: Path) -> dict[int, Path]:
-    """Write each staged row to the file of its part; -1 is none."""
+def _deal(parts: NDArray[Any], edits: NDArray[Any], schema: pa.Schema, staged: Path) -> dict[int, Path]:
+    """Write each staged row to the file of its part, -1 is none, and whether it took the place of another."""
     writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
     start = 0
     try:
         for batch in bounded_batches(staged):
             own = parts[start : start + batch.num_rows]
+            if "is_edit" in schema.names:
+                batch = batch.append_column("is_edit", pa.array(edits[start : start + batch.num_rows]))
             start += batch.num_rows
             for part in np.unique(own[own >= 0]).tolist():
                 if part not in writers:

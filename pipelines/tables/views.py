@@ -1,4 +1,4 @@
-"""DuckDB over the published tables: one view per table of the contract, and the queries of `sql/`.
+"""DuckDB over the published tables: one view per table of the contract, those of personas, and the queries of `sql/`.
 
 A view reads the live files of one Delta version, so superseded files are never read twice. Times are UTC TIMESTAMP,
 vectors FLOAT[]. A table that does not exist yet is an empty view.
@@ -10,7 +10,6 @@ vectors FLOAT[]. A table that does not exist yet is an empty view.
 import contextlib
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +18,13 @@ import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.data_files import DataFile
+from pipelines.tables.persona_views import create_persona_views
 from pipelines.tables.schema import TABLES
+from pipelines.tables.sql_files import query_text
 from pipelines.tables.warehouse import Warehouse
 
-SQL_ROOT = Path(__file__).parents[2] / "sql"
-"""In a checkout and in an installed wheel alike."""
+ALSO: Final = {"settled_histories": "histories", "reusable_vectors": "history_vectors"}
+"""Views of some files of a table beside the others, which `encode` asks for."""
 
 
 def quoted(path: Path) -> str:
@@ -84,16 +85,17 @@ def connect(
     Args:
         warehouse: read only.
         versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
-            The newest ones unless given.
+            The newest ones unless given, and then there are views of personas too.
         memory_limit: DuckDB's, beyond it sorts and joins go to temporary files of this machine (TMPDIR).
-        files: instead of `versions` the files of each table to read.
+        files: instead of `versions` the files of each table, or view of `ALSO`; others have no view then.
 
     Raises:
         PplugError: if a version or a file is not there.
     """
+    has_personas = versions is None and (files is None or "runs" in files)
     if files is None:
         pinned = warehouse.versions() if versions is None else versions
-        files = {name: warehouse.live(name, version) for name, version in pinned.items()}
+        files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
     with tempfile.TemporaryDirectory(prefix="pplug-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
@@ -103,8 +105,11 @@ def connect(
         with duckdb.connect(":memory:", config=settings) as db:
             db.execute("set TimeZone = 'UTC'")
             with lost_files():
-                for name, schema in TABLES.items():
-                    table_rows(db, warehouse, name, files.get(name, ())).project(selected(schema)).create_view(name)
+                for view, there in files.items():
+                    name = ALSO.get(view, view)
+                    table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
+                if has_personas:
+                    create_persona_views(db)
             yield db
 
 
@@ -118,22 +123,7 @@ def lost_files() -> Generator[None]:
         raise PplugError(f"a file of the warehouse cannot be read ({said}): restore it and run again") from error
 
 
-def query_text(name: str) -> str:
-    """The text of `sql/<name>.sql`.
-
-    Raises:
-        UsageError: if there is no such file.
-    """
-    path = SQL_ROOT / f"{name}.sql"
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in SQL_ROOT.glob("*.sql")))
-        raise UsageError(f"no query {name!r}: there are {there}")
-    return path.read_text(encoding="utf8")
-
-
-def run_sql(
-    db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, str | int | float | bool | date] | None = None
-) -> pa.Table:
+def run_sql(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, Any] | None = None) -> pa.Table:
     """The rows of a file of `sql/`, run unedited.
 
     Args:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,7 +36,7 @@ from pipelines.tables.parquet import night_of, parquet_bytes, write_batches, wri
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
-__all__ = ["CommitConflict", "DataFile", "Warehouse", "retried", "write_shard"]
+__all__ = ["CommitConflict", "DataFile", "Staged", "Warehouse", "retried", "write_shard"]
 
 
 class CommitConflict(PplugError):
@@ -53,6 +53,15 @@ retried: Final = Retrying(
     reraise=True,
 )
 """Calls what it is given until no other run commits in between."""
+
+
+class Staged(NamedTuple):
+    """A finished file of this machine that shall go into a table."""
+
+    ds: date
+    path: Path
+    born: int = 0
+    """That of the live file whose rows these are; 0 for rows that are new."""
 
 
 class Warehouse:
@@ -237,7 +246,7 @@ class Warehouse:
         name: str,
         run_id: str,
         removed: Sequence[DataFile | Path],
-        added: Sequence[tuple[date, Path]],
+        added: Sequence["Staged"],
         read_version: int,
     ) -> None:
         """Take live files out of a table and finished files into their nights, in one transaction.
@@ -246,7 +255,7 @@ class Warehouse:
             name: a table that is written by `swap` only, or one that nobody else writes to meanwhile.
             run_id: written to the commit.
             removed: live files; they stay in the store for readers of older versions.
-            added: night and file of this machine.
+            added: files of this machine.
             read_version: the version that `removed` and `added` were computed from.
 
         Raises:
@@ -256,7 +265,11 @@ class Warehouse:
         if table is None:
             raise PplugError(f"no table {name} version {read_version} in {self}: run the command again")
         count = {SWAP: table.version() + 1}
-        new = [file for ds, path in added for file in self._put(name, ds, run_id, path)]
+        new = [
+            file
+            for staged in added
+            for file in self._put(name, staged.ds, run_id, staged.path, staged.born or read_version + 1)
+        ]
         old = [file if isinstance(file, DataFile) else self._named(file) for file in removed]
         self._append(table, name, run_id, new, old, count)
 
@@ -296,7 +309,7 @@ class Warehouse:
         name = "/".join(path.parts[-3:])  # <table>/ds=<night>/<file>, wherever the copy lies
         return DataFile(name, night_of(path), path.stat().st_size, 0)
 
-    def _put(self, name: str, ds: date, run_id: str, path: Path) -> list[DataFile]:
+    def _put(self, name: str, ds: date, run_id: str, path: Path, born: int = 0) -> list[DataFile]:
         """Put a staged file where its table can name it; one without rows goes nowhere."""
         try:
             rows = pq.read_metadata(path).num_rows
@@ -304,7 +317,7 @@ class Warehouse:
             raise PplugError(f"{path} vanished before it was published: run the command again") from None
         if not rows:
             return []
-        file = DataFile(new_name(name, ds, run_id), ds, path.stat().st_size, rows)
+        file = DataFile(new_name(name, ds, run_id, born), ds, path.stat().st_size, rows)
         self.store.put(file.name, path)
         return [file]
 

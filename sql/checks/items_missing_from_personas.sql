@@ -1,13 +1,14 @@
--- items_missing_from_personas: a user of whose history the night's persona knows only a part, or who has none.
+-- items_missing_from_personas: a user of whose new or changed items a night took in only a part, or none.
 -- Grain:  one row per ds, user_id
--- Reads:  histories, persona_vectors, rejects
+-- Reads:  histories, encode_nights, history_vectors, rejects
 -- Params: $ds (DATE, default null: every night)
--- Holds:  a night's personas are made from every item ingested and posted by then that `encode` did not reject
+-- Holds:  a night wrote or rejected each item that came in or came due since the night it is based on, or ever, if full
 with nights as (
-    select ds
-    from persona_vectors
+    select
+        ds,
+        case when not is_full then based_on_ds end as before_ds
+    from encode_nights
     where $ds is null or ds = $ds
-    group by ds
 ),
 
 -- an item that changed later has a later ds by now, so older nights are asked only for what stayed as it was
@@ -15,39 +16,51 @@ expected as (
     select
         nights.ds,
         histories.user_id,
-        count(*) as history_item_count
+        histories.kind,
+        histories.item_id
     from histories
     inner join nights
         on
             histories.ds <= nights.ds
             and histories.posted_at < nights.ds + 1
-    group by
-        nights.ds,
-        histories.user_id
+    where
+        nights.before_ds is null
+        or histories.ds > nights.before_ds
+        or histories.posted_at >= nights.before_ds + 1
 ),
 
 refused as (
-    select
+    select distinct
         ds,
         user_id,
-        count(*) as rejected_item_count
+        row_id
     from rejects
-    where job = 'encode'
-    group by
-        ds,
-        user_id
+    where job = 'encode' and ($ds is null or ds = $ds)
 )
 
 select
     expected.ds,
     expected.user_id,
-    expected.history_item_count,
-    coalesce(personas.item_count, 0) as persona_item_count,
-    coalesce(refused.rejected_item_count, 0) as rejected_item_count
+    count(*) as history_item_count,
+    count(encoded.item_id) as encoded_item_count,
+    count(refused.row_id) as rejected_item_count
 from expected
-left join persona_vectors as personas using (ds, user_id)
-left join refused using (ds, user_id)
-where expected.history_item_count > persona_item_count + coalesce(refused.rejected_item_count, 0)
+left join history_vectors as encoded
+    on
+        expected.ds = encoded.ds
+        and expected.user_id = encoded.user_id
+        and expected.kind = encoded.kind
+        and expected.item_id = encoded.item_id
+        and not encoded.is_deleted
+left join refused
+    on
+        expected.ds = refused.ds
+        and expected.user_id = refused.user_id
+        and concat_ws('/', expected.kind, expected.item_id) = refused.row_id
+group by
+    expected.ds,
+    expected.user_id
+having count(*) > count(*) filter (where encoded.item_id is not null or refused.row_id is not null)
 order by
     expected.ds,
     expected.user_id

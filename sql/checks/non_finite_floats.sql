@@ -2,7 +2,7 @@
 -- Grain:  one row per table_name, ds, row_id, column_name
 -- Reads:  persona_vectors, history_vectors, outputs, evaluations
 -- Params: $ds (DATE, default null: every night)
--- Holds:  every float of every table is finite
+-- Holds:  every float of every table is finite, and there, unless a persona has no items
 with floats as (
     -- the product of a vector with itself is finite only if all of it is
     select
@@ -12,6 +12,7 @@ with floats as (
         'persona' as column_name,
         list_dot_product(persona, persona) as probe
     from persona_vectors
+    where item_count is distinct from 0
     union all
     select
         'persona_vectors' as table_name,
@@ -20,6 +21,7 @@ with floats as (
         'vector_scales' as column_name,
         list_sum(vector_scales) as probe
     from persona_vectors
+    where item_count is distinct from 0
     union all
     select
         'history_vectors' as table_name,

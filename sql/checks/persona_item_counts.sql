@@ -1,4 +1,4 @@
--- persona_item_counts: a persona whose counts do not add up to its items, or that counts a vector of no item.
+-- persona_item_counts: a stored persona whose counts do not add up to its items, or that counts a vector of no item.
 -- Grain:  one row per ds, user_id
 -- Reads:  persona_vectors
 -- Params: $ds (DATE, default null: every night)
@@ -12,7 +12,8 @@ select
 from persona_vectors
 where
     ($ds is null or ds = $ds)
-    and (counted is distinct from item_count or coalesce(smallest_count, 0) < 1)
+    -- no items have no counts: none is stored any more
+    and (coalesce(counted, 0) is distinct from item_count or coalesce(smallest_count, 1) < 1)
 order by
     ds,
     user_id

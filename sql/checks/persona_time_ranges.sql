@@ -1,8 +1,8 @@
--- persona_time_ranges: a persona whose items end before they begin, or after its night.
+-- persona_time_ranges: a stored persona whose items end before they begin, or after its night.
 -- Grain:  one row per ds, user_id
 -- Reads:  persona_vectors
 -- Params: $ds (DATE, default null: every night)
--- Holds:  first_posted_at <= last_posted_at, and both are before the end of ds (UTC)
+-- Holds:  first_posted_at <= last_posted_at, and both are before the end of ds (UTC); only no items have no times
 select
     ds,
     user_id,
@@ -11,7 +11,7 @@ select
 from persona_vectors
 where
     ($ds is null or ds = $ds)
-    and coalesce(first_posted_at > last_posted_at or last_posted_at >= ds + 1, true)
+    and coalesce(first_posted_at > last_posted_at or last_posted_at >= ds + 1, item_count is distinct from 0)
 order by
     ds,
     user_id

@@ -1,29 +1,23 @@
--- persona_vector_counts: a persona that has too many or too few vectors, or not one count and one item for each.
+-- persona_vector_counts: a stored persona of too many or too few vectors, or with lists of other lengths than theirs.
 -- Grain:  one row per ds, user_id
--- Reads:  persona_vectors, runs
+-- Reads:  persona_vectors, encode_nights
 -- Params: $ds (DATE, default null: every night)
--- Holds:  vectors, counts and items are equally long: one per item while they fit into max_vectors, never more
-with limits as (
+-- Holds:  the lists of vectors are equally long: max_vectors at most, fewer than the items, none if there are no items
+with lengths as (
     select
-        run_id,
+        persona_vectors.ds,
+        persona_vectors.user_id,
+        persona_vectors.item_count,
+        coalesce(len(persona_vectors.vectors), 0) as vector_count,
+        coalesce(len(persona_vectors.vector_scales), 0) as scale_count,
+        coalesce(len(persona_vectors.counts), 0) as count_count,
+        coalesce(len(persona_vectors.items), 0) as typical_item_count,
+        coalesce(len(persona_vectors.label_counts), 0) as label_count_count,
         -- 128 is the default
-        coalesce(json_extract_string(config, '$..max_vectors')[1]::int, 128) as max_vectors
-    from runs
-    where job = 'encode'
-),
-
-lengths as (
-    select
-        personas.ds,
-        personas.user_id,
-        personas.item_count,
-        coalesce(len(personas.vectors), 0) as vector_count,
-        coalesce(len(personas.counts), 0) as count_count,
-        coalesce(len(personas.items), 0) as typical_item_count,
-        coalesce(limits.max_vectors, 128) as max_vectors
-    from persona_vectors as personas
-    left join limits using (run_id)
-    where $ds is null or personas.ds = $ds
+        coalesce(encode_nights.max_vectors, 128) as max_vectors
+    from persona_vectors
+    left join encode_nights on persona_vectors.ds = encode_nights.ds
+    where $ds is null or persona_vectors.ds = $ds
 )
 
 select
@@ -31,16 +25,20 @@ select
     user_id,
     item_count,
     vector_count,
+    scale_count,
     count_count,
     typical_item_count,
+    label_count_count,
     max_vectors
 from lengths
 where
-    vector_count < 1
-    or vector_count > max_vectors
-    or (item_count <= max_vectors and vector_count <> item_count)
+    vector_count > max_vectors
+    or (vector_count < 1) is distinct from (item_count < 1)
+    or (vector_count > 0 and item_count <= vector_count)
+    or scale_count <> vector_count
     or count_count <> vector_count
     or typical_item_count <> vector_count
+    or label_count_count <> vector_count
 order by
     ds,
     user_id

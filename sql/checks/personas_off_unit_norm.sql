@@ -1,8 +1,8 @@
--- personas_off_unit_norm: a persona whose length is not one, or not a number.
+-- personas_off_unit_norm: a stored persona whose length is not one, or not a number.
 -- Grain:  one row per ds, user_id
 -- Reads:  persona_vectors
 -- Params: $ds (DATE, default null: every night)
--- Holds:  persona has unit norm
+-- Holds:  persona has unit norm, unless it has no items
 select
     ds,
     user_id,
@@ -10,6 +10,7 @@ select
 from persona_vectors
 where
     ($ds is null or ds = $ds)
+    and item_count is distinct from 0
     -- not(... < ...) so that a norm of null or nan is reported too
     and coalesce(not abs(norm - 1) < 0.0001, true)
 order by

@@ -1,17 +1,19 @@
 -- persona_items: the items of one kind that some users' personas of a night were made of
 -- Grain:  one row per user_id, item_id
 -- Reads:  histories, history_vectors
--- Params: $kind (TEXT), $persona_ds (DATE), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
--- Holds:  oldest first within each user; vector is the newest made by the encoder up to $persona_ds
+-- Params: $kind (TEXT), $first_ds (DATE), $last_ds (DATE): the nights,
+--         $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
+-- Holds:  oldest first within each user; vector is the newest made by the encoder in these nights
 with newest as (
     select
         user_id,
         item_id,
         vector,
-        vector_scale
+        vector_scale,
+        is_deleted
     from history_vectors
     where
-        ds <= $persona_ds
+        ds between $first_ds and $last_ds
         and kind = $kind
         and encoder_sha256 = $encoder_sha256
         and user_id between $first_user and $last_user
@@ -30,8 +32,9 @@ from histories
 inner join newest using (user_id, item_id)
 where
     histories.kind = $kind
-    and histories.ds <= $persona_ds
-    and histories.posted_at < $persona_ds + interval 1 day
+    and not newest.is_deleted
+    and histories.ds <= $last_ds
+    and histories.posted_at < $last_ds + interval 1 day
 order by
     histories.user_id,
     histories.posted_at,

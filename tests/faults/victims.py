@@ -42,7 +42,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "ingest": ("pipelines.ingest:stage_and_write",),
     "reading": ("pipelines.personas.items:read_items", "pipelines.answers.queue:queued_tasks"),
     "encoding": ("pipelines.personas.items:encode_items",),
-    "grouping": ("pipelines.personas.persona_table:persona_table",),
+    "grouping": ("pipelines.personas.columns:persona_table",),
     "training": ("llm_jobs.training.fit:train_plug",),
     "saving a plug": (
         "llm_jobs.training.checkpoint:Checkpoint.save",

@@ -27,7 +27,7 @@ def letters(warehouse: Warehouse, users: Mapping[str, int]) -> Warehouse:
     """Give each user some items."""
     posted = datetime(2026, 11, 1, tzinfo=UTC)
     rows = [
-        {"user_id": user, "item_id": str(at), "kind": "note", "posted_at": posted, "text": "word"}
+        {"user_id": user, "item_id": str(at), "kind": "note", "posted_at": posted, "text": "word", "is_edit": False}
         for user, count in users.items()
         for at in range(count)
     ]
@@ -75,7 +75,7 @@ class LettersJob:
     def require(self, inputs: NightInputs) -> None:
         pass
 
-    def row_counts(self, db: duckdb.DuckDBPyConnection, ds: date) -> duckdb.DuckDBPyRelation:
+    def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         return db.sql("select user_id, count(*) from histories group by user_id order by user_id")
 
     def load(self, facts: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def tiny_settings(tmp_path: Path, encoder_folder: Path, llm_folder: Path) -> Pat
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(COMMANDS) == {
         *("demo", "init", "kinds", "ingest lamp", "ingest histories", "ingest tasks", "train", "encode", "generate"),
-        *("nightly", "backfill", "evaluate", "query", "sql", "check", "report", "forget", "expire", "runs"),
+        *("nightly", "backfill", "evaluate", "query", "sql", "check", "report", "forget", "expire", "compact", "runs"),
     }
 
 
@@ -141,6 +141,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
         "sql",
         "report",
         "runs",
+        "compact",
         "expire",
         "forget",
         "ingest lamp",
@@ -148,7 +149,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert {*order, "demo"} == set(COMMANDS)
     for name in order:
         words = [word.replace("LaMP_2N", "note") for word in example(COMMANDS[name])]
-        without_night = {"kinds", "init", "sql", "query", "check", "runs", "train", "expire", "forget"}
+        without_night = {"kinds", "init", "sql", "query", "check", "runs", "train", "expire", "compact", "forget"}
         assert name in without_night or ds in words
         said = pplug(*words, "--json")
         assert said.code == 0, said.err
@@ -187,7 +188,7 @@ def test_a_dry_run_writes_nothing(pplug: Pplug, tiny_settings: Path) -> None:
     assert pplug("train", "--plug", "plugs/news", "--until", ds).code == 0
     assert pplug("generate", "--ds", ds, "--plug", "plugs/news").code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    row_counts = {"nightly": 2, "backfill": 5, "report": 8, "expire": 0, "forget": 6, "init": 8}
+    row_counts = {"nightly": 2, "backfill": 5, "report": 8, "compact": 5, "expire": 0, "forget": 6, "init": 8}
     for name in (name for name in COMMANDS if "dry-run" in option_names(get_command(app))[name]):
         if name == "ingest lamp":
             continue  # other files

@@ -26,9 +26,10 @@ NEXT_NIGHT = NIGHT + timedelta(days=1)
 
 
 def rows_of(warehouse: Warehouse, table: str, ds: date = NIGHT) -> list[dict[str, Any]]:
+    """The rows of a night of a table, or of `personas` as of a night."""
+    source = f"personas_at(date '{ds}')" if table == "personas" else f"(from {table} where ds = date '{ds}')"
     with connect(warehouse) as db:
-        relation = db.sql(f"select * exclude (run_id) from {table} where ds = $ds order by all", params={"ds": ds})
-        return relation.to_arrow_table().to_pylist()
+        return db.sql(f"select * exclude (run_id) from {source} order by all").to_arrow_table().to_pylist()
 
 
 def vectors_of(warehouse: Warehouse, ds: date = NIGHT) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def test_every_persona_is_what_ten_lines_of_plain_python_say(
     warehouse = fill(ITEMS)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     encoder = TextEncoder.from_pretrained(encode_config.encoder)
-    personas = {row["user_id"]: row for row in rows_of(warehouse, "persona_vectors")}
+    personas = {row["user_id"]: row for row in rows_of(warehouse, "personas")}
     assert sorted(personas) == ["ann", "bob", "cid"]
     for user, persona in personas.items():
         own = sorted(
@@ -77,9 +78,9 @@ def test_a_second_run_changes_nothing_but_the_run(
 ) -> None:
     warehouse = fill(ITEMS)
     first = encode_night(warehouse, NIGHT, encode_config, kinds)
-    before = rows_of(warehouse, "persona_vectors"), vectors_of(warehouse)
+    before = rows_of(warehouse, "personas"), vectors_of(warehouse)
     second = encode_night(warehouse, NIGHT, encode_config, kinds, force=force)
-    assert_same(before[0], rows_of(warehouse, "persona_vectors"))
+    assert_same(before[0], rows_of(warehouse, "personas"))
     assert_same(before[1], vectors_of(warehouse))
     assert (second.tokens > 0) == force
     assert first.rows_in == first.rows_out == second.rows_out == len(ITEMS)
@@ -92,7 +93,7 @@ def test_the_size_of_a_shard_is_irrelevant(
     whole, cut = fill(ITEMS, name="whole"), fill(ITEMS, name="cut")
     encode_night(whole, NIGHT, encode_config, kinds)
     encode_night(cut, NIGHT, replace(encode_config, shard_items=shard_items), kinds)
-    assert_same(rows_of(whole, "persona_vectors"), rows_of(cut, "persona_vectors"))
+    assert_same(rows_of(whole, "personas"), rows_of(cut, "personas"))
 
 
 def test_a_later_night_encodes_only_what_is_new_and_equals_a_rebuild(
@@ -108,7 +109,7 @@ def test_a_later_night_encodes_only_what_is_new_and_equals_a_rebuild(
     assert {row["item_id"] for row in vectors_of(warehouse, NEXT_NIGHT)} == {"bob-99", "ann-0"}
     rebuilt = fill([changed, *ITEMS[1:], late[0]], ds=NEXT_NIGHT, name="rebuilt")
     encode_night(rebuilt, NEXT_NIGHT, encode_config, kinds)
-    assert_same(rows_of(warehouse, "persona_vectors", NEXT_NIGHT), rows_of(rebuilt, "persona_vectors", NEXT_NIGHT))
+    assert_same(rows_of(warehouse, "personas", NEXT_NIGHT), rows_of(rebuilt, "personas", NEXT_NIGHT))
 
 
 def test_nothing_from_after_the_night_is_read(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
@@ -116,7 +117,7 @@ def test_nothing_from_after_the_night_is_read(fill: Fill, kinds: dict[str, Kind]
     fill([item("dan", 0, "ingested tomorrow", "red", day=5)], ds=NEXT_NIGHT)
     record = encode_night(warehouse, NIGHT, encode_config, kinds)
     assert record.rows_in == len(ITEMS)
-    assert [row["user_id"] for row in rows_of(warehouse, "persona_vectors")] == ["ann", "bob", "cid"]
+    assert [row["user_id"] for row in rows_of(warehouse, "personas")] == ["ann", "bob", "cid"]
 
 
 def test_an_item_of_a_kind_that_is_gone_is_rejected_and_the_rest_encoded(
@@ -143,17 +144,18 @@ def test_what_a_failed_run_finished_is_not_done_again(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
     undisturbed, warehouse = fill(ITEMS, name="undisturbed"), fill(ITEMS, name="failed")
-    encode_night(undisturbed, NIGHT, encode_config, kinds)
+    whole = encode_night(undisturbed, NIGHT, encode_config, kinds)
     config = replace(encode_config, shard_items=12)  # ann fills a shard, bob and cid share one
 
     with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
         encode_night(warehouse, NIGHT, config, kinds, runner=OneShard())
     encode_night(warehouse, NIGHT, config, kinds)
-    assert_same(rows_of(undisturbed, "persona_vectors"), rows_of(warehouse, "persona_vectors"))
+    assert_same(rows_of(undisturbed, "personas"), rows_of(warehouse, "personas"))
     with connect(warehouse) as db:
-        runs = dict(db.sql("select user_id, run_id from persona_vectors").fetchall())
-        status = dict(db.sql("select run_id, status from runs where job = 'encode'").fetchall())
-    assert [status[runs[user]] for user in ("ann", "bob", "cid")] == ["failed", "done", "done"]
+        base = "select runs.status, user_id from persona_vectors join runs using (run_id)"
+        assert db.sql(base).fetchall() == [("failed", "ann")]
+        (tokens,) = db.sql("select sum(tokens) from runs where job = 'encode'").fetchone() or ()
+    assert tokens == whole.tokens
     assert not list((warehouse.root / "_shards").rglob("*.*"))
 
 
@@ -198,9 +200,10 @@ def test_a_run_names_the_versions_that_hold_its_night(
         encode_night(warehouse, ds, encode_config, kinds)
     with connect(warehouse) as db:
         found = db.sql("select ds, versions from runs where job = 'encode' order by ds").fetchall()
-    for ds, said in found:
+    for _, said in found:
         with connect(warehouse, {name: json.loads(said)[name] for name in WRITES}) as db:
-            assert db.sql("select max(ds) from persona_vectors").fetchall() == [(ds,)]
+            assert db.sql("select max(ds) from history_vectors").fetchall() == [(NIGHT,)]
+        assert warehouse.table("history_vectors", json.loads(said)["history_vectors"])
 
 
 def test_an_empty_warehouse_says_what_to_run(
@@ -221,7 +224,7 @@ def test_one_user_with_many_items_and_many_users_with_one(
     items += [item(f"u{at:03}", 0, f"once {at}", None) for at in range(200)]
     warehouse = fill(items)
     record = encode_night(warehouse, NIGHT, encode_config, kinds)
-    personas = rows_of(warehouse, "persona_vectors")
+    personas = rows_of(warehouse, "personas")
     assert record.rows_out == sum(row["item_count"] for row in personas) == 3200
     assert {row["item_count"] for row in personas} == {1, 3000}
 
@@ -233,6 +236,7 @@ def test_the_tables_have_the_columns_of_the_contract(
     encode_night(warehouse, NIGHT, encode_config, kinds)
     with connect(warehouse) as db:
         persona: pa.Table = db.sql("from persona_vectors").to_arrow_table()
+        assert db.sql("from personas").columns == persona.schema.names
     assert persona.schema.names == [
         "user_id",
         "persona",
@@ -242,9 +246,13 @@ def test_the_tables_have_the_columns_of_the_contract(
         "item_count",
         "first_posted_at",
         "last_posted_at",
+        "items_sha256",
         "encoder_sha256",
         "run_id",
         "vector_scales",
+        "label_counts",
+        "newest_labels",
+        "last_item",
         "ds",
     ]
 

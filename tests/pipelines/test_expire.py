@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ingesting import rows
-from small_night import ITEMS, NIGHT
+from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
@@ -110,9 +110,28 @@ def test_the_next_night_takes_over_every_vector(
     warehouse = fill(ITEMS)
     for day in DAYS[:3]:
         encode_night(warehouse, day, encode_config, kinds)
+    before = rows(warehouse, "select * exclude (ds, run_id) from personas order by user_id")
     expire_nights(warehouse, 1, reader_seconds=0)
-    assert nights_of(warehouse, "persona_vectors") == [DAYS[2]] * 3
+    assert nights_of(warehouse, "persona_vectors") == [DAYS[0]], "that of ann is part of her persona still"
     assert encode_night(warehouse, DAYS[3], encode_config, kinds).tokens == 0
+    assert rows(warehouse, "select * exclude (ds, run_id) from personas order by user_id") == before
+
+
+def test_a_stored_part_of_a_persona_goes_when_a_kept_night_has_a_newer_one(
+    fill: Callable[..., Warehouse], kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill([*ITEMS, *(item("dan", at, f"word {at}", "red", day=40 - at) for at in range(12))])
+    encode_night(warehouse, DAYS[0], encode_config, kinds)
+    for day in DAYS[1:3]:
+        fill([item("ann", 100 + day.day, "late", "blue", day=300)], ds=day)
+        encode_night(warehouse, day, encode_config, kinds)
+    stored = "select ds, user_id from persona_vectors order by all"
+    assert rows(warehouse, stored) == [(DAYS[0], "ann"), (DAYS[0], "dan"), (DAYS[1], "ann"), (DAYS[2], "ann")]
+    before = rows(warehouse, "from personas order by user_id")
+    assert sum(night.row_count for night in expire_nights(warehouse, 1, dry_run=True)) == 2
+    expire_nights(warehouse, 1, reader_seconds=0)
+    assert rows(warehouse, stored) == [(DAYS[0], "dan"), (DAYS[2], "ann")]
+    assert rows(warehouse, "from personas order by user_id") == before
 
 
 def test_what_a_killed_expiry_left_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

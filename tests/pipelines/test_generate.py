@@ -64,7 +64,7 @@ def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_per
     llm, loaded = FrozenLLM.from_pretrained(generate_config.llm), PersonaPlug.from_pretrained(plug)
     encoder = TextEncoder.from_pretrained(generate_config.encoder)
     with connect(night) as db:
-        personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
+        personas = {row["user_id"]: row for row in db.sql("from personas").to_arrow_table().to_pylist()}
     outputs = {row["task_id"]: row for row in outputs_of(night)}
     for queued in TASKS:
         nobody = {"vectors": np.zeros((0, 32)), "vector_scales": [], "counts": [], "items": []}
@@ -109,7 +109,7 @@ def test_each_task_gets_the_choice_that_its_own_users_history_makes_most_probabl
     assert isinstance(head, PointingHead)
     encoder = TextEncoder.from_pretrained(generate_config.encoder)
     with connect(night) as db:
-        personas = {row["user_id"]: row for row in db.sql("from persona_vectors").to_arrow_table().to_pylist()}
+        personas = {row["user_id"]: row for row in db.sql("from personas").to_arrow_table().to_pylist()}
     outputs = {row["task_id"]: row for row in outputs_of(night)}
     for queued in TASKS:
         nobody = {"vectors": np.zeros((0, 32)), "vector_scales": [], "counts": [], "items": []}

@@ -38,8 +38,8 @@ def change_of_a_night(chance: random.Random, there: dict[str, Item], night: int)
 
 def personas(warehouse: Warehouse, night: int) -> list[Item]:
     with connect(warehouse) as db:
-        query = "select * exclude (run_id) from persona_vectors where ds = $ds order by user_id"
-        return db.sql(query, params={"ds": NIGHT + timedelta(days=night)}).to_arrow_table().to_pylist()
+        query = f"select * exclude (run_id) from personas_at(date '{NIGHT + timedelta(days=night)}') order by user_id"
+        return db.sql(query).to_arrow_table().to_pylist()
 
 
 @pytest.mark.parametrize("seed", [5])

@@ -1,7 +1,8 @@
 """Every file of sql/ and sql/checks/ against its golden cases.
 
 A case is tests/sql/<query>/<what_the_case_shows>/case.json, or below tests/sql/checks/: `params` as typed on the
-command line, input rows per table in `tables`, and the expected `rows`. A column that a row leaves out is null.
+command line, input rows per table in `tables`, and the expected `rows`. A column that a row leaves out is null, a
+flag false, an item's vector empty. The `config` of a run may be written as what its JSON says.
 """
 
 import json
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from datetime import date, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,15 +19,20 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from pipelines.tables.persona_views import create_persona_views
 from pipelines.tables.queries import Query, list_checks, list_queries, run_query
 from pipelines.tables.schema import TABLES
-from pipelines.tables.views import SQL_ROOT
+from pipelines.tables.sql_files import SQL_ROOT
+from pipelines.tables.views import ALSO
 
 HERE = Path(__file__).parent
 QUERIES = {query.name: query for query in list_queries()}
 CHECKS = {check.name: check for check in list_checks()}
 CASES = sorted(HERE.rglob("case.json"))
 TOLERANCE = 1e-5  # of the contract
+MISSING = {"vector": []}
+VIEWS = {"encode_nights", "personas", "personas_at", "changed_personas_at", *ALSO}
+OTHERS = sorted([*(SQL_ROOT / "views").glob("*.sql"), *(SQL_ROOT / "jobs").glob("*.sql")])
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | None"
 Value: TypeAlias = "dict[str, Value] | list[Value] | str | float | date | None"
@@ -35,7 +42,9 @@ Rows: TypeAlias = list[dict[str, Json]]
 def typed(value: Json, kind: pa.DataType) -> Value:
     """JSON as the Python value of an Arrow type; "nan" and "inf" are floats."""
     if value is None:
-        return None
+        return False if pa.types.is_boolean(kind) else None
+    if pa.types.is_string(kind) and isinstance(value, dict):
+        return json.dumps(value)
     if pa.types.is_timestamp(kind):
         return datetime.fromisoformat(value)
     if pa.types.is_date(kind):
@@ -55,7 +64,9 @@ def input_table(name: str, rows: Rows) -> pa.Table:
     unknown = {column for row in rows for column in row} - set(fields)
     assert not unknown, f"{name} has no column {unknown}"
     kinds = {column: pa.timestamp("us") if pa.types.is_timestamp(kind) else kind for column, kind in fields.items()}
-    typed_rows = [{column: typed(row.get(column), kind) for column, kind in kinds.items()} for row in rows]
+    typed_rows = [
+        {column: typed(row.get(column, MISSING.get(column)), kind) for column, kind in kinds.items()} for row in rows
+    ]
     return pa.Table.from_pylist(typed_rows, schema=pa.schema(kinds.items()))
 
 
@@ -64,6 +75,7 @@ def connect(tables: dict[str, Rows]) -> duckdb.DuckDBPyConnection:
     db = duckdb.connect()
     for name in TABLES:
         db.register(name, input_table(name, tables.get(name, [])))
+    create_persona_views(db)
     return db
 
 
@@ -85,6 +97,10 @@ def is_same(found: Json, wanted: Json) -> bool:
     if isinstance(found, list) and isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(is_same, found, wanted))
     return type(found) is type(wanted) and found == wanted
+
+
+def names_read(sql: str) -> set[str]:
+    return set(re.findall(r"\b(?:from|join) (\w+)", sql)) & (set(TABLES) | VIEWS)
 
 
 def grain_columns(query: Query) -> list[str]:
@@ -117,7 +133,7 @@ def test_golden_case(path: Path) -> None:
 @pytest.mark.parametrize("query", [*QUERIES.values(), *CHECKS.values()], ids=lambda query: query.name)
 def test_the_header_says_what_the_query_does(query: Query) -> None:
     with connect({}) as db:
-        assert set(query.reads) == set(re.findall(r"\b(?:from|join) (\w+)", query.sql)) & set(TABLES)
+        assert set(query.reads) == names_read(query.sql)
         assert {param.name for param in query.params} == set(re.findall(r"\$(\w+)", query.sql))
         params = {param.name: "x" if param.default is None else None for param in query.params}
         columns = db.sql(query.sql, params=params | ({"limit": 1} if "limit" in params else {})).columns
@@ -125,6 +141,18 @@ def test_the_header_says_what_the_query_does(query: Query) -> None:
     assert len(set(columns)) == len(columns)
     assert "select *" not in query.sql
     assert query.row.endswith(".")
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_the_header_of_a_view_or_of_a_query_of_a_job_says_what_it_does(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = list(takewhile(lambda line: line.startswith("--"), lines))
+    facts = re.sub(r"\n-- {3,}", " ", "\n".join(comments)).splitlines()
+    header = dict(fact.removeprefix("-- ").split(":", maxsplit=1) for fact in facts)
+    sql = "\n".join(lines[len(comments) :])
+    assert list(header) == [path.stem, "Grain", "Reads", "Params", "Holds"]
+    assert set(header["Reads"].strip().split(", ")) == names_read(sql)
+    assert set(re.findall(r"\$(\w+)", header["Params"])) == set(re.findall(r"\$(\w+)", sql))
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=lambda query: query.name)

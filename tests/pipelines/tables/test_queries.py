@@ -4,9 +4,11 @@
 # types, which DuckDB then reports on stderr as leaked.
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError, UsageError
+from pipelines.tables.persona_views import create_persona_views
 from pipelines.tables.queries import (
     Param,
     describe,
@@ -36,18 +39,37 @@ def connect(**tables: pa.Table) -> duckdb.DuckDBPyConnection:
     db = duckdb.connect()
     for name, schema in TABLES.items():
         db.register(name, tables.get(name, schema.empty_table()))
+    create_persona_views(db)
     return db
 
 
+def rows_of(table: str, *rows: dict[str, Any]) -> pa.Table:
+    fields = [field.with_nullable(True) for field in TABLES[table]]
+    return pa.Table.from_pylist(list(rows), schema=pa.schema(fields))
+
+
 def personas(*user_ids: str) -> pa.Table:
-    fields = [field.with_nullable(True) for field in TABLES["persona_vectors"]]
-    rows = [{"user_id": user_id, "ds": NIGHT, "persona": [1.0, 0.0], "encoder_sha256": "e"} for user_id in user_ids]
-    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+    return rows_of(
+        "persona_vectors", *({"user_id": user_id, "ds": NIGHT, "persona": [1.0, 0.0]} for user_id in user_ids)
+    )
+
+
+def items(*user_ids: str) -> pa.Table:
+    item = {"kind": "k", "item_id": "1", "encoder_sha256": "e", "vector": [100, 0], "vector_scale": 0.01}
+    facts = item | {"is_deleted": False, "posted_at": datetime(2026, 10, 1, tzinfo=UTC), "ds": NIGHT}
+    return rows_of("history_vectors", *(facts | {"user_id": user_id} for user_id in user_ids))
+
+
+def encoded() -> pa.Table:
+    config = json.dumps({"encoder_sha256": "e", "is_full": True, "published": {}})
+    return rows_of("runs", {"run_id": "r", "job": "encode", "ds": NIGHT, "status": "done", "config": config})
 
 
 @pytest.fixture
 def db() -> Iterator[duckdb.DuckDBPyConnection]:
-    with connect(persona_vectors=personas("ann", "bob")) as connection:
+    with connect(
+        persona_vectors=personas("ann", "bob"), history_vectors=items("ann", "bob"), runs=encoded()
+    ) as connection:
         yield connection
 
 
@@ -61,26 +83,25 @@ def test_the_queries_and_checks_that_are_promised_are_there() -> None:
 def test_a_description_has_what_the_header_says() -> None:
     query = describe("similar_users")
     assert query.grain == "one row per user_id"
-    assert query.reads == ("persona_vectors",)
+    assert query.reads == ("encode_nights", "personas_at")
     assert query.params == (
         Param("user_id", "TEXT", None, ""),
         Param("limit", "INT", "10", ""),
-        Param("ds", "DATE", "null", "the user's newest night"),
+        Param("ds", "DATE", "null", "the newest night"),
     )
 
 
 def test_parameters_are_typed_and_have_defaults(db: duckdb.DuckDBPyConnection) -> None:
     assert run_query(db, "similar_users", {"user_id": "ann"}).column("user_id").to_pylist() == ["bob"]
     assert run_query(db, "similar_users", {"user_id": "ann", "ds": "2026-11-01"}).num_rows == 1
-    assert run_query(db, "similar_users", {"user_id": "ann", "ds": "2026-11-02"}).num_rows == 0
+    assert run_query(db, "similar_users", {"user_id": "ann", "ds": "2026-10-31"}).num_rows == 0
     assert run_query(db, "similar_users", {"user_id": "ann", "limit": "0"}).num_rows == 0
 
 
 @given(st.text() | st.sampled_from(["' or true --", "$limit", "%", "null", "ann\0"]))
 @settings(deadline=None, max_examples=20)
 def test_no_text_is_more_than_a_value(user_id: str) -> None:
-    with duckdb.connect() as db:
-        db.register("persona_vectors", personas("ann", "bob", user_id + "?"))
+    with connect(history_vectors=items("ann", "bob", user_id + "?"), runs=encoded()) as db:
         assert run_query(db, "similar_users", {"user_id": user_id}).num_rows == 2 * (user_id in {"ann", "bob"})
 
 

@@ -12,7 +12,8 @@ CONTRACT = {
     "histories": "user_id item_id kind posted_at text output",
     "history_vectors": "user_id kind item_id posted_at vector encoder_sha256",
     "persona_vectors": (
-        "user_id persona vectors counts items item_count first_posted_at last_posted_at encoder_sha256 run_id"
+        "user_id persona vectors counts items item_count first_posted_at last_posted_at items_sha256 encoder_sha256"
+        " run_id"
     ),
     "tasks": "task_id user_id kind queued_at input choices reference",
     "outputs": (

@@ -8,7 +8,8 @@ import pytest
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.schema import TABLES, file_schema
-from pipelines.tables.views import connect, query_text, run_sql
+from pipelines.tables.sql_files import query_text
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse, write_shard
 
 NIGHT = date(2026, 11, 20)
@@ -108,7 +109,7 @@ def test_reading_makes_no_folder(tmp_path: Path) -> None:
 def test_times_are_shown_in_utc_wherever_the_reader_is(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     moment = datetime.fromisoformat("2026-11-20T23:30:00+00:00")
-    row = {"user_id": "u", "item_id": "i", "kind": "k", "posted_at": moment, "text": "t"}
+    row = {"user_id": "u", "item_id": "i", "kind": "k", "posted_at": moment, "text": "t", "is_edit": False}
     warehouse.append("histories", NIGHT, "r", pa.Table.from_pylist([row], schema=file_schema("histories")))
     with connect(warehouse) as db:
         db.execute("set TimeZone = 'Asia/Tokyo'")
@@ -135,10 +136,10 @@ def test_a_query_that_is_not_there_is_refused_with_the_names_of_those_that_are()
 
 @pytest.mark.parametrize("params", [{}, {"ds": NIGHT, "more": 1}])
 def test_parameters_that_do_not_fit_are_refused_in_one_line(params: dict[str, date | int], tmp_path: Path) -> None:
-    with connect(Warehouse(tmp_path)) as db, pytest.raises(UsageError, match=r"jobs/user_sizes with [^\n]*$"):
-        run_sql(db, "jobs/user_sizes", params)
+    with connect(Warehouse(tmp_path)) as db, pytest.raises(UsageError, match=r"jobs/tasks_of_night with [^\n]*$"):
+        run_sql(db, "jobs/tasks_of_night", params)
 
 
 def test_a_query_of_an_empty_warehouse_has_columns_and_no_rows(tmp_path: Path) -> None:
     with connect(Warehouse(tmp_path)) as db:
-        assert run_sql(db, "jobs/user_sizes", {"ds": NIGHT}).num_rows == 0
+        assert run_sql(db, "jobs/tasks_of_night", {"ds": NIGHT}).num_rows == 0

@@ -19,7 +19,7 @@ from embedder.errors import PplugError, UsageError
 from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import VERSION_KEY, CommitConflict, Warehouse
+from pipelines.tables.warehouse import VERSION_KEY, CommitConflict, Staged, Warehouse
 
 NIGHT, NEXT = date(2026, 11, 20), date(2026, 11, 21)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -36,6 +36,7 @@ def vectors(*users: str, vector: tuple[int, ...] = (95, 127)) -> pa.Table:
             "vector_scale": 0.0063,
             "encoder_sha256": "e",
             "item_sha256": "s",
+            "is_deleted": False,
         }
         for user in users
     ]
@@ -221,14 +222,20 @@ def test_nothing_refused_and_nothing_to_replace_is_no_commit(tmp_path: Path) -> 
 def test_files_are_swapped_in_one_commit_of_the_version_they_were_computed_from(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     warehouse.create("history_vectors")
-    warehouse.swap("history_vectors", "r1", [], [(NIGHT, shard(warehouse, "a", vectors("a")))], 0)
+    warehouse.swap("history_vectors", "r1", [], [Staged(NIGHT, shard(warehouse, "a", vectors("a")))], 0)
     old = warehouse.files("history_vectors")
-    new = [(NIGHT, shard(warehouse, "b", vectors("b"))), (NEXT, shard(warehouse, "c", vectors("c")))]
+    new = [
+        Staged(NIGHT, shard(warehouse, "b", vectors("b")), born=1),
+        Staged(NEXT, shard(warehouse, "c", vectors("c"))),
+    ]
     with pytest.raises(CommitConflict, match="written by another run"):
         warehouse.swap("history_vectors", "r2", old, new, 0)
     assert users(warehouse) == [(NIGHT, "a")]
     warehouse.swap("history_vectors", "r2", old, new, 1)
     assert users(warehouse) == [(NIGHT, "b"), (NEXT, "c")]
+    assert [file.born for file in warehouse.live("history_vectors")] == [1, 2], (
+        "rows that are kept stay as old as they were"
+    )
 
 
 def test_a_table_of_a_newer_pplug_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -297,6 +304,7 @@ def test_polars_and_a_bare_parquet_reader_see_the_same_rows(tmp_path: Path) -> N
 
 floats = st.floats(width=32, allow_nan=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+counted_labels = st.fixed_dictionaries({"label": texts, "count": st.integers(1, 2**31 - 1)})
 times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda moment: moment.replace(tzinfo=UTC, fold=0))
 
 
@@ -314,8 +322,12 @@ times = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda momen
                 "item_count": st.integers(0, 2**31 - 1),
                 "first_posted_at": times,
                 "last_posted_at": times,
+                "items_sha256": texts,
                 "encoder_sha256": texts,
                 "run_id": texts,
+                "label_counts": st.lists(st.lists(counted_labels, max_size=2), max_size=3),
+                "newest_labels": st.lists(texts, max_size=3),
+                "last_item": st.none() | st.fixed_dictionaries({"kind": texts, "item_id": texts}),
             }
         ),
         max_size=5,

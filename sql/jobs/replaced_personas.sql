@@ -1,0 +1,22 @@
+-- replaced_personas: a stored part of a persona that a newer one, up to a night, took the place of
+-- Grain:  one row per ds, user_id
+-- Reads:  persona_vectors
+-- Params: $ds (DATE)
+-- Holds:  the newest row of each user up to $ds is not among them
+with ranked as (
+    select
+        ds,
+        user_id,
+        row_number() over (partition by user_id order by ds desc) as rank
+    from persona_vectors
+    where ds <= $ds
+)
+
+select
+    ds,
+    user_id
+from ranked
+where rank > 1
+order by
+    ds,
+    user_id
