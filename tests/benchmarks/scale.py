@@ -105,11 +105,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def commands() -> frozenset[str]:
     """The commands of this version."""
+    import typer
+
     from pipelines.cli import app
 
-    return frozenset(
-        str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands
-    )
+    return frozenset(typer.main.get_group(app).commands)
 
 
 def main() -> int:
