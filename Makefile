@@ -11,7 +11,7 @@ DEMO_FOLDER ?= demo
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults airflow check format docs bench wheel-demo
+.PHONY: help setup demo test test-fast faults airflow prism flink check format docs bench bench-scale wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -53,6 +53,14 @@ airflow: setup ## Parse the DAG of docs/scheduling.md with a real Airflow, in an
 	xargs $(AIRFLOW)/bin/python -m pip install --disable-pip-version-check pytest hypothesis
 	$(AIRFLOW)/bin/python -m pytest tests/docs/test_airflow.py
 
+# Beam's runner in Go, from the Go module proxy; once it is there, `make test` runs on it too.
+prism: setup ## Run the tests of workers elsewhere on Prism; needs Go
+	test -x build/prism/prism || GOBIN=$(CURDIR)/build/prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
+	$(BIN)/python -m pytest -n 0 tests/pipelines/remote -k prism
+
+flink: setup ## Run the tests of workers elsewhere on a Flink cluster of this machine; needs Java 17
+	tests/runners/flink.sh
+
 check: setup ## Format, lint, types and the site
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -68,9 +76,13 @@ format: setup ## Format the sources in place
 	$(BIN)/ruff format
 
 bench: setup ## Measure speed; numbers go into docs/results/speed.md with machine, date and command
-	@for script in tests/benchmarks/*.py; do \
+	@for script in $(filter-out tests/benchmarks/scale.py,$(wildcard tests/benchmarks/*.py)); do \
 		echo "$$script $(BENCH_FLAGS)"; $(BIN)/python "$$script" $(BENCH_FLAGS) || exit 1; \
 	done
+
+# Hours at a million users; BENCH_FLAGS="--users 10000 100000" chooses, and started again it goes on.
+bench-scale: setup ## Measure what nights cost as users grow, with stand-ins for the models
+	$(BIN)/python tests/benchmarks/scale.py $(BENCH_FLAGS)
 
 # What a user of the package gets: a wheel, built here and installed in an empty environment, outside the checkout.
 wheel-demo: setup

@@ -42,10 +42,14 @@ def chunks_of_records(label: str, found: Iterable[Numbered], columns: Columns) -
     refused: list[tuple[str, Refusal]] = []
     size = 0
     for number, value in found:
-        if isinstance(value, Mapping):
-            records.append(value)
+        if isinstance(value, dict):
+            record: dict[str, Any] = value
+            records.append(record)
             numbers.append(number)
-            size += sum(len(text) for text in value.values() if isinstance(text, str)) + 200
+            size += 200
+            for text in record.values():  # for millions of rows: half the time of a sum
+                if isinstance(text, str):
+                    size += len(text)
         else:
             refusal = value if isinstance(value, Refusal) else Refusal("not_an_object", described(value))
             refused.append((f"{label}:{number}", refusal))

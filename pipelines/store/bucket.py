@@ -62,6 +62,9 @@ class Bucket:
                 self._client.put(name, data, mode="create")
             except AlreadyExistsError:
                 return False
+            except NotImplementedError as error:
+                told = "it cannot put an object only where there is none, which nights rest on"
+                raise PplugError(f"{self.uri} cannot be used: {told}: see conditional_put in its options") from error
         return True
 
     def get(self, name: str) -> bytes | None:

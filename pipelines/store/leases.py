@@ -148,6 +148,7 @@ def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[UnderWay]]:
 
     Raises:
         AlreadyRunning: if its holder lives.
+        PplugError: if the store does not keep the first of two.
     """
     while True:
         before = [other for other in runs_under_way(store) if other.lease.what == what]
@@ -156,8 +157,18 @@ def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[UnderWay]]:
                 raise AlreadyRunning(_already_running(other, row))
         last = max((generation for other, generation, _ in _leases(store) if other == what), default=0)
         lease = Lease(store, what, last + 1, row["run_id"])
-        if store.put_new(lease.name, json.dumps(row, default=str).encode()):
+        text = json.dumps(row, default=str).encode()
+        if store.put_new(lease.name, text):
+            _require_first_to_count(store, lease, text)
             return lease, [other for other in before if other.lease.is_held()]
+
+
+def _require_first_to_count(store: Store, lease: Lease, text: bytes) -> None:
+    """Refuse a store that says it put an object where there was one: some servers do not know that condition."""
+    if store.put_new(lease.name, text):
+        store.delete([lease.name])
+        told = "it overwrites what should be put only where there is nothing, and nights rest on that"
+        raise PplugError(f"{store} cannot be used: {told}: choose a store with conditional puts (If-None-Match)")
 
 
 @contextlib.contextmanager

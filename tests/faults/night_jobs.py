@@ -41,6 +41,9 @@ KINDS = load_kinds(
 USERS = [f"user{number:02}" for number in range(16)]
 WORDS = ["boat", "sea", "pear", "apple", "grass", "moss", "rain", "sun", "wind", "stone"]
 
+BUCKET = "bucket.json"
+"""Names the bucket that a job's warehouse is in, where it is in one."""
+
 ROW_KEYS = {
     "histories": "ds, user_id, kind, item_id",
     "history_vectors": "ds, user_id, kind, item_id",
@@ -90,7 +93,10 @@ def write_inputs(files: Path) -> None:
 
 
 def warehouse(folder: Path) -> Warehouse:
-    """The tables in a job's folder."""
+    """The tables in a job's folder, or in the bucket that a file there names."""
+    if (folder / BUCKET).exists():
+        named = json.loads((folder / BUCKET).read_text(encoding="utf8"))
+        return Warehouse(named["uri"], named["options"])
     return Warehouse(folder / "warehouse")
 
 

@@ -1,4 +1,4 @@
-"""One job service of Beam and one pool of workers for all tests here."""
+"""Runners elsewhere, and one pool of workers: Beam's own job service, and Prism and Flink where they are installed."""
 
 import os
 import socket
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PRISM = ROOT / "build/prism/prism"
 
 
 def free_port() -> int:
@@ -23,16 +24,23 @@ def free_port() -> int:
 @contextmanager
 def serving(port: int, *command: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server of Beam in another folder, with the package where workers have it: on their path."""
+    with started(port, [sys.executable, "-m", *command], folder) as server:
+        yield server
+
+
+@contextmanager
+def started(port: int, command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in a folder until it listens at the port; end it afterwards."""
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests/pipelines")))
     variables = {"PYTHONPATH": paths, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=os.environ | variables, **quiet)
+    server = subprocess.Popen(command, cwd=folder, env=os.environ | variables, **quiet)
     try:
         for _ in range(1200):
             with socket.socket() as caller:
                 if caller.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert server.poll() is None, f"{command[0]} ended"
+            assert server.poll() is None, f"{command} ended"
             time.sleep(0.1)
         yield server
     finally:
@@ -60,12 +68,31 @@ def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-@pytest.fixture
-def portable(job_service: int, worker_pool: int) -> tuple[str, ...]:
-    """Flags of Beam that have the pool's workers compute."""
+@pytest.fixture(scope="session")
+def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Beam's runner in Go, as `make prism` builds it; its port."""
+    if not PRISM.exists():
+        pytest.skip(f"no {PRISM.relative_to(ROOT)}: make prism")
+    port = free_port()
+    command = [str(PRISM), "--job_port", str(port), "--serve_http=false", "--idle_shutdown_timeout=-1ms"]
+    with started(port, command, tmp_path_factory.mktemp("prism")):
+        yield port
+
+
+@pytest.fixture(scope="session")
+def flink() -> int:
+    """The port of the job server of a Flink cluster, which `make flink` starts."""
+    if "FLINK_JOB_PORT" not in os.environ:
+        pytest.skip("no Flink: make flink")
+    return int(os.environ["FLINK_JOB_PORT"])
+
+
+@pytest.fixture(params=["job_service", "prism", "flink"])
+def portable(request: pytest.FixtureRequest, worker_pool: int) -> tuple[str, ...]:
+    """Flags of Beam that have a runner give work to the pool's workers."""
     return (
         "--runner=PortableRunner",
-        f"--job_endpoint=localhost:{job_service}",
+        f"--job_endpoint=localhost:{request.getfixturevalue(request.param)}",
         "--environment_type=EXTERNAL",
         f"--environment_config=localhost:{worker_pool}",
     )

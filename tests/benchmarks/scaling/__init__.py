@@ -1,0 +1,1 @@
+"""What tests/benchmarks/scale.py is made of: users, stand-ins for the models, steps, and what a step costs."""
