@@ -18,7 +18,6 @@ from embedder.histories import History
 from llm_jobs.answers import answer_tasks, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Refusal
-from llm_jobs.tasks import Answered
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.precisions import with_precisions
@@ -112,8 +111,7 @@ def _answers(
             yield _row(arm, words, alone)
 
 
-def _row(arm: str, words: str, found: Answered | Answer | Refusal) -> Row:
-    answer = found.answer if isinstance(found, Answered) else found
+def _row(arm: str, words: str, answer: Answer | Refusal) -> Row:
     said = (None, None) if isinstance(answer, Refusal) else (answer.text, answer.score)
     probability = None if said[1] is None else math.exp(said[1])
     return {"answered with": words, "arm": arm, "answer": said[0], "score": said[1], "probability": probability}

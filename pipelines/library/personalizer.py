@@ -21,8 +21,7 @@ from embedder.plug import PersonaPlug
 from embedder.precision import Dtype, decided_precision
 from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind, load_kinds
-from llm_jobs.prompts import Refusal
-from llm_jobs.tasks import Answered
+from llm_jobs.prompts import Answer, Refusal
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import Models, load_models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
@@ -275,9 +274,7 @@ class Personalizer:
             items=[{"kind": item["kind"], "item_id": item["item_id"]} for item in persona.items],
         )
 
-    def _answer_row(
-        self, task: QueuedTask, found: Answered | Refusal, personas: Mapping[str, Persona]
-    ) -> dict[str, Any]:
+    def _answer_row(self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, Persona]) -> dict[str, Any]:
         own = {"task_id": task.task_id, "user_id": task.user_id}
         if isinstance(found, Refusal):
             return own | {"finish_reason": found.reason}
@@ -287,9 +284,8 @@ class Personalizer:
             {**texts[item["kind"], item["item_id"]], "weight": item["weight"]}
             for item in top_items(task, found.weights)
         ]
-        answer = found.answer
         source = "history" if persona else "default"
-        told = {"answer": answer.text, "score": answer.score, "finish_reason": answer.finish_reason}
+        told = {"answer": found.text, "score": found.score, "finish_reason": found.finish_reason}
         return own | told | {"why": why, "persona_source": source}
 
 
