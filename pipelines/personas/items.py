@@ -21,6 +21,7 @@ from embedder.hashing import text_sha256
 from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
+from pipelines.personas.asked import ask_for
 from pipelines.personas.bases import Base, Moment, UserItems, base_table, read_bases, read_items, with_newer
 from pipelines.personas.columns import compact_vectors, lists_of, table_of
 from pipelines.tables.views import run_sql
@@ -113,9 +114,9 @@ def read_changed(
     nights = dict(changes.before or nothing)
     held = run_sql(db, "jobs/users_held", nights | {"users": rows["user_id"].unique().to_pylist()})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)
-    asked = nights | {"users": sorted(grown | whole)}
-    bases = run_sql(db, "jobs/bases_of_users", asked)
-    items = run_sql(db, "jobs/items_since_base", asked | {"whole_users": sorted(whole)})
+    ask_for(db, grown | whole)
+    bases = run_sql(db, "jobs/bases_of_users", nights)
+    items = run_sql(db, "jobs/items_since_base", nights | {"whole_users": sorted(whole)})
     return Changed(rows, Stored(frozenset(grown | whole), frozenset(whole), bases, items))
 
 

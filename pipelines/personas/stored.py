@@ -7,6 +7,7 @@ import duckdb
 
 from embedder.histories import History
 from embedder.personas import Summary
+from pipelines.personas.asked import ask_for
 from pipelines.personas.bases import read_bases, read_items
 from pipelines.tables.views import run_sql
 
@@ -30,9 +31,9 @@ def read_personas(
         users: whose.
         width: D of the vectors.
     """
-    asked = dict(nights) | {"users": sorted(users)}
-    bases = read_bases(run_sql(db, "jobs/bases_of_users", asked), width)
-    newer = dict(read_items(run_sql(db, "jobs/items_since_base", asked | {"whole_users": []}), width))
+    ask_for(db, set(users))
+    bases = read_bases(run_sql(db, "jobs/bases_of_users", nights), width)
+    newer = dict(read_items(run_sql(db, "jobs/items_since_base", dict(nights) | {"whole_users": []}), width))
     found = dict[str, Persona]()
     for user in sorted({*bases, *newer}):
         summary = bases[user].summary if user in bases else Summary.empty(width)

@@ -22,7 +22,8 @@ CODE_LEAVES: Final = {"vector": "vector.list.element", "vectors": "vectors.list.
 """The same of 8-bit vectors, which a dictionary packs: 361 bytes for 384 numbers, 536 without (MiniLM, zstd)."""
 
 ROW_GROUP_ROWS: Final = 16_384
-ROW_GROUP_BYTES: Final = 32 * 2**20
+ROW_GROUP_BYTES: Final = 2**20
+"""Of a row group of what jobs write: whoever asks for a user reads the whole group."""
 FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 FILE_BYTES: Final = 256 * 2**20

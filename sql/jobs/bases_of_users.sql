@@ -1,16 +1,15 @@
--- bases_of_users: the newest stored part of the personas of some users
+-- bases_of_users: the newest stored part of the personas of the users asked for
 -- Grain:  one row per user_id
--- Reads:  persona_vectors
--- Params: $users (TEXT[]), $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
+-- Reads:  asked_bases
+-- Params: $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
 -- Holds:  item_count > 0
 with newest as (
-    select persona_vectors.*
-    from persona_vectors
+    select asked_bases.*
+    from asked_bases
     where
-        persona_vectors.encoder_sha256 = $encoder_sha256
-        and persona_vectors.ds between $first_ds and $last_ds
-        and persona_vectors.user_id in (select unnest($users::text[]))
-    qualify row_number() over (partition by persona_vectors.user_id order by persona_vectors.ds desc) = 1
+        asked_bases.encoder_sha256 = $encoder_sha256
+        and asked_bases.ds between $first_ds and $last_ds
+    qualify row_number() over (partition by asked_bases.user_id order by asked_bases.ds desc) = 1
 )
 
 select

@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from pipelines.personas.asked import VIEWS as ASKED
 from pipelines.tables.persona_views import create_persona_views
 from pipelines.tables.queries import Query, list_checks, list_queries, run_query
 from pipelines.tables.schema import TABLES
@@ -100,7 +101,7 @@ def is_same(found: Json, wanted: Json) -> bool:
 
 
 def names_read(sql: str) -> set[str]:
-    return set(re.findall(r"\b(?:from|join) (\w+)", sql)) & (set(TABLES) | VIEWS)
+    return set(re.findall(r"\b(?:from|join) (\w+)", sql)) & {*TABLES, *VIEWS, *ASKED}
 
 
 def grain_columns(query: Query) -> list[str]:
