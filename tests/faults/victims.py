@@ -40,9 +40,9 @@ IMPORTED = (
 
 PHASES: Mapping[str, tuple[str, ...]] = {
     "ingest": ("pipelines.ingest:stage_and_write",),
-    "reading": ("pipelines.personas.items:read_items", "pipelines.answers.queue:queued_tasks"),
+    "reading": ("pipelines.personas.items:read_changed", "pipelines.answers.queue:queued_tasks"),
     "encoding": ("pipelines.personas.items:encode_items",),
-    "grouping": ("pipelines.personas.columns:persona_table",),
+    "grouping": ("pipelines.personas.items:shard_tables",),
     "training": ("llm_jobs.training.fit:train_plug",),
     "saving a plug": (
         "llm_jobs.training.checkpoint:Checkpoint.save",

@@ -21,6 +21,7 @@ from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.generate import generate_night
+from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.rivals import cases
 from pipelines.rivals.answering import answer_arms
 from pipelines.rivals.cases import CaseReader, other_users
@@ -107,7 +108,8 @@ def slow_items(user: str) -> list[dict[str, Any]]:
 def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night, chunk: int) -> None:
     models, kind = load_models(night.config), night.kinds["note"]
     with connect(night.warehouse) as db:
-        queue = queued_tasks(db, NIGHT, NIGHT, EVERYONE, models.encoder.width)
+        nights = newest_nights(nights_of(db), NIGHT, models.encoder.sha256).params
+        queue = queued_tasks(db, NIGHT, nights, EVERYONE, models.encoder.width)
         vectors = dict(db.sql("select item_id, vector from history_vectors").fetchall())
     tasks = [one for one in queue if one.reference is not None]
     personal = personal_tasks(tasks, night.kinds, models.encoder)

@@ -47,5 +47,5 @@ def test_a_small_demo_runs_every_step_and_again(tmp_path: Path) -> None:
         assert result.looked_at
         assert {row["task_id"] for row in result.looked_at} == {"user-01-task-1"}
     with connect(Warehouse(tmp_path / "warehouse")) as db:
-        counts = db.sql("select (select count(*) from outputs), (select count(*) from persona_vectors)").fetchall()
+        counts = db.sql("select (select count(*) from outputs), (select count(*) from personas)").fetchall()
     assert counts == [(SMALL.users * SMALL.tasks, SMALL.users - SMALL.users_without_history)]

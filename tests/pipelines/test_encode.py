@@ -154,7 +154,7 @@ def test_what_a_failed_run_finished_is_not_done_again(
     with connect(warehouse) as db:
         base = "select runs.status, user_id from persona_vectors join runs using (run_id)"
         assert db.sql(base).fetchall() == [("failed", "ann")]
-        (tokens,) = db.sql("select sum(tokens) from runs where job = 'encode'").fetchone() or ()
+        ((tokens,),) = db.sql("select sum(tokens) from runs where job = 'encode'").fetchall()
     assert tokens == whole.tokens
     assert not list((warehouse.root / "_shards").rglob("*.*"))
 

@@ -27,7 +27,7 @@ def test_a_row_arrives_as_it_was_sent(warehouse: Warehouse, tmp_path: Path) -> N
     file = jsonl(tmp_path / "h.jsonl", HISTORY)
     assert ingest_histories(warehouse, [file], NIGHT, KINDS) == IngestResult(1, 1, 0, changed=1)
     moment = datetime(2026, 11, 20)
-    assert rows(warehouse, "select * from histories") == [("u", "i", "LaMP_4", moment, "t", "o", NIGHT)]
+    assert rows(warehouse, "select * from histories") == [("u", "i", "LaMP_4", moment, "t", "o", False, NIGHT)]
 
 
 def test_a_task_arrives_as_it_was_sent(warehouse: Warehouse, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_wheel_holds_all_our_files_and_no_others(names: set[str]) -> None:
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".sql", ".toml", ".html"} or path.name == "py.typed"
+        if path.suffix in {".py", ".sql", ".toml", ".html", ".css", ".js"} or path.name == "py.typed"
     }
     assert {name for name in names if ".dist-info/" not in name} == ours - {"pipelines/command/entry.py"} | {
         "pplug_command.py"

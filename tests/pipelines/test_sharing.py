@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 GROUP = 64_321
 
 AS_ANOTHER = """
-import os, sys, tempfile
+import colorsys, os, sys, tempfile  # rich loads the first late
 user, group = int(sys.argv[1]), int(sys.argv[2])
 words = sys.argv[3:]
 from pipelines.cli import main

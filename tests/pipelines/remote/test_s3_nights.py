@@ -21,7 +21,7 @@ from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.nights.overview import list_runs
 from pipelines.nights.runners import Runner
-from pipelines.report import night_sections
+from pipelines.report.night import night_numbers
 from pipelines.tables.queries import run_checks, run_query
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -120,7 +120,7 @@ def test_checks_queries_report_and_runs_read_s3(bucket: Warehouse) -> None:
     with connect(bucket) as db:
         assert {name: rows.num_rows for name, rows in run_checks(db, None).items() if rows.num_rows} == {}
         assert run_query(db, "task_coverage", {"ds": NIGHT.isoformat()}).num_rows == 1
-        assert night_sections(db, NIGHT)[0].rows
+        assert night_numbers(db, NIGHT).sections[0]["row_count"]
     jobs = {run["job"] for run in list_runs(bucket)}
     assert jobs >= {"ingest_histories", "ingest_tasks", "encode", "generate"}
 
