@@ -6,6 +6,7 @@ holds that Delta does not know goes with the next vacuum.
 
 import shutil
 
+from pipelines.tables.data_files import is_of_run
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
@@ -13,7 +14,7 @@ from pipelines.tables.warehouse import Warehouse
 def sweep(warehouse: Warehouse, run_id: str) -> None:
     """Remove what is named after a run that is over: its files in tables, unless they are live, and its staging."""
     for table in TABLES:
-        there = [entry.name for entry in warehouse.store.list(table) if entry.name.split("/")[-1].startswith(run_id)]
+        there = [entry.name for entry in warehouse.store.list(table) if is_of_run(entry.name, run_id)]
         live = {file.name for file in warehouse.live(table)} if there else set[str]()
         warehouse.store.delete(name for name in there if name not in live)
     if warehouse.store.folder is not None:

@@ -91,4 +91,11 @@ def new_name(name: str, ds: date, run_id: str, born: int = 0) -> str:
     return f"{name}/ds={ds.isoformat()}/{prefix}{run_id}-{uuid.uuid4().hex[:12]}.parquet"
 
 
+def is_of_run(name: str, run_id: str) -> bool:
+    """Whether a run named a file so by `new_name`."""
+    file = name.rpartition("/")[2]
+    prefix, _, rest = file.partition("-")
+    return (rest if _BORN.fullmatch(prefix) else file).startswith(run_id)
+
+
 _BORN: Final = re.compile(r"v(\d{8,})")

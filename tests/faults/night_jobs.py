@@ -155,6 +155,13 @@ def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
     return {name: table.drop(columns="run_id", errors="ignore") for name, table in rows.items()}
 
 
+def personas_of(folder: Path) -> pd.DataFrame:
+    """The personas as of the newest night, without the run that wrote them."""
+    with connect(warehouse(folder)) as db:
+        table = db.sql("select * exclude (run_id) from personas order by user_id").to_arrow_table()
+    return pd.DataFrame(table.to_pylist(), columns=table.column_names)
+
+
 def broken_promises(folder: Path) -> list[str]:
     """Names of the failed checks of sql/checks."""
     with connect(warehouse(folder)) as db:

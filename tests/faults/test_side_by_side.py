@@ -18,7 +18,7 @@ from night_jobs import (
     broken_promises,
     encode,
     generate,
-    rows_of,
+    personas_of,
     stray_files,
 )
 from undisturbed import Nights
@@ -67,6 +67,6 @@ def test_two_nights_side_by_side_are_those_of_two_nights_in_a_row(nights: Nights
     assert (finished(encode, serial), finished(encode_next, serial)) == (0, 0)
     ended = side_by_side(encode, encode_next, folder, ("encoding", nights.calls[encode]["encoding"] // 2))
     assert [each.code for each in ended] == [0, 0], ended
-    assert_equal_tables(*(rows_of(where)["persona_vectors"] for where in (folder, serial)), "persona_vectors")
+    assert_equal_tables(*(personas_of(where) for where in (folder, serial)), "personas")
     assert broken_promises(folder) == []
     assert stray_files(folder) == []
