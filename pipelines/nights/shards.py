@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
+from pipelines.store.folder import remove_unfinished
 from pipelines.store.stored import Store
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.schema import TABLES
@@ -230,6 +231,9 @@ def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
         live = {file.name for file in warehouse.live(table)}
         there = (entry.name for entry in store.list(f"{table}/ds={ds.isoformat()}"))
         store.delete(name for name in there if name not in live and _work_of(name) in works)
+        if store.folder is not None:
+            for work in works:
+                remove_unfinished(store.folder / table / f"ds={ds.isoformat()}", work)
     store.delete(entry.name for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}"))
 
 

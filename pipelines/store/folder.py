@@ -21,6 +21,12 @@ UNFINISHED: Final = ".tmp"
 """How the name of a file ends that is being written."""
 
 
+def remove_unfinished(folder: Path, part: str) -> None:
+    """Delete what a killed run had not finished writing below a folder: files with `part` in their names."""
+    for path in folder.rglob(f".*{part}*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def named_causes(path: Path | str) -> Generator[None]:
     """Turn the failures of a disk that the user can mend into one line that says how."""

@@ -195,7 +195,7 @@ def assert_same_nights(ours: Path, theirs: Path) -> None:
     for name in right:
         assert_equal_tables(left[name], right[name], name)
     assert broken_promises(ours) == []
-    assert stray_files(ours) == []
+    assert (stray := stray_files(ours)) == [], stray
     assert plug_files(ours) == plug_files(theirs)
 
 

@@ -25,10 +25,12 @@ def test_files_in_a_table_that_no_commit_names_go_with_the_run_they_are_named_af
     live = set((tmp_path / "rejects").rglob("*.parquet"))
     night = tmp_path / "rejects" / f"ds={NIGHT}"
     orphan, other = (night / f"{run_id}-{'0' * 12}.parquet" for run_id in ("killed-a", "done-c"))
-    for path in (orphan, other):
+    for path in (orphan, other, night / f"v00000001-killed-a-{'0' * 12}.parquet"):
         write_shard(path, rejects())
+    (night / ".v00000001-killed-a-1.parquet.0.tmp").write_bytes(b"PAR1")
     sweep(warehouse, "killed-a")
     assert set((tmp_path / "rejects").rglob("*.parquet")) == live | {other}
+    assert not list(night.glob(".*"))
     with connect(warehouse) as db:
         assert db.sql("select count(*) from rejects").fetchall() == [(1,)]
 
