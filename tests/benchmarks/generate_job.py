@@ -37,8 +37,9 @@ from llm_jobs.kinds import load_kinds
 from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
-from pipelines.answers.queue import newest_personas, personal_tasks, queued_tasks
+from pipelines.answers.queue import personal_tasks, queued_tasks
 from pipelines.generate import READS, task_shards
+from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
@@ -128,10 +129,10 @@ def requests_of_night(
     tables, loaded = Warehouse(warehouse), load_plugs(plugs, models)
     versions = tables.versions(READS)
     with connect(tables, versions) as db:
-        persona_ds = newest_personas(db, night, models.encoder.sha256)
+        nights = newest_nights(nights_of(db), night, models.encoder.sha256).params
         for shard in task_shards(tables, versions, night, GenerateConfig().shard_tasks):
             users = shard.first_user, shard.last_user
-            tasks = queued_tasks(db, night, persona_ds, users, models.encoder.width)
+            tasks = queued_tasks(db, night, nights, users, models.encoder.width)
             for kind, (plug, _) in loaded.items():
                 personal = personal_tasks([task for task in tasks if task.kind == kind], KINDS, models.encoder)
                 yield personal_requests(plug, personal)[0], Placement(plug.config.placement)
