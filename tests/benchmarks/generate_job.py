@@ -38,9 +38,9 @@ from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
 from pipelines.answers.queue import personal_tasks, queued_tasks
-from pipelines.generate import READS, task_shards
+from pipelines.nights.shards import cut_shards
 from pipelines.personas.nights import newest_nights, nights_of
-from pipelines.tables.views import connect
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
@@ -127,10 +127,11 @@ def requests_of_night(
 ) -> Iterator[tuple[list[Request], Placement]]:
     """What the LLM is asked on a night, shard by shard and kind by kind."""
     tables, loaded = Warehouse(warehouse), load_plugs(plugs, models)
-    versions = tables.versions(READS)
-    with connect(tables, versions) as db:
+    with connect(tables) as db:
+        counted = run_sql(db, "jobs/task_counts", {"ds": night}).to_pylist()
+        counts = [(row["user_id"], row["task_count"], row["task_count"]) for row in counted]
         nights = newest_nights(nights_of(db), night, models.encoder.sha256).params
-        for shard in task_shards(tables, versions, night, GenerateConfig().shard_tasks):
+        for shard in cut_shards(counts, GenerateConfig().shard_tasks):
             users = shard.first_user, shard.last_user
             tasks = queued_tasks(db, night, nights, users, models.encoder.width)
             for kind, (plug, _) in loaded.items():
