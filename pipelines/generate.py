@@ -71,6 +71,7 @@ class GenerateJob:
     unit = "tasks"
     reads = READS
     writes = WRITES
+    takes_parts = False
 
     @property
     def shard_rows(self) -> int:
