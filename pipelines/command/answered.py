@@ -19,8 +19,11 @@ SHOWN: Final = 3
 """Answers that are shown side by side."""
 
 
-def tell_of_answers(warehouse: "Warehouse", ds: date) -> None:
-    """Say, without a text of anybody, how many answers ran into the length limit or repeat themselves."""
+def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:
+    """Say, without a text of anybody, how many answers of a night (the newest unless given) were cut or are repetitive.
+
+    An answer is cut at the length limit of its kind; it repeats itself if half of its eight or more words came before.
+    """
     from pipelines.tables.views import connect, run_sql
 
     with connect(warehouse) as db:
