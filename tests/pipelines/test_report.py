@@ -19,8 +19,9 @@ from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
-from pipelines.report.night import night_numbers, persona_map
+from pipelines.report.night import night_numbers
 from pipelines.report.page import library, number, render, tiles_of, trend, write_report
+from pipelines.report.personas import persona_map
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import PlugChoice, train_job
