@@ -99,7 +99,9 @@ def funnel(night: NightNumbers) -> Any:
         return None
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("step:N", sort=list(steps), title=None, axis=alt.Axis(labelLimit=260)),
-        x=alt.X("rows:Q", title=None, scale=alt.Scale(domainMax=1.15 * max(steps.values()))),
+        x=alt.X(
+            "rows:Q", title=None, scale=alt.Scale(domainMax=1.15 * max(steps.values())), axis=alt.Axis(tickMinStep=1)
+        ),
         tooltip=["step:N", alt.Tooltip("rows:Q", format=",")],
     )
     text = base.mark_text(align="left", dx=4).encode(text=alt.Text("rows:Q", format=","))
@@ -176,7 +178,7 @@ def histogram(rows: Rows, column: str, title: str, *, bins: bool) -> Any:
         .mark_bar()
         .encode(
             x=x,
-            y=alt.Y("sum(answers):Q", title="answers"),
+            y=alt.Y("sum(answers):Q", title="answers", axis=alt.Axis(tickMinStep=1)),
             color=alt.Color("kind:N", legend=_legend(), scale=alt.Scale(scheme="tableau10")),
             tooltip=["kind:N", x, alt.Tooltip("sum(answers):Q", title="answers", format=",")],
         )

@@ -74,6 +74,16 @@ def test_every_chart_is_drawn_without_a_word_in_the_console_and_fits_a_telephone
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
 
 
+def test_a_dark_screen_prints_black_on_white(file: Path) -> None:
+    with opened(file, color_scheme="dark") as (page, said):
+        colour = "getComputedStyle(document.{}).{}".format
+        colours = f"[{colour('body', 'backgroundColor')}, {colour('querySelector(`svg text`)', 'fill')}]"
+        assert page.evaluate(colours) == ["rgb(20, 24, 28)", "rgb(230, 234, 238)"]
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(colours) == ["rgb(255, 255, 255)", "rgb(29, 35, 41)"]
+        assert said == []
+
+
 def test_hovering_shows_values_search_finds_rows_and_a_script_stays_text(file: Path) -> None:
     with opened(file) as (page, said):
         page.locator("#map svg path[aria-roledescription=circle]").first.hover()

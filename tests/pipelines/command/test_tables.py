@@ -210,6 +210,20 @@ def test_columns_give_way_by_width_and_what_is_the_same_stands_above(
     assert said.err.endswith(": --wide shows every column\n")
 
 
+def test_names_of_columns_stay_whole_where_there_is_room_and_long_ids_are_shortened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"user_id": f"{'u' * 60}{at}", "item_rank": at, "finish_reason_count": at} for at in range(4)]
+    at_screen(monkeypatch, 100)
+    print_rows(rows)
+    head, _, first, *_ = unstyled(capsys.readouterr().out).splitlines()
+    assert head.split() == ["user_id", "item_rank", "finish_reason_count"]
+    assert first.split()[0] == "u" * 31 + "…" + "u" * 7 + "0"
+    at_screen(monkeypatch, 60)
+    print_rows(rows)
+    assert "finish_reason_count" not in capsys.readouterr().out
+
+
 def test_wide_shows_every_column_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     at_screen(monkeypatch, 80)
     print_rows([RUN] * 4, Form.WIDE, hidden=["job"])
