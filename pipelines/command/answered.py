@@ -25,12 +25,13 @@ def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:
     An answer is cut at the length limit of its kind; it repeats itself if half of its eight or more words came before.
     """
     from pipelines.tables.views import connect, run_sql
+    from pipelines.verdicts.words import kind_words
 
     with connect(warehouse) as db:
         rows = run_sql(db, "report/answer_facts", {"ds": ds}).to_pylist()
     for row in rows:
         count = row["answer_count"]
-        parts = [f"{row['kind']}: {count:,} answers"]
+        parts = [f"{kind_words(row['kind'])}: {count:,} answers"]
         for name, meaning in {
             "length_count": "cut at the length limit",
             "repeating_count": "repeat themselves",

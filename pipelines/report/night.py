@@ -12,6 +12,7 @@ from pipelines.report.personas import drift_and_map
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 from pipelines.verdicts.evaluated import Verdict, verdict
+from pipelines.verdicts.words import kind_words
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -85,14 +86,15 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
     def of_nights(name: str) -> Rows:
         found = [row for row in run_query(db, name, {}).to_pylist() if row["ds"] <= ds]
         shown = sorted({row["ds"] for row in found})[-NIGHTS:]
-        return [row for row in found if row["ds"] in shown]
+        return with_words([row for row in found if row["ds"] in shown])
 
     def of_night(name: str, **params: Any) -> Rows:
-        return run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist()
+        return with_words(run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist())
 
     quality = of_night("paired_values")
     drift, personas = drift_and_map(db, ds, NIGHTS, named=example_count > 0)
-    users = {row["kind"]: row["user_count"] for row in run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist()}
+    scored = with_words(run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist())
+    users = {row["kind"]: row["user_count"] for row in scored}
     kinds = dict.fromkeys(row["kind"] for row in quality)
     return NightNumbers(
         ds=ds,
@@ -113,3 +115,8 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         map=personas,
         examples=of_night("examples", limit=example_count) if example_count else [],
     )
+
+
+def with_words(rows: Rows) -> Rows:
+    """The rows with their kinds as people call them."""
+    return [{**row, "kind": kind_words(row["kind"])} if "kind" in row else row for row in rows]

@@ -7,14 +7,18 @@ from typing import Any, Final
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 
 Rows = Sequence[Mapping[str, Any]]
 
-USERS: Final = 1_000
-"""Personas that are looked at in a night, and on the map."""
+MOVED: Final = 300
+"""Users of a night whose personas are compared with those of the night before."""
+
+SHOWN: Final = 1_000
+"""Personas on the map."""
 
 
 def drift_and_map(db: duckdb.DuckDBPyConnection, ds: date, night_count: int, *, named: bool) -> tuple[Rows, Rows]:
@@ -28,20 +32,23 @@ def drift_and_map(db: duckdb.DuckDBPyConnection, ds: date, night_count: int, *, 
     """
     nights = db.execute("select ds, is_full from encode_nights where ds <= $ds order by ds", {"ds": ds}).fetchall()
     last = [day for day, _ in nights[-night_count:]]
-    with sampled(db, [*last, *[day for day, is_full in nights if is_full][-1:]]):
-        drift = [row for day in last for row in run_query(db, "drift_summary", {"ds": day.isoformat()}).to_pylist()]
-        rows = run_sql(db, "report/persona_sample", {"ds": ds, "sample": USERS}).to_pylist()
+    full = [day for day, is_full in nights if is_full][-1:]
+    drift = list[Mapping[str, Any]]()
+    with sampled(db, {MOVED: last, SHOWN: full}):
+        for day in last:
+            drift += run_query(db, "drift_summary", {"ds": day.isoformat(), "sample": f"{MOVED}"}).to_pylist()
+        rows = run_sql(db, "report/persona_sample", {"ds": ds, "sample": SHOWN}).to_pylist()
     return drift, persona_map(rows, named=named)
 
 
 @contextlib.contextmanager
-def sampled(db: duckdb.DuckDBPyConnection, nights: Sequence[date]) -> Generator[None]:
-    """Let queries see of the vectors only those of the users they take as samples of these nights.
+def sampled(db: duckdb.DuckDBPyConnection, nights: Mapping[int, Sequence[date]]) -> Generator[None]:
+    """Let queries see only the vectors of users they take as samples: for some nights at most so many of each.
 
     Temporary tables hide the views of the same name: all vectors are read once, and not twice a night.
     """
-    users = run_sql(db, "report/sampled_users", {"nights": list(nights), "sample": USERS})
-    db.register("sampled_users", users)
+    asked = [{"nights": list(days), "sample": most} for most, days in nights.items()]
+    db.register("sampled_users", pa.concat_tables([run_sql(db, "report/sampled_users", params) for params in asked]))
     names = ("history_vectors", "persona_vectors")
     for name in names:
         db.execute(f"create temp table {name} as from {name} where user_id in (select user_id from sampled_users)")
