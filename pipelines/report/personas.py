@@ -1,14 +1,13 @@
 """What the report tells of personas: how far they moved in each night, and a map on which near ones are alike."""
 
-import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
+from pipelines.personas.asked import seeing_only
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 
@@ -34,29 +33,13 @@ def drift_and_map(db: duckdb.DuckDBPyConnection, ds: date, night_count: int, *, 
     last = [day for day, _ in nights[-night_count:]]
     full = [day for day, is_full in nights if is_full][-1:]
     drift = list[Mapping[str, Any]]()
-    with sampled(db, {MOVED: last, SHOWN: full}):
+    samples = [{"nights": last, "sample": MOVED}, {"nights": full, "sample": SHOWN}]
+    found = [run_sql(db, "report/sampled_users", params)["user_id"].to_pylist() for params in samples]
+    with seeing_only(db, {user for users in found for user in users}):
         for day in last:
             drift += run_query(db, "drift_summary", {"ds": day.isoformat(), "sample": f"{MOVED}"}).to_pylist()
         rows = run_sql(db, "report/persona_sample", {"ds": ds, "sample": SHOWN}).to_pylist()
     return drift, persona_map(rows, named=named)
-
-
-@contextlib.contextmanager
-def sampled(db: duckdb.DuckDBPyConnection, nights: Mapping[int, Sequence[date]]) -> Generator[None]:
-    """Let queries see only the vectors of users they take as samples: for some nights at most so many of each.
-
-    Temporary tables hide the views of the same name: all vectors are read once, and not twice a night.
-    """
-    asked = [{"nights": list(days), "sample": most} for most, days in nights.items()]
-    db.register("sampled_users", pa.concat_tables([run_sql(db, "report/sampled_users", params) for params in asked]))
-    names = ("history_vectors", "persona_vectors")
-    for name in names:
-        db.execute(f"create temp table {name} as from {name} where user_id in (select user_id from sampled_users)")
-    try:
-        yield
-    finally:
-        for name in names:
-            db.execute(f"drop table temp.{name}")
 
 
 def persona_map(rows: Rows, *, named: bool) -> Rows:
