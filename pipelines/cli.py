@@ -216,6 +216,7 @@ def nightly(
 
     Example: pplug nightly --ds 2026-11-01 --plug plugs/news
     """
+    from pipelines.command.answered import tell_of_answers
     from pipelines.nightly import Nightly, plan_nightly, run_nightly
     from pipelines.nights.steps import raise_worst
 
@@ -228,6 +229,7 @@ def nightly(
         steps = list(run_nightly(night, common.max_reject_rate, progress))
     common.show(map(asdict, steps))
     raise_worst(steps)
+    tell_of_answers(common.tables, ds)
 
 
 @app.command(**opt.BEAM)
