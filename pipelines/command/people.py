@@ -58,7 +58,7 @@ def user(
     from pipelines.user import export_user, user_facts
 
     found = user_facts(common.tables, user_id)
-    common.show(found.themes)
+    common.show(found.themes, whole=True)
     common.show(found.moved)
     common.show(found.alike, "ds", "last_posted_at")
     common.show(found.tasks, "input", "queued_at", "score", "persona_source", "persona_ds", "finish_reason")

@@ -33,7 +33,7 @@ GAP: Final = 2
 """Spaces between two columns."""
 
 FEW_ROWS: Final = 3
-"""So many rows become blocks where not all of their columns have room."""
+"""So many rows become blocks where not all of their columns have room; one row also where a text would be folded."""
 
 LEAST_TEXT: Final = 16
 """Characters that a column of texts keeps, unless all are shorter."""
@@ -196,11 +196,12 @@ def _draw(rows: Sequence[Row], hidden: Sequence[str], lines: int) -> None:
     if sum(replace(column, is_narrow=False).natural + GAP for column in differing) - GAP <= width:
         differing = [replace(column, is_narrow=False) for column in differing]
     chosen = fitting(differing, width)
-    if len(chosen) < len(differing) and len(rows) <= FEW_ROWS:
-        return _write(_blocks(columns, width, 3 * lines), width)
     if same:
         told = " · ".join(f"{column.name} {column.cells[0]}" for column in same)
         write_out(_folded(told, width, TEXT_LINES) + "\n\n")
+    folds = sum(column.natural + GAP for column in chosen) - GAP > width
+    if len(rows) <= FEW_ROWS and (len(chosen) < len(differing) or (folds and len(rows) == 1)):
+        return _write(_blocks(differing, width, 3 * lines), width)
     _write(_table(chosen, widths_of(chosen, width), lines), width)
     if left_out := [column.name for column in differing if column not in chosen]:
         message(f"no room for {', '.join(left_out)}: --wide shows every column")

@@ -190,6 +190,23 @@ def test_a_row_that_does_not_fit_becomes_a_block(
     assert "error" not in told
 
 
+def test_blocks_leave_out_what_stands_above_and_one_long_text_is_a_block(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_screen(monkeypatch, 80)
+    numbers = [{f"n{column}": at + 10**9 for column in range(9)} for at in range(2)]
+    print_rows([{"job": "encode", **row} for row in numbers])
+    above, *rest = unstyled(capsys.readouterr().out).splitlines()
+    assert above == "job encode"
+    assert [line.split() for line in rest if line] == [[name, f"{n:,}"] for row in numbers for name, n in row.items()]
+    print_rows([{"task_id": "t1", "input": "word " * 40, "answer": "yes"}], whole=True)
+    assert [line.split()[0] for line in unstyled(capsys.readouterr().out).splitlines() if line and line[0] != " "] == [
+        "task_id",
+        "input",
+        "answer",
+    ]
+
+
 def test_columns_give_way_by_width_and_what_is_the_same_stands_above(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
