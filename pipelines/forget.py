@@ -17,7 +17,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.training import REPORT
 from pipelines.erasure.forgotten import JOB, request_of
 from pipelines.erasure.person import Person, own_rows, read_rows, without
-from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
+from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_traces
 from pipelines.erasure.user_key import read_key
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import SHARDS
@@ -63,15 +63,14 @@ def forget_user(
         PplugError: if a job is running, or something of the user is left at the end.
     """
     check_user_id(user_id)
+    person = Person(user_id)
     trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
     if dry_run:
         with warehouse.copied() as root:
-            person = find_person(root, user_id)
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         record.config = request_of(warehouse, user_id)
         with warehouse.copied() as root:
-            person = find_person(root, user_id)
             telling = find_traces(root, person)
             found = found_rows(warehouse, root, person, telling)
             for name in TABLES:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.command.console import message, quiet_libraries
 from pipelines.command.settings import OptionNames
 from pipelines.command.streams import open_closed_streams
@@ -59,7 +59,7 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     try:
         code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
     except Exception as error:
-        message(with_places(error_line(error), state), logging.ERROR, error if state.is_debug else None)
+        message(with_places(told_line(error), state), logging.ERROR, error if state.is_debug else None)
         return error.exit_code if isinstance(error, PplugError | TyperException) else 1
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this
         message("interrupted: the same command goes on where it was")
@@ -76,7 +76,7 @@ def heed_termination() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def error_line(error: Exception) -> str:
+def told_line(error: Exception) -> str:
     """What is wrong, the value seen, and the next move."""
     if isinstance(error, PplugError):
         return str(error)
@@ -86,8 +86,7 @@ def error_line(error: Exception) -> str:
         return f"{said}: see `{context.command_path if context else 'pplug'} --help`"
     if line := damage_line(error):
         return line
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first[:300]} (not expected: --debug shows where)"
+    return f"{error_line(error)} (not expected: --debug shows all of it)"
 
 
 def with_places(line: str, state: State) -> str:

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.runner import PipelineState
 
-from embedder.errors import PplugError, UsageError
+from embedder.errors import PplugError, UsageError, error_line
 from pipelines.nights import working
 from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
@@ -191,5 +191,4 @@ def _errors_of_workers(night: Night) -> Generator[None]:
             raise noted from error
         if isinstance(error, PplugError):
             raise
-        said = " ".join(str(error).split())[-300:]
-        raise WorkerLost(f"Apache Beam gave up ({type(error).__name__}: {said}): {GOES_ON}") from error
+        raise WorkerLost(f"Apache Beam gave up ({error_line(error)}; --debug shows more): {GOES_ON}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.nights.leftovers import sweep
 from pipelines.nights.shards import clear_night, tokens_of_run
 from pipelines.store.leases import (
@@ -160,7 +160,7 @@ def leased_run(
                 lease.require()
             except BaseException as error:
                 record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error, record.ended_at = error_line(error), clock()
+                record.error, record.ended_at = error_line(error)[:500], clock()
                 is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
                 raise
             record.status, record.ended_at = "done", clock()
@@ -199,12 +199,6 @@ def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
             told = f"`pplug {job}` is running in {warehouse} (run {run_id})"
             raise Refused(f"{told}: run the command again when it is done")
         time.sleep(LOOK_SECONDS)
-
-
-def error_line(error: BaseException) -> str:
-    """What `runs` keeps of an error."""
-    said = str(error) if isinstance(error, PplugError) else f"{type(error).__name__}: {error}"
-    return said.partition("\n")[0][:500]
 
 
 def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:

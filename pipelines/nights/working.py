@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.nights.job import Made, Night
 from pipelines.nights.shards import Finished, Manifest, Shard, data_name
 from pipelines.store.leases import Fenced
@@ -140,8 +140,8 @@ def noted_errors(night: Night) -> Generator[None]:
         yield
     except Exception as error:
         is_ours = isinstance(error, PplugError)
-        said = str(error) if is_ours else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
-        row = {"type": type(error).__name__, "args": [str(arg) for arg in error.args], "said": said}
+        args = [str(arg) for arg in error.args] if is_ours else []
+        row = {"type": type(error).__name__, "args": args, "said": error_line(error)}
         with contextlib.suppress(PplugError, OSError):
             if not isinstance(error, Fenced):  # then nothing of the run may be written any more
                 night.warehouse.store.put_new(failure_name(night), json.dumps(row | {"is_ours": is_ours}).encode())

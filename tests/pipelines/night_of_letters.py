@@ -47,7 +47,7 @@ class LettersJob:
     """Count letters."""
 
     fails_at: str = ""
-    error: PplugError | None = None
+    error: Exception | None = None
     wait: bool = False
     name: str = "letters"
     unit: str = "letters"
