@@ -30,7 +30,7 @@ LEFTOVERS: Final = ("_staging", "_spill-*")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPlace:
     """Where something of the user was."""
 
     place: str
@@ -47,7 +47,7 @@ def forget_user(
     *,
     dry_run: bool = False,
     reader_seconds: float = READER_SECONDS,
-) -> list[Found]:
+) -> list[FoundPlace]:
     """Remove a user from every file of the warehouse, and refuse their rows from now on.
 
     Args:
@@ -64,7 +64,7 @@ def forget_user(
     """
     check_user_id(user_id)
     person = Person(user_id)
-    trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
+    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
     if dry_run:
         with warehouse.copied() as root:
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
@@ -125,16 +125,16 @@ def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
     return key.hash(user_id) in users
 
 
-def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[Found]:
+def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[FoundPlace]:
     """What is there of the user, table by table, and in how many of the files that tell of them besides."""
-    found, others = list[Found](), set(telling)
+    found, others = list[FoundPlace](), set(telling)
     for name in TABLES:
         live = others.intersection(root / file.name for file in warehouse.live(name))
         others -= live
         if live:
             count = sum(own_rows(read_rows(path, NEEDED), person).true_count for path in live)
-            found.append(Found(name, count, len(live)))
-    return [*found, Found("other files", 0, len(others))] if others else found
+            found.append(FoundPlace(name, count, len(live)))
+    return [*found, FoundPlace("other files", 0, len(others))] if others else found
 
 
 def remove_rows(

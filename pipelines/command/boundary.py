@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 from embedder.errors import PplugError, error_line
 from pipelines.command.console import message, quiet_libraries
-from pipelines.command.settings import OptionNames
+from pipelines.command.settings import OptionNames, Settings
 from pipelines.command.streams import open_closed_streams
 from pipelines.tables.damage import damage_line
 
@@ -35,14 +35,8 @@ class State:
     """What the options of `pplug` itself say to its commands; `ctx.obj` of Typer."""
 
     is_debug: bool = False
-    kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Tables [kinds.NAME] of pplug.toml."""
-    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
-    beam_options: tuple[str, ...] = ()
-    """Flags of Apache Beam: [beam] of pplug.toml."""
-    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Tables [ingest.NAME] of pplug.toml."""
+    settings: Settings = field(default_factory=Settings)
+    """What pplug.toml says."""
     config: Path | None = None
     """--config, if it was given on the command line."""
     warehouse: str | None = None

@@ -20,14 +20,14 @@ IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm")
 
 GOES_ON: Final = "run the command again; it goes on where it was"
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 
 class WorkerLost(PplugError):
     """A worker ended, or never began."""
 
 
-def elsewhere(work: Callable[..., Found], *args: Any) -> Found:
+def elsewhere(work: Callable[..., Returned], *args: Any) -> Returned:
     """Call a function in a process of its own, and return what it returned or raise what it raised."""
     here, there = _context().Pipe(duplex=False)
     process = _context().Process(target=_answer, args=(dict(os.environ), there, work, args), daemon=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum, auto
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,8 +23,8 @@ from pipelines.store.leases import (
     LOOK_SECONDS,
     Fenced,
     Lease,
+    LeasedRun,
     Refused,
-    UnderWay,
     acquire,
     damaged_leases,
     kept_alive,
@@ -67,6 +68,12 @@ def no_progress(label: str, done: int, total: int) -> None:
 def utc_now() -> datetime:
     """The clock of real runs."""
     return datetime.now(UTC)
+
+
+@cache
+def package_versions() -> Mapping[str, str]:
+    """The versions of the packages that can change a result, which do not change while a process lives."""
+    return {name: version(name) for name in VERSIONED}
 
 
 @dataclass
@@ -144,7 +151,7 @@ def leased_run(
     """
     started_at = clock()
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
-    record = RunRecord(run_id, job, ds, started_at, config=config, versions={name: version(name) for name in VERSIONED})
+    record = RunRecord(run_id, job, ds, started_at, config=config, versions=package_versions())
     begun = {"run_id": run_id, "job": job, "ds": ds, "started_at": started_at, "config": config}
     what = {Excludes.ALL: ALONE, Excludes.SAME_NIGHT: f"{job}-{ds}"}.get(excludes, run_id)
     lease, dead = acquire(warehouse.store, what, begun)
@@ -212,7 +219,7 @@ def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:
     return True
 
 
-def end_killed(warehouse: Warehouse, dead: UnderWay) -> None:
+def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
     """Record a run that was killed, unless it was killed after it had recorded its end; then end its lease.
 
     Whatever is left of it finds its lease gone from then on, and what it left in the store is removed.

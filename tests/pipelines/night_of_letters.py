@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import duckdb
 import pyarrow as pa
 
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing
 from pipelines.nights.job import Made, Night
 from pipelines.nights.plans import Plan
 from pipelines.nights.published import NightInputs
