@@ -334,8 +334,7 @@ def plan_train(
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [
-        Example(target.user_id, target.prompt, target.target, nothing[0], nothing, target.key)
-        for target in data.targets.found
+        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
     plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))

@@ -58,7 +58,7 @@ def user_facts(warehouse: Warehouse, user_id: str) -> UserFacts:
         alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
         tasks = run_query(db, "user_tasks", of_user | {"limit": "1000"}).to_pylist()
         if not items and not tasks and not _rows(db, "histories", user_id):
-            raise InputMissing(f"nothing of user {user_id!r} is there: run `pplug sql 'select user_id from histories'`")
+            raise InputMissing("nothing of this user is there: run `pplug sql 'select user_id from histories'`")
     return UserFacts(themes(items, vectors), moved, alike, tasks)
 
 

@@ -1,6 +1,6 @@
 -- uncovered_users: a user queued for a night whom `generate` answers with the default persona, most tasks first.
 -- Grain:  one row per ds, user_id
--- Reads:  tasks, encode_nights, history_vectors, histories
+-- Reads:  tasks, live_items_at, histories
 -- Params: $ds (DATE, default null: the newest night of tasks), $limit (INT, default 100)
 -- Holds:  task_count >= 1; item_count >= 0
 with night as (
@@ -20,46 +20,10 @@ queued as (
         tasks.user_id
 ),
 
-span as (
-    select
-        max(encode_nights.ds) as ds,
-        max(encode_nights.ds) filter (where encode_nights.is_full) as first_ds,
-        arg_max(encode_nights.encoder_sha256, encode_nights.ds) as encoder_sha256
-    from encode_nights
-    inner join night on encode_nights.ds <= night.ds
-),
-
-gone as (
-    select
-        history_vectors.user_id,
-        history_vectors.kind,
-        history_vectors.item_id,
-        max(history_vectors.ds) as ds
-    from history_vectors
-    inner join span on history_vectors.ds between span.first_ds and span.ds
-    where history_vectors.is_deleted and history_vectors.user_id in (select queued.user_id from queued)
-    group by
-        history_vectors.user_id,
-        history_vectors.kind,
-        history_vectors.item_id
-),
-
 covered as (
-    select distinct there.user_id
-    from history_vectors as there
-    inner join span
-        on
-            there.ds between span.first_ds and span.ds
-            and there.encoder_sha256 = span.encoder_sha256
-    left join gone
-        on
-            there.user_id = gone.user_id
-            and there.kind = gone.kind
-            and there.item_id = gone.item_id
-    where
-        not there.is_deleted
-        and there.user_id in (select queued.user_id from queued)
-        and (gone.ds is null or gone.ds < there.ds)
+    select distinct user_id
+    from live_items_at((select night.ds from night))
+    where user_id in (select queued.user_id from queued)
 ),
 
 uncovered as (

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.data_files import DataFile
-from pipelines.tables.persona_views import create_persona_views
+from pipelines.tables.macros import create_change_macro, create_persona_views
 from pipelines.tables.schema import TABLES
 from pipelines.tables.sql_files import query_text
 from pipelines.tables.warehouse import Warehouse
@@ -124,6 +124,8 @@ def make_views(
         for view, there in files.items():
             name = ALSO.get(view, view)
             table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
+        if "settled_histories" in files:
+            create_change_macro(db)
         if has_personas:
             create_persona_views(db)
 

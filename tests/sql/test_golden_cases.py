@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.personas.asked import VIEWS as ASKED
-from pipelines.tables.persona_views import create_persona_views
+from pipelines.tables.macros import create_persona_views
 from pipelines.tables.queries import Query, list_checks, list_queries, run_query
 from pipelines.tables.schema import TABLES
 from pipelines.tables.sql_files import SQL_ROOT
@@ -32,7 +32,16 @@ CHECKS = {check.name: check for check in list_checks()}
 CASES = sorted(HERE.rglob("case.json"))
 TOLERANCE = 1e-5  # of the contract
 MISSING = {"vector": []}
-VIEWS = {"encode_nights", "personas", "personas_at", "changed_personas_at", *ALSO}
+VIEWS = {
+    "encode_nights",
+    "item_changes",
+    "live_items",
+    "live_items_at",
+    "personas",
+    "personas_at",
+    "changed_personas_at",
+    *ALSO,
+}
 OTHERS = sorted([*(SQL_ROOT / "views").glob("*.sql"), *(SQL_ROOT / "jobs").glob("*.sql")])
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | None"

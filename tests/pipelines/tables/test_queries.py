@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.persona_views import create_persona_views
+from pipelines.tables.macros import create_persona_views
 from pipelines.tables.queries import (
     Param,
     describe,

@@ -1,0 +1,66 @@
+"""The views and macros of `sql/views`, over the views of tables.
+
+histories, settled_histories, deletions ─▶ item_changes(night, before, kinds, first_user, last_user)
+
+runs ─▶ encode_nights ─┬─▶ live_items_at(night), live_items
+history_vectors ───────┤
+persona_vectors ───────┴─▶ personas_at(night), personas, changed_personas_at(night, changed_night, most)
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import duckdb
+
+from pipelines.tables.sql_files import statement_text
+
+CHANGED: Final = """user_id in (
+    select user_id
+    from (
+        select user_id from history_vectors where ds = given_changed_night
+        union select user_id from persona_vectors where ds = given_changed_night
+    )
+    order by hash(user_id), user_id
+    limit given_most
+)"""
+"""Users of whom a night wrote something; at most so many of them, chosen by their ids alone."""
+
+
+def create_change_macro(db: duckdb.DuckDBPyConnection) -> None:
+    """Make `item_changes` in a connection that has the tables it reads."""
+    _create(db, "item_changes", ("night", "before", "kinds", "first_user", "last_user"), _text("item_changes"))
+
+
+def create_persona_views(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the views and macros of personas in a connection that has the tables.
+
+    `encode_nights`, `live_items_at(night)`, `personas_at(night)`, both also as of the newest night, and
+    `changed_personas_at(night, changed_night, most)` with the users alone of whom the night `changed_night` wrote
+    something, at most so many (null: all).
+    """
+    db.execute(f"create or replace view encode_nights as {_text('encode_nights')}")
+    numbers = ", ".join(f"sum(vector[{at}] * weight)" for at in range(1, _width(db) + 1))
+    personas = _text("personas_at").replace("$sums", f"[{numbers}]::double[]")
+    _create(db, "live_items_at", ("night",), _text("live_items_at"))
+    _create(db, "personas_at", ("night",), personas.replace("$is_wanted", "true"))
+    _create(db, "changed_personas_at", ("night", "changed_night", "most"), personas.replace("$is_wanted", CHANGED))
+    for view, macro in (("live_items", "live_items_at"), ("personas", "personas_at")):
+        db.execute(f"create or replace view {view} as from {macro}((select max(ds) from encode_nights))")
+
+
+def _text(name: str) -> str:
+    return statement_text(f"views/{name}")
+
+
+def _create(db: duckdb.DuckDBPyConnection, name: str, params: Sequence[str], text: str) -> None:
+    """Make a macro of a statement with `$params`, which get names that no column has."""
+    given = [f"given_{param}" for param in params]
+    for param, own in zip(params, given, strict=True):
+        text = text.replace(f"${param}", own)
+    db.execute(f"create or replace macro {name}({', '.join(given)}) as table {text}")
+
+
+def _width(db: duckdb.DuckDBPyConnection) -> int:
+    """Numbers of a vector; 0 where there is none."""
+    found = db.execute("select len(vector) from history_vectors where not is_deleted limit 1").fetchone()
+    return found[0] if found else 0
