@@ -29,6 +29,9 @@ NIGHTS: Final = 7
 ALIKE: Final = 5
 """Users that are named as alike."""
 
+OTHERS: Final = 1_999
+"""Users, the same ones in every run, among whom these are looked for: `pplug query similar_users` asks all."""
+
 Row = dict[str, Any]
 
 
@@ -55,7 +58,8 @@ def user_facts(warehouse: Warehouse, user_id: str) -> UserFacts:
             items = run_query(db, "user_persona", of_user).to_pylist()
             vectors = _vectors(db, user_id) if items else np.zeros((0, 1), np.float32)
             moved = _moved(db, user_id)
-        alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
+        with seeing_only(db, [user_id, *_others(db)]):
+            alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
         tasks = run_query(db, "user_tasks", of_user | {"limit": "1000"}).to_pylist()
         if not items and not tasks and not _rows(db, "histories", user_id):
             raise InputMissing("nothing of this user is there: run `pplug sql 'select user_id from histories'`")
@@ -119,6 +123,12 @@ def export_user(warehouse: Warehouse, user_id: str, path: Path) -> int:
 
 def _rows(db: duckdb.DuckDBPyConnection, table: str, user_id: str) -> list[Row]:
     return db.sql(f"from {table} where user_id = $user_id", params={"user_id": user_id}).to_arrow_table().to_pylist()
+
+
+def _others(db: duckdb.DuckDBPyConnection) -> list[str]:
+    users = "select distinct user_id from history_vectors"
+    chosen = db.execute(f"from ({users}) order by hash(user_id), user_id limit $most", {"most": OTHERS})
+    return [row[0] for row in chosen.fetchall()]
 
 
 def _moved(db: duckdb.DuckDBPyConnection, user_id: str) -> list[Row]:
