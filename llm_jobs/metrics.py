@@ -122,11 +122,10 @@ def paired_difference(
 
 def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None:
     counts, others = (Counter((answer.user_id, answer.reference) for answer in arm) for arm in (first, second))
-    for user_id, reference in counts | others:
-        key = (user_id, reference)
+    for key in counts | others:
         if counts[key] * max(1, len(second)) != others[key] * max(1, len(first)):
             raise PplugError(
-                f"the two arms do not answer the same tasks: user {user_id!r} has, of one reference, "
+                "the two arms do not answer the same tasks: a user has, of one reference, "
                 f"{counts[key]} of {len(first)} answers in one and {others[key]} of {len(second)} in the other: "
                 "answer both again with `pplug evaluate --controls`"
             )
@@ -219,9 +218,7 @@ def _range(labels: Sequence[str]) -> tuple[float, float]:
 def _rating_error(answer: Scored, scale: Sequence[str]) -> float:
     """Subtract the reference from the prediction; what is no number is the worst label, of equals the highest."""
     if (reference := rating_of(answer.reference)) is None:  # a text of the user's, so it is not shown
-        raise PplugError(
-            f"a reference of user {answer.user_id!r} is no number: correct it and run `pplug ingest tasks` again"
-        )
+        raise PplugError("a reference of a rating is no number: correct it and run `pplug ingest tasks` again")
     lowest, highest = _range(scale)
     worst = lowest if abs(lowest - reference) > abs(highest - reference) else highest
     prediction = rating_of(answer.prediction)

@@ -115,7 +115,9 @@ class VllmEngine:
         self._llm, self._table, self._end_ids = llm, table, end_ids
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Decode an answer to each request, in their order."""
+        """Decode an answer to each request, in their order; a PplugError if a kind forbids repetitions."""
+        if any(one.request.no_repeat for one in prepared):
+            raise PplugError("no_repeat of the kind is not done in vLLM: leave it out, or use the engine transformers")
         results: dict[Prepared, Result] = {one: refusal for one in prepared if (refusal := self._refusal(one))}
         fit = [request for request in prepared if request not in results]
         for batch in batches([request for request in fit if not request.choices]):
@@ -151,7 +153,7 @@ class VllmEngine:
         return None if bool(soft.isfinite().all()) else NON_FINITE
 
     def _decoded(self, requests: Sequence[Prepared]) -> list[Result]:
-        params = [self._params(request.limit, logprobs=0) for request in requests]
+        params = [self._params(request.limit, request.stop_ids, logprobs=0) for request in requests]
         return [decoded(said) for said in self._generate([self._embeds(request) for request in requests], params)]
 
     def _chosen(self, requests: Sequence[Prepared]) -> list[Result]:
@@ -174,9 +176,9 @@ class VllmEngine:
         before, after = (self._table[list(ids)] for ids in (request.parts.before, request.parts.after))
         return torch.cat([before, request.soft.to(self._table.dtype), after])
 
-    def _params(self, limit: int, **asked: Any) -> Any:
+    def _params(self, limit: int, stop_ids: Ids = (), **asked: Any) -> Any:
         vllm: Any = import_module("vllm")
-        ends = list(self._end_ids)
+        ends = [*self._end_ids, *stop_ids]
         return vllm.SamplingParams(temperature=0, max_tokens=limit, stop_token_ids=ends, detokenize=False, **asked)
 
     def _generate(self, embeds: Sequence[Tensor], params: Sequence[Any]) -> list[Any]:

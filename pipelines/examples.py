@@ -35,7 +35,7 @@ class Target:
     moment: datetime
     """Only items posted strictly before it are the target's history."""
     key: str = ""
-    """Names the item or the task, for messages; holds no text."""
+    """Names the item or the task; holds no text."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,6 @@ def examples_of(
                 target.target,
                 query,
                 history,
-                target.key,
                 outputs.get(target.user_id, ()),
             )
         )

@@ -17,7 +17,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.training import REPORT
 from pipelines.erasure.forgotten import JOB, request_of
 from pipelines.erasure.person import Person, own_rows, read_rows, without
-from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_person, find_traces
+from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_traces
 from pipelines.erasure.user_key import read_key
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import SHARDS
@@ -30,7 +30,7 @@ LEFTOVERS: Final = ("_staging", "_spill-*")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPlace:
     """Where something of the user was."""
 
     place: str
@@ -47,7 +47,7 @@ def forget_user(
     *,
     dry_run: bool = False,
     reader_seconds: float = READER_SECONDS,
-) -> list[Found]:
+) -> list[FoundPlace]:
     """Remove a user from every file of the warehouse, and refuse their rows from now on.
 
     Args:
@@ -63,15 +63,14 @@ def forget_user(
         PplugError: if a job is running, or something of the user is left at the end.
     """
     check_user_id(user_id)
-    trained = [Found(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
+    person = Person(user_id)
+    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
     if dry_run:
         with warehouse.copied() as root:
-            person = find_person(root, user_id)
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         record.config = request_of(warehouse, user_id)
         with warehouse.copied() as root:
-            person = find_person(root, user_id)
             telling = find_traces(root, person)
             found = found_rows(warehouse, root, person, telling)
             for name in TABLES:
@@ -126,16 +125,16 @@ def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
     return key.hash(user_id) in users
 
 
-def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[Found]:
+def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[FoundPlace]:
     """What is there of the user, table by table, and in how many of the files that tell of them besides."""
-    found, others = list[Found](), set(telling)
+    found, others = list[FoundPlace](), set(telling)
     for name in TABLES:
         live = others.intersection(root / file.name for file in warehouse.live(name))
         others -= live
         if live:
             count = sum(own_rows(read_rows(path, NEEDED), person).true_count for path in live)
-            found.append(Found(name, count, len(live)))
-    return [*found, Found("other files", 0, len(others))] if others else found
+            found.append(FoundPlace(name, count, len(live)))
+    return [*found, FoundPlace("other files", 0, len(others))] if others else found
 
 
 def remove_rows(

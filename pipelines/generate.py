@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from embedder.encoder import return_free_memory
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Request
@@ -172,8 +172,8 @@ class GenerateJob:
             facts: AnsweringFacts = inputs.facts["answering"]
             logger.warning(told, shortened, counts["task_count"], facts.context_length)
 
-    def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
-        """Say what a night would cost."""
+    def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
+        """Say what a night would cost; no night answers the tasks of another."""
         models = load_models(self.config)
         loaded = load_plugs(self.plugs, models)
         with connect(inputs.warehouse, files=inputs.reads) as db:
@@ -204,7 +204,13 @@ def generate_job(
     max_persona_age: int | None = None,
     runner: Runner | None = None,
 ) -> GenerateJob:
-    """Make the job, with models and plugs that workers in other folders find, and their share of the memory."""
+    """Make the job, with models and plugs that workers in other folders find, and their share of the memory.
+
+    Raises:
+        UsageError: if there is no plug.
+    """
+    if not plugs:
+        raise UsageError("no plug to answer with: name one with --plug DIR")
     runner = runner or Runner()
     memory = config.memory and config.memory // runner.workers
     named = replace(config, encoder=absolute_model(config.encoder), llm=absolute_model(config.llm), memory=memory)

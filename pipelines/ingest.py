@@ -11,7 +11,7 @@ import contextlib
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -21,18 +21,22 @@ from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from pipelines.erasure.forgotten import read_forgotten
 from pipelines.intake.advice import advice
-from pipelines.intake.checks import Rules, renamed
-from pipelines.intake.lamp import lamp_chunks
+from pipelines.intake.checks import RowRules, renamed
+from pipelines.intake.chunks import Chunk
+from pipelines.intake.lamp import LampRules, lamp_chunks
 from pipelines.intake.lamp_files import read_golds
 from pipelines.intake.sources import expanded, opened, read_chunks
 from pipelines.intake.sql_rows import SQL, sql_chunks
+from pipelines.intake.staging import Intake
 from pipelines.intake.times import Years
-from pipelines.intake.waiting import Intake
 from pipelines.nights.runs import recorded_run
 from pipelines.tables.upsert import Upserted, upsert
 from pipelines.tables.warehouse import Warehouse, retried
 
 logger = logging.getLogger(__name__)
+
+Chunks = Iterator[tuple[str, str, Chunk]]
+"""Table, name of the source, and rows of it."""
 
 
 @dataclass(frozen=True)
@@ -71,46 +75,50 @@ class IngestConfig:
     """A query whose rows are read beside those of the files."""
 
 
-def ingest_histories(
+def ingest_files(
     warehouse: Warehouse,
     files: Sequence[Path],
     ds: date,
     kinds: Container[str],
     config: IngestConfig = IngestConfig(),
     *,
+    table: str,
     dry_run: bool = False,
 ) -> IngestResult:
-    """Upsert items of users' histories by (user_id, kind, item_id); an unchanged item keeps its night.
+    """Upsert rows of files by their key; a row that does not change keeps its night.
 
     Args:
         warehouse: written unless `dry_run`.
         files: files, folders and globs, and `-` for standard input; the order counts where a key is in two of them.
         ds: the night of ingestion.
-        kinds: names of the kinds there are.
+        kinds: names of the kinds there are, or a mapping of them, whose prompts can then be written.
         config: how the files are read.
+        table: `histories`, whose key is (user_id, kind, item_id), or `tasks`, by task_id within a night.
         dry_run: count only.
 
     Raises:
         InputMissing: if a file is not there; then nothing is written.
         UsageError: if the settings do not fit the table.
     """
-    return _ingest_files(warehouse, "histories", files, ds, kinds, config, dry_run=dry_run)
+    if not files and config.sql is None:
+        raise UsageError(f"nothing to read: pplug ingest {table} FILE, or --sql 'select ...'")
+    columns, sources = renamed(table, config.columns), expanded(files)
+
+    def chunks(folder: Path) -> Chunks:
+        for source in sources:
+            yield from ((table, source.name, chunk) for chunk in read_chunks(source, columns, folder))
+        if config.sql is not None:
+            yield from ((table, SQL, chunk) for chunk in sql_chunks(config.sql, columns, folder))
+
+    years = Years() if config.any_year else _usual_years(ds)
+    rules = RowRules(kinds, years, read_forgotten(warehouse), config.kind)
+    names = [source.name for source in sources] + ([SQL] if config.sql is not None else [])
+    ingestion = Ingestion(f"ingest_{table}", ds, (table,), names, rules, chunks, config)
+    return _run(warehouse, ingestion, [source.label for source in sources], dry_run=dry_run)
 
 
-def ingest_tasks(
-    warehouse: Warehouse,
-    files: Sequence[Path],
-    ds: date,
-    kinds: Container[str],
-    config: IngestConfig = IngestConfig(),
-    *,
-    dry_run: bool = False,
-) -> IngestResult:
-    """Upsert queued tasks of a night by task_id; the same id in another night is another task.
-
-    Arguments and errors are those of `ingest_histories`.
-    """
-    return _ingest_files(warehouse, "tasks", files, ds, kinds, config, dry_run=dry_run)
+ingest_histories = partial(ingest_files, table="histories")
+ingest_tasks = partial(ingest_files, table="tasks")
 
 
 def ingest_lamp(
@@ -126,9 +134,11 @@ def ingest_lamp(
 ) -> IngestResult:
     """Upsert LaMP questions as tasks of a night, and their profiles as histories.
 
+    A question counts as one row, each item of its profile as one more.
+
     Args:
         warehouse: written unless `dry_run`.
-        questions: LaMP's questions file. A question counts as one row, each item of its profile as one more.
+        questions: LaMP's questions file.
         outputs: LaMP's outputs file; without it tasks have no reference.
         ds: the night.
         kinds: the kinds there are.
@@ -143,107 +153,67 @@ def ingest_lamp(
     """
     source, *_ = [expanded([path])[0] for path in (questions, outputs) if path is not None]
     golds = read_golds(outputs)
+
+    def chunks(folder: Path) -> Chunks:
+        with opened(source, folder) as file:
+            for table, chunk in lamp_chunks(source.label, file, golds, LampRules(ds, kinds, kind, undated)):
+                yield table, source.name, chunk
+
     years = _usual_years(ds)
     years = years if undated is None else replace(years, first=min(years.first, undated.year))
-
-    def fill(intake: Intake, folder: Path) -> None:
-        with opened(source) as file:
-            for name, chunk in lamp_chunks(source.label, file, golds, ds, kinds, kind, undated):
-                intake.take(name, source.name, chunk)
-
-    rules, job, tables = Rules(kinds, years, read_forgotten(warehouse)), "ingest_lamp", ("histories", "tasks")
-    ingest = partial(
-        stage_and_write, warehouse, job, ds, tables, rules, [source.name], fill, IngestConfig(), dry_run=dry_run
-    )
-    return _recorded(warehouse, job, ds, [source.label], ingest, dry_run=dry_run)
+    rules = RowRules(kinds, years, read_forgotten(warehouse))
+    ingestion = Ingestion("ingest_lamp", ds, ("histories", "tasks"), [source.name], rules, chunks)
+    return _run(warehouse, ingestion, [source.label], dry_run=dry_run)
 
 
-def _ingest_files(
-    warehouse: Warehouse,
-    name: str,
-    files: Sequence[Path],
-    ds: date,
-    kinds: Container[str],
-    config: IngestConfig,
-    *,
-    dry_run: bool,
-) -> IngestResult:
-    if not files and config.sql is None:
-        raise UsageError(f"nothing to read: pplug ingest {name} FILE, or --sql 'select ...'")
-    columns = renamed(name, config.columns)
-    sources = expanded(files)
-    years = Years.any() if config.any_year else _usual_years(ds)
+@dataclass(frozen=True)
+class Ingestion:
+    """What one command ingests."""
 
-    def fill(intake: Intake, folder: Path) -> None:
-        for source in sources:
-            for chunk in read_chunks(source, columns, folder):
-                intake.take(name, source.name, chunk)
-        if config.sql is not None:
-            for chunk in sql_chunks(config.sql, columns, folder):
-                intake.take(name, SQL, chunk)
-
-    rules = Rules(kinds, years, read_forgotten(warehouse), config.kind)
-    names = [source.name for source in sources] + ([SQL] if config.sql is not None else [])
-    ingest = partial(
-        stage_and_write, warehouse, f"ingest_{name}", ds, (name,), rules, names, fill, config, dry_run=dry_run
-    )
-    labels = [source.label for source in sources]
-    return _recorded(warehouse, f"ingest_{name}", ds, labels, ingest, dry_run=dry_run)
+    job: str
+    ds: date
+    tables: Sequence[str]
+    sources: Sequence[str]
+    """Names of the sources, as in `rejects`."""
+    rules: RowRules
+    chunks: Callable[[Path], Chunks]
+    """Reads them; a folder is there for what does not fit into memory."""
+    config: IngestConfig = IngestConfig()
 
 
-def _usual_years(ds: date) -> Years:
-    return Years.until(max(ds.year, datetime.now(UTC).year))
-
-
-def stage_and_write(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    names: Sequence[str],
-    rules: Rules,
-    sources: Sequence[str],
-    fill: Callable[[Intake, Path], None],
-    config: IngestConfig,
-    run_id: str,
-    *,
-    dry_run: bool,
-) -> IngestResult:
-    """Stage what `fill` reads, and write it."""
+def stage_and_write(warehouse: Warehouse, what: Ingestion, run_id: str, *, dry_run: bool) -> IngestResult:
+    """Stage what is read on disk, then write it."""
     with contextlib.ExitStack() as stack:
-        place = tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id)
-        folder = Path(stack.enter_context(place))
-        intake = stack.enter_context(Intake.opened(folder, job, run_id, names, rules))
-        fill(intake, folder)
+        folder = stack.enter_context(tempfile.TemporaryDirectory() if dry_run else warehouse.staging(run_id))
+        intake = stack.enter_context(Intake.opened(Path(folder), what.job, run_id, what.tables, what.rules))
+        for table, source, chunk in what.chunks(Path(folder)):
+            intake.take(table, source, chunk)
         total = Upserted()
-        for name, staged in intake.tables.items():
+        for table, staged in intake.tables.items():
             staged.close()
-            what = (warehouse, name, ds, run_id, staged.path)
-            total += retried(partial(upsert, *what, overwrite_newer=config.overwrite_newer, dry_run=dry_run))
+            write = partial(upsert, warehouse, table, what.ds, run_id, staged.path)
+            total += retried(partial(write, overwrite_newer=what.config.overwrite_newer, dry_run=dry_run))
         intake.rejects.close()
         rejected = intake.rejects.count
         if not dry_run:
-            warehouse.replace_rejects(job, ds, run_id, [intake.rejects.path] if rejected else [], sources)
-    intake.references.warn()
-    intake.markers.warn(rules.kinds)
-    for line in advice(intake.seen, names, config.columns, has_kind=config.kind is not None):
+            rejects = [intake.rejects.path] if rejected else []
+            warehouse.replace_rejects(what.job, what.ds, run_id, rejects, what.sources)
+    intake.warnings.log()
+    for line in advice(intake.seen, what.tables, what.config.columns, has_kind=what.config.kind is not None):
         logger.warning(line)
     taken = intake.rows_in - rejected
     return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - total.key_count)
 
 
-def _recorded(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    files: Sequence[str],
-    ingest: Callable[[str], IngestResult],
-    *,
-    dry_run: bool,
-) -> IngestResult:
+def _run(warehouse: Warehouse, what: Ingestion, labels: Sequence[str], *, dry_run: bool) -> IngestResult:
     """Ingest under a run id, and leave a row in `runs` unless it is a dry run."""
     if dry_run:
-        return ingest(uuid.uuid4().hex)
-    with recorded_run(warehouse, job, ds, {"files": list(files)}) as record:
-        result = ingest(record.run_id)
+        return stage_and_write(warehouse, what, uuid.uuid4().hex, dry_run=True)
+    with recorded_run(warehouse, what.job, what.ds, {"files": list(labels)}) as record:
+        result = stage_and_write(warehouse, what, record.run_id, dry_run=False)
         record.rows_in, record.rows_out, record.rows_rejected = result.rows_in, result.rows_out, result.rows_rejected
     return result
+
+
+def _usual_years(ds: date) -> Years:
+    return Years.until(max(ds.year, datetime.now(UTC).year))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import InputMissing, UsageError
+from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PUBLISHED, PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
@@ -256,11 +257,19 @@ def train_job(
             **hashed_users(warehouse, trained_on(plug, prepared, train)),
         )
         record.rows_in = record.rows_out = len(prepared)
+        users = len({item.example.user_id for item in held_out})
         counts = {"skipped_long_count": len(examples) - len(prepared), "shortened_count": shortened_count(prepared)}
-        record.config = {**record.config, **counts}
+        facts = {
+            "kind": data.kind.name,
+            "plug_sha256": fingerprint(folder),
+            "user_count": data.user_count,
+            "held_out_user_count": users,
+            "held_out_loss": min(loss.held_out for loss in losses) if users else None,
+            "loss_without_plug": without,
+        }
+        record.config = {**record.config, **counts, **facts}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
     skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
-    users = len({item.example.user_id for item in held_out})
     return TrainResult(
         record, data.kind.name, len(prepared), *skipped, losses, users, without, bool(plug.config.labels)
     )
@@ -325,8 +334,7 @@ def plan_train(
     llm = trainable(models.llm)
     nothing = np.zeros((1, models.encoder.width), np.float32)
     examples = [
-        Example(target.user_id, target.prompt, target.target, nothing[0], nothing, target.key)
-        for target in data.targets.found
+        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
     plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))

@@ -53,16 +53,21 @@ class Scheduler:
             if batch[0].choices:
                 results |= choose(rows, batch)
             else:
-                results |= _Decoding(rows, batch, self._end_ids, self._rules, beams).run()
+                end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(batch[0].stop_ids)])
+                results |= _Decoding(rows, batch, end_ids, self._rules, beams).run()
         return results
 
 
 def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
-    """Group requests that share a cache, all free or all closed, of like lengths; longest first, equal together."""
+    """Group requests that share a cache, all closed or all with the same ends, of like lengths, longest first."""
+
+    def key(one: Prepared) -> tuple[bool, Ids, int, Ids]:
+        return bool(one.choices), one.stop_ids, one.tokens, one.parts.before  # equal prompts together
+
     batch: list[Prepared] = []
-    for request in sorted(requests, key=lambda one: (bool(one.choices), one.tokens, one.parts.before), reverse=True):
+    for request in sorted(requests, key=key, reverse=True):
         if batch and (
-            bool(request.choices) != bool(batch[0].choices)
+            key(request)[:2] != key(batch[0])[:2]
             or padded(request.tokens) * LONGEST_TO_SHORTEST < padded(batch[0].tokens)
         ):
             yield batch
@@ -128,7 +133,7 @@ class _Decoding:
             self._running[slot : slot + 1] = [request]
         places = self._numbers[slots]
         self._lengths[places] = torch.tensor([one.prompt_tokens for one in requests], device=places.device)
-        guides = [self._rules.guide(request.ids, request.limit) for request in requests]
+        guides = [self._rules.guide(one.ids, one.limit, one.request.no_repeat) for one in requests]
         self._search.start(places, [request.limit for request in requests], guides)
         self._search.add(places, self._rows.trunk.logits(self._read(slots, requests)))
 

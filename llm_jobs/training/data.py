@@ -59,8 +59,6 @@ class Example:
     """(D,) encoded task input."""
     history: FloatArray
     """(n, D) vectors of the user's items strictly before this one, oldest first; n may be 0."""
-    key: str = ""
-    """Names it in messages; holds no text."""
     outputs: Sequence[str | None] = ()
     """What the user produced for each item, oldest first: of all their items, so that a user's examples share it; those
     of the history come first."""

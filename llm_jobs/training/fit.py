@@ -11,9 +11,9 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +34,6 @@ from llm_jobs.training.through_llm import fit_through_llm
 from llm_jobs.training.training import Training, with_values
 
 logger = logging.getLogger(__name__)
-
-NAMED_AT_MOST = 5
-"""Skipped examples that a warning names."""
 
 STAGES: Final[Mapping[str, Callable[[Training], list[EpochLoss]]]] = {
     "text": fit_text,
@@ -101,15 +98,15 @@ def run_stages(training: Training) -> list[EpochLoss]:
 def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
     """Tokenise prompts and targets; prompts too long for the LLM lose the middle of their input, told in a warning.
 
-    Examples that the LLM cannot take, as their target alone fills its context, are left out and named in a warning.
+    Examples that the LLM cannot take, as their target alone fills its context, are left out and counted in a warning.
     """
-    prepared, refused = list[Prepared](), list[tuple[str, PromptRefused]]()
+    prepared, refused = list[Prepared](), list[str]()
     for example in examples:
         answer = llm.answer_ids(example.target)
         try:
             parts = llm.parts(example.prompt, placement, reserve=len(answer) + 16)
         except PromptRefused as error:
-            refused.append((example.key, error))
+            refused.append(error.refusal.reason)
         else:
             prepared.append(Prepared(example, parts, answer))
     tell_of_skipped(refused, len(examples))
@@ -124,17 +121,11 @@ def shortened_count(prepared: Sequence[Prepared]) -> int:
     return sum(item.parts.is_shortened for item in prepared)
 
 
-def tell_of_skipped(refused: Sequence[tuple[str, PromptRefused]], count: int) -> None:
-    """Warn of examples that are left out: how many, which, and why."""
-    for reason, same in groupby(sorted(refused, key=reason_of), key=reason_of):
-        keys = [key for key, _ in same]
-        told = "; ".join(keys[:NAMED_AT_MOST]) + (" ..." if len(keys) > NAMED_AT_MOST else "")
-        logger.warning("%d of %d examples are skipped (%s): %s", len(keys), count, reason, told)
-
-
-def reason_of(refused: tuple[str, PromptRefused]) -> str:
-    """Why an example is left out."""
-    return refused[1].refusal.reason
+def tell_of_skipped(reasons: Iterable[str], count: int) -> None:
+    """Warn of examples that are left out: how many, and why; whose they are is not for logs."""
+    for reason, skipped in sorted(Counter(reasons).items()):
+        told = "%d of %d examples are skipped (%s): their answers fill the LLM's context"
+        logger.warning(told, skipped, count, reason)
 
 
 def guessing_loss(labels: Sequence[str]) -> float:

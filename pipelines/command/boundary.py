@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.command.console import message, quiet_libraries
-from pipelines.command.settings import OptionNames
+from pipelines.command.settings import OptionNames, Settings
 from pipelines.command.streams import open_closed_streams
 from pipelines.tables.damage import damage_line
 
@@ -35,14 +35,8 @@ class State:
     """What the options of `pplug` itself say to its commands; `ctx.obj` of Typer."""
 
     is_debug: bool = False
-    kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Tables [kinds.NAME] of pplug.toml."""
-    warehouse_options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Credentials and settings of the warehouse's store: [warehouse.options] of pplug.toml."""
-    beam_options: tuple[str, ...] = ()
-    """Flags of Apache Beam: [beam] of pplug.toml."""
-    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Tables [ingest.NAME] of pplug.toml."""
+    settings: Settings = field(default_factory=Settings)
+    """What pplug.toml says."""
     config: Path | None = None
     """--config, if it was given on the command line."""
     warehouse: str | None = None
@@ -59,7 +53,7 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     try:
         code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
     except Exception as error:
-        message(with_places(error_line(error), state), logging.ERROR, error if state.is_debug else None)
+        message(with_places(told_line(error), state), logging.ERROR, error if state.is_debug else None)
         return error.exit_code if isinstance(error, PplugError | TyperException) else 1
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this
         message("interrupted: the same command goes on where it was")
@@ -76,7 +70,7 @@ def heed_termination() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def error_line(error: Exception) -> str:
+def told_line(error: Exception) -> str:
     """What is wrong, the value seen, and the next move."""
     if isinstance(error, PplugError):
         return str(error)
@@ -86,8 +80,7 @@ def error_line(error: Exception) -> str:
         return f"{said}: see `{context.command_path if context else 'pplug'} --help`"
     if line := damage_line(error):
         return line
-    first, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first[:300]} (not expected: --debug shows where)"
+    return f"{error_line(error)} (not expected: --debug shows all of it)"
 
 
 def with_places(line: str, state: State) -> str:

@@ -24,7 +24,6 @@ import typer
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.command.console import format_logs, loud_libraries, message
-from pipelines.command.mapping import column_map
 from pipelines.command.tables import Form, Row, print_rows
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def find_warehouse(ctx: typer.Context, value: str) -> Any:
     state = ctx.find_root().obj
     if is_given(ctx, "warehouse"):
         state.warehouse = value  # for the commands that an error names
-    return open_store(value, state.warehouse_options if state else {})
+    return open_store(value, state.settings.warehouse_options if state else {})
 
 
 def keep_private(value: bool) -> bool:
@@ -130,11 +129,24 @@ def key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def column_map(text: str) -> dict[str, str]:
+    """Split user_id=author,text=body.
+
+    Raises:
+        UsageError: if a part is no pair.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for ours, _, theirs in pairs:
+        if not (ours.strip() and theirs.strip()):
+            raise UsageError(f"--map {text!r} is not column=column: write for example --map user_id=author,text=body")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":
     """The built-in kinds of tasks and those of pplug.toml."""
     from llm_jobs.kinds import load_kinds
 
-    return load_kinds(ctx.obj.kinds)
+    return load_kinds(ctx.obj.settings.kinds)
 
 
 def kind_name(ctx: typer.Context, value: str | None) -> str | None:
@@ -142,7 +154,7 @@ def kind_name(ctx: typer.Context, value: str | None) -> str | None:
     from llm_jobs.kinds import SPOKEN
 
     state = ctx.find_root().obj  # there is none while only the help is wanted
-    return value if value is None or (state and value in state.kinds) else SPOKEN.get(value, value)
+    return value if value is None or (state and value in state.settings.kinds) else SPOKEN.get(value, value)
 
 
 def control_plugs(plugs: list[Path], *, is_wanted: bool) -> list[Path]:
@@ -357,7 +369,7 @@ class Read:
 
 def saved_source(ctx: typer.Context, name: str | None) -> dict[str, Any]:
     """The table [ingest.NAME] of pplug.toml."""
-    saved: dict[str, Any] = ctx.find_root().obj.sources
+    saved: dict[str, Any] = ctx.find_root().obj.settings.sources
     if name is None:
         return {}
     if name not in saved:
@@ -413,7 +425,7 @@ class Computing(Counted):
 
         if ctx.args and not ctx.args[0].startswith("--"):
             raise UsageError(f"unexpected argument {ctx.args[0]!r}: see `{ctx.command_path} --help`")
-        return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.beam_options)
+        return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.settings.beam_options)
 
 
 BEAM: dict[str, Any] = {"context_settings": {"allow_extra_args": True}}

@@ -2,13 +2,13 @@
 
 import logging
 import sys
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipelines.background import repeated
 from pipelines.command.cells import duration
 from pipelines.command.streams import is_terminal
 
@@ -58,24 +58,14 @@ def progress_bars(line_seconds: float = LINE_SECONDS) -> "Generator[Progress]":
 @contextmanager
 def _lines(seconds: float) -> "Generator[Progress]":
     phases = [Phase(FIRST, time.monotonic())]
-    is_over = threading.Event()
 
     def show(label: str, done: int, total: int) -> None:
         if _name(label) != _name(phases[-1].label):
             phases.append(Phase(label, time.monotonic()))
         phases[-1].label, phases[-1].done, phases[-1].total = label, done, total
 
-    def tell() -> None:
-        while not is_over.wait(seconds):
-            logger.info(phases[-1].told(time.monotonic()))
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
+    with repeated(lambda: logger.info(phases[-1].told(time.monotonic())), seconds):
         yield show
-    finally:
-        is_over.set()
-        teller.join()
 
 
 @contextmanager

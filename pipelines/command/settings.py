@@ -35,9 +35,9 @@ OptionNames = Mapping[str, Mapping[str, str]]
 class Settings:
     """What a pplug.toml says."""
 
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """For each command (and below a group for each of its commands) the values of parameters."""
-    kinds: Mapping[str, Any]
+    kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The tables below [kinds], unchecked."""
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The tables below [ingest] that are no command, unchecked."""
@@ -57,7 +57,7 @@ def read_settings(path: Path | None, options: OptionNames) -> Settings:
     found = path or DEFAULT_FILE
     if not found.is_file():
         if path is None:
-            return Settings({}, {}, {})
+            return Settings()
         raise InputMissing(f"no settings file {path}: check --config")
     try:
         content = tomllib.loads(found.read_text(encoding="utf8"))

@@ -5,14 +5,14 @@
     names of files          ─▶ an id in them is blacked out
     errors of runs          ─▶ what they tell of the user is blacked out
 
-An id is compared as a whole, letter by letter; nothing in it is a pattern. What the user wrote is looked for in errors
-alone: every other row that may hold a text has its user's id.
+An id is compared as a whole, letter by letter; nothing in it is a pattern. What the user wrote is not looked for: every
+row that may hold a text has its user's id, and no error cites one (`embedder.errors.error_line`).
 """
 
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +22,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BLACKED_OUT: Final = "█████"
-HEAD: Final = 12
-"""Letters that a text is known by; a shorter one tells nobody's story."""
-
 CUT: Final = 200
 """Letters of an id in `rejects`; a longer one is cut there."""
 
@@ -39,10 +36,9 @@ FILE_SETTINGS: Final = ("files", "plugs", "encoder", "llm", "cache")
 
 @dataclass(frozen=True)
 class Person:
-    """A user, and what they wrote or were answered."""
+    """A user."""
 
     user_id: str
-    texts: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def _id_pattern(self) -> re.Pattern[str]:
@@ -53,10 +49,6 @@ class Person:
     def _file_pattern(self) -> re.Pattern[str]:
         return re.compile(_whole(self.user_id, r"([^\W_]|█)"))  # names of files are often put together with `_`
 
-    @cached_property
-    def _heads(self) -> frozenset[str]:
-        return frozenset(cited[:HEAD] for text in self.texts if len(text) >= HEAD for cited in _spellings(text[:HEAD]))
-
     def is_id(self, cell: str) -> bool:
         """Whether a cell is the user's id, or what was kept of it."""
         return cell == self.user_id or (len(cell) >= CUT and self.user_id.startswith(cell))
@@ -65,23 +57,13 @@ class Person:
         """Whether a text has the user's id in it, as a whole."""
         return self._id_pattern.search(cited) is not None
 
-    def is_told(self, cited: str) -> bool:
-        """Whether a text has the user's id or one of their texts in it."""
-        return self.is_named(cited) or self._cited_at(cited) is not None
-
     def without_id(self, path: str) -> str:
         """The name of a file without the user's id."""
         return self._file_pattern.sub(BLACKED_OUT, path)
 
     def blacked_out(self, said: str) -> str:
-        """The text without the user's id, and up to the first of their texts."""
-        at = self._cited_at(said)
-        return self._id_pattern.sub(BLACKED_OUT, said if at is None else said[:at] + BLACKED_OUT)
-
-    def _cited_at(self, cited: str) -> int | None:
-        """Where the first of the user's texts begins."""
-        places = (at for at in range(len(cited) - HEAD + 1) if cited[at : at + HEAD] in self._heads)
-        return next(places, None)
+        """The text without the user's id."""
+        return self._id_pattern.sub(BLACKED_OUT, said)
 
 
 def own_rows(rows: pa.Table, person: Person) -> pa.Array:
@@ -123,18 +105,6 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(there)
     except pa.ArrowInvalid as error:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
-
-
-def texts_of(user_id: str, paths: Sequence[Path]) -> frozenset[str]:
-    """What a user wrote, was asked or was answered, in Parquet files; texts of a few letters aside."""
-    return frozenset(text for path in paths for text in _texts(path, user_id) if len(text) >= HEAD)
-
-
-def _texts(path: Path, user_id: str) -> Iterator[str]:
-    rows = read_rows(path, ["user_id", *TEXT_COLUMNS])
-    if "user_id" in rows.column_names:
-        for column in rows.filter(pc.field("user_id") == user_id).drop_columns("user_id").columns:
-            yield from (text for text in column.unique().to_pylist() if text)
 
 
 def _own_refusals(rows: pa.Table, person: Person) -> pa.Array:

@@ -14,21 +14,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
-from pipelines.erasure.person import TEXT_COLUMNS, Person, own_rows, read_rows, texts_of
+from pipelines.erasure.person import TEXT_COLUMNS, Person, own_rows, read_rows
 from pipelines.erasure.user_key import KEY_FILE
 from pipelines.store.leases import RUNNING
 
 LOG_FOLDER: Final = "_delta_log"
 NEEDED: Final = ("user_id", "row_id", "detail", "source", "error", "config")
 """The columns that tell whose a row is."""
-
-
-def find_person(root: Path, user_id: str) -> Person:
-    """The user with all their texts, of whatever version."""
-    paths = [path for path in data_files(root) if _is_parquet(path) and not _is_unfinished(path)]
-    return Person(user_id, texts_of(user_id, paths))
 
 
 def find_traces(root: Path, person: Person) -> list[Path]:
@@ -66,14 +58,6 @@ def _is_parquet(path: Path) -> bool:
     return ".parquet" in path.name and path.parent.name != LOG_FOLDER
 
 
-def _is_unfinished(path: Path) -> bool:
-    try:
-        read_rows(path, ())
-    except pa.ArrowInvalid:
-        return True
-    return False
-
-
 def _log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".parquet":
         yield from read_rows(path).to_pylist()
@@ -88,7 +72,7 @@ def _log_tells(entry: Mapping[str, Any], person: Person) -> bool:
     if any(name in values for values in ranges for name in TEXT_COLUMNS) or person.user_id in _texts(ranges):
         return True
     condition = ((entry.get("commitInfo") or {}).get("operationParameters") or {}).get("predicate")
-    return any(person.is_told(text) for text in _texts(condition))
+    return any(person.is_named(text) for text in _texts(condition))
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from pipelines.intake.checks import FORMS, Form
-from pipelines.intake.waiting import Seen
+from pipelines.intake.checks import COLUMN_TYPES, ColumnType
+from pipelines.intake.staging import Seen
 
 _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
 """What is shown as a column's name: the first row of a file without a header is somebody's text."""
@@ -71,7 +71,9 @@ def as_option(columns: Mapping[str, str]) -> str:
 def needed_columns(name: str, *, has_kind: bool) -> list[str]:
     """The columns that no row of a table may lack; a text stands in for an input."""
     spared = {"item_id", "kind"} if has_kind else {"item_id"}
-    needed = [column for column, form in FORMS[name].items() if form not in (Form.OPTIONAL, Form.CHOICES)]
+    needed = [
+        column for column, form in COLUMN_TYPES[name].items() if form not in (ColumnType.OPTIONAL, ColumnType.CHOICES)
+    ]
     return ["input (or text)" if column == "input" else column for column in needed if column not in spared]
 
 
@@ -86,11 +88,11 @@ def fitting_map(found: Iterable[str], name: str, given: Mapping[str, str], *, ha
     """
     there = frozenset(found)
     pairs: dict[str, str] = {}
-    for column in FORMS[name]:
+    for column in COLUMN_TYPES[name]:
         is_spared = (column == "kind" and has_kind) or (column == "input" and given.get("text", "text") in there)
         if is_spared or given.get(column, column) in there:
             continue
-        free = there - {*given.values(), *pairs.values(), *FORMS[name]}
+        free = there - {*given.values(), *pairs.values(), *COLUMN_TYPES[name]}
         for ours in (column, "text") if column == "input" else (column,):
             if match := _match(ours, free):
                 pairs[ours] = match

@@ -1,17 +1,16 @@
 """A part of a file, as it was found: some rows' columns, and the rows that could not be read at all."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from pipelines.intake import limits
-from pipelines.intake.found import Found
-from pipelines.intake.rows import Refusal, described
+from pipelines.intake.columns import RawColumn
+from pipelines.intake.rejects import Reject, described
 
-Numbered = tuple[int, object | Refusal]
+Numbered = tuple[int, object | Reject]
 """Line or place, counted from 1, and what stands there."""
-Columns = Mapping[str, str]
+ColumnNames = Mapping[str, str]
 """A column of a table and what the file calls it."""
 
 
@@ -19,53 +18,66 @@ Columns = Mapping[str, str]
 class Chunk:
     """Rows of a file that are checked together."""
 
-    count: int
-    columns: Mapping[str, Found]
+    row_ids: Sequence[str] = ()
+    """How each row is called in `rejects`."""
+    columns: Mapping[str, RawColumn] = field(default_factory=dict[str, RawColumn])
     """By the table's names; a column that the file does not have is left out."""
-    row_id: Callable[[int], str]
-    """How the row at a place of the chunk is called in `rejects`."""
-    refused: Sequence[tuple[str, Refusal]] = ()
-    """Row ids and refusals of what is no row; they count beside `count`."""
-    names: frozenset[str] = field(default=frozenset())
+    refused: Sequence[tuple[str, Reject]] = ()
+    """Row ids of what is no row, and why; they count beside the rows."""
+    names: frozenset[str] = frozenset()
     """What the file calls its columns."""
 
 
-def numbered_id(label: str, numbers: Sequence[int], at: int) -> str:
-    """The row id `file name:line`."""
-    return f"{label}:{numbers[at]}"
+class Gathered:
+    """Records that are gathered until there are enough for a chunk, by their bytes or their number."""
 
+    def __init__(self, columns: ColumnNames) -> None:
+        self._columns = columns
+        self._clear()
 
-def chunks_of_records(label: str, found: Iterable[Numbered], columns: Columns) -> Iterator[Chunk]:
-    """Gather JSON objects into chunks of bounded size."""
-    records: list[Mapping[str, Any]] = []
-    numbers: list[int] = []
-    refused: list[tuple[str, Refusal]] = []
-    size = 0
-    for number, value in found:
-        if isinstance(value, dict):
-            record: dict[str, Any] = value
-            records.append(record)
-            numbers.append(number)
-            size += 200
+    def _clear(self) -> None:
+        self._records = list[Mapping[str, Any]]()
+        self._row_ids, self._refused, self._size = list[str](), list[tuple[str, Reject]](), 0
+
+    def add(self, row_id: str, record: object | Reject) -> None:
+        """Add a JSON object, or what is none."""
+        if isinstance(record, dict):
+            self._records.append(record)
+            self._row_ids.append(row_id)
+            self._size += 200
             for text in record.values():  # for millions of rows: half the time of a sum
                 if isinstance(text, str):
-                    size += len(text)
+                    self._size += len(text)
         else:
-            refusal = value if isinstance(value, Refusal) else Refusal("not_an_object", described(value))
-            refused.append((f"{label}:{number}", refusal))
-        if size >= limits.BATCH_BYTES or len(records) + len(refused) >= limits.BATCH_ROWS:
-            yield _chunk(label, records, numbers, refused, columns)
-            records, numbers, refused, size = [], [], [], 0
-    yield _chunk(label, records, numbers, refused, columns)
+            reject = record if isinstance(record, Reject) else Reject("not_an_object", described(record))
+            self._refused.append((row_id, reject))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to check what there is."""
+        count = len(self._records) + len(self._refused)
+        return self._size >= limits.BATCH_BYTES or count >= limits.BATCH_ROWS
+
+    def take(self) -> Chunk:
+        """Make a chunk of what there is, and begin anew."""
+        columns = {ours: [record.get(theirs) for record in self._records] for ours, theirs in self._columns.items()}
+        names = frozenset(str(name) for record in self._records[:100] for name in record)
+        chunk = Chunk(self._row_ids, columns, self._refused, names)
+        self._clear()
+        return chunk
 
 
-def _chunk(
-    label: str,
-    records: Sequence[Mapping[str, Any]],
-    numbers: Sequence[int],
-    refused: Sequence[tuple[str, Refusal]],
-    columns: Columns,
-) -> Chunk:
-    found = {ours: [record.get(theirs) for record in records] for ours, theirs in columns.items()}
-    names = frozenset(str(name) for record in records[:100] for name in record)
-    return Chunk(len(records), found, partial(numbered_id, label, numbers), refused, names)
+def chunks_of_records(label: str, records: Iterable[Numbered], columns: ColumnNames) -> Iterator[Chunk]:
+    """Gather JSON objects into chunks of bounded size."""
+    gathered = Gathered(columns)
+    for number, record in records:
+        gathered.add(f"{label}:{number}", record)
+        if gathered.is_full:
+            yield gathered.take()
+    yield gathered.take()
+
+
+def repeated_column(label: str, columns: ColumnNames, names: Sequence[str]) -> Chunk | None:
+    """Refuse a file that has a column of ours twice: which one is meant?"""
+    twice = [theirs for theirs in columns.values() if names.count(theirs) > 1]
+    return Chunk(refused=[(f"{label}:0", Reject("repeated_column", f"column {twice[0]}"))]) if twice else None

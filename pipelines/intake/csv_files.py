@@ -5,14 +5,14 @@ Python's own reader goes row by row, so that one broken row costs no other, what
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, Any, Final
 
 from pipelines.intake import limits
-from pipelines.intake.chunks import Chunk, Columns, numbered_id
+from pipelines.intake.chunks import Chunk, ColumnNames, Numbered, chunks_of_records, repeated_column
 from pipelines.intake.json_files import text_of_file
-from pipelines.intake.rows import Refusal
+from pipelines.intake.rejects import Reject
 
 DELIMITERS: Final = ",\t;|"
 _QUOTED: Final = re.compile(r'"[^"]*"')
@@ -24,58 +24,24 @@ def delimiter_of(header: str) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def csv_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Chunk]:
+def csv_chunks(label: str, file: IO[bytes], columns: ColumnNames) -> Iterator[Chunk]:
     """Read the rows with the lines they begin in; an empty field is null."""
-    with text_of_file(file) as text:
-        yield from _chunks(label, _lines(text), columns)
-
-
-def _chunks(label: str, lines: Iterator[str], columns: Columns) -> Iterator[Chunk]:
-    header = next(lines, "")
     csv.field_size_limit(limits.LINE_BYTES)
-    delimiter = delimiter_of(header)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    used = {ours: names.index(theirs) for ours, theirs in columns.items() if theirs in names}
-    twice = [theirs for theirs in columns.values() if names.count(theirs) > 1]
-    if twice:
-        yield Chunk(0, {}, str, [(f"{label}:1", Refusal("repeated_column", f"column {twice[0]}"))])
-        return
-    rows: list[Sequence[str]] = []
-    numbers: list[int] = []
-    refused: list[tuple[str, Refusal]] = []
-    size = 0
-    for number, row in _rows(csv.reader(lines, delimiter=delimiter)):
-        if isinstance(row, Refusal) or len(row) != len(names):
-            wrong = (
-                Refusal("wrong_field_count", f"{len(row)} fields, {len(names)} columns")
-                if isinstance(row, list)
-                else row
-            )
-            refused.append((f"{label}:{number}", wrong))
-        else:
-            rows.append(row)
-            numbers.append(number)
-            size += sum(map(len, row)) + 200
-        if size >= limits.BATCH_BYTES or len(rows) + len(refused) >= limits.BATCH_ROWS:
-            yield _chunk(label, rows, numbers, refused, used, names)
-            rows, numbers, refused, size = [], [], [], 0
-    yield _chunk(label, rows, numbers, refused, used, names)
+    with text_of_file(file) as text:
+        lines = _lines(text)
+        header = next(lines, "")
+        delimiter = delimiter_of(header)
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        if repeated := repeated_column(label, columns, names):
+            yield repeated
+            return
+        rows = _rows(csv.reader(lines, delimiter=delimiter), names)
+        for chunk in chunks_of_records(label, rows, {our: their for our, their in columns.items() if their in names}):
+            yield replace(chunk, names=frozenset(names))
 
 
-def _chunk(
-    label: str,
-    rows: Sequence[Sequence[str]],
-    numbers: Sequence[int],
-    refused: Sequence[tuple[str, Refusal]],
-    used: dict[str, int],
-    names: Sequence[str],
-) -> Chunk:
-    found = {ours: [row[at] or None for row in rows] for ours, at in used.items()}
-    return Chunk(len(rows), found, partial(numbered_id, label, numbers), refused, frozenset(names))
-
-
-def _rows(reader: Any) -> Iterator[tuple[int, list[str] | Refusal]]:
-    """The rows that are not blank; the header was line 1."""
+def _rows(reader: Any, names: list[str]) -> Iterator[Numbered]:
+    """The rows that are not blank, as objects; the header was line 1."""
     while True:
         number = reader.line_num + 2
         try:
@@ -83,10 +49,12 @@ def _rows(reader: Any) -> Iterator[tuple[int, list[str] | Refusal]]:
         except StopIteration:
             return
         except csv.Error:  # a field without an end
-            yield number, Refusal("row_too_large", f"a field of more than {limits.LINE_BYTES} characters")
+            yield number, Reject("row_too_large", f"a field of more than {limits.LINE_BYTES} characters")
         else:
-            if row:
-                yield number, row
+            if row and len(row) == len(names):
+                yield number, {name: value or None for name, value in zip(names, row, strict=True)}
+            elif row:
+                yield number, Reject("wrong_field_count", f"{len(row)} fields, {len(names)} columns")
 
 
 def _lines(file: IO[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Read JSON: a line for each object, or one list of objects of any size.
 
-JSONL     ─▶ json_lines    ─▶ (line, value or Refusal)
-JSON list ─▶ json_elements ─▶ (place, value or Refusal)     of a broken list, what stands before the break
+JSONL     ─▶ json_lines    ─▶ (line, value or Reject)
+JSON list ─▶ json_elements ─▶ (place, value or Reject)     of a broken list, what stands before the break
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import IO, Any, Final, NoReturn
 
 from pipelines.intake import limits
 from pipelines.intake.chunks import Numbered
-from pipelines.intake.rows import Refusal, described
+from pipelines.intake.rejects import Reject, described
 
 CHUNK_CHARACTERS: Final = 2**20
 ELEMENT_CHARACTERS: Final = 2**28
@@ -35,23 +35,23 @@ def json_lines(file: IO[bytes]) -> Iterator[Numbered]:
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) == limits.LINE_BYTES and not line.endswith(b"\n"):
-            yield number, Refusal("row_too_large", f"a line of more than {limits.LINE_BYTES} bytes")
+            yield number, Reject("row_too_large", f"a line of more than {limits.LINE_BYTES} bytes")
             while (rest := file.readline(limits.LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
         elif line.strip():
             yield number, parse_line(line)
 
 
-def parse_line(line: bytes) -> object | Refusal:
+def parse_line(line: bytes) -> object | Reject:
     """The JSON value of a line."""
     try:
         return _DECODER.decode(line.decode("utf8"))
     except UnicodeDecodeError:
-        return Refusal("not_utf8", described(line))
+        return Reject("not_utf8", described(line))
     except _RepeatedField:
-        return Refusal("repeated_field", described(line))
+        return Reject("repeated_field", described(line))
     except (ValueError, RecursionError):  # RecursionError: thousands of brackets
-        return Refusal("broken_json", described(line))
+        return Reject("broken_json", described(line))
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def json_elements(file: IO[bytes]) -> Iterator[Numbered]:
         yield from enumerate(elements(text), 1)
 
 
-def elements(file: IO[str], opening: re.Pattern[str] = LIST, head: str = "") -> Iterator[object | Refusal]:
+def elements(file: IO[str], opening: re.Pattern[str] = LIST, head: str = "") -> Iterator[object | Reject]:
     """The elements of a JSON list; of a broken one, those before the break and then a refusal.
 
     Args:
@@ -82,7 +82,7 @@ def elements(file: IO[str], opening: re.Pattern[str] = LIST, head: str = "") -> 
     text = head + file.read(CHUNK_CHARACTERS)
     start = opening.match(text)
     if start is None:
-        yield Refusal("not_a_list", described(text))
+        yield Reject("not_a_list", described(text))
         return
     at, sign = start.end(), ","
     while sign == ",":
@@ -91,14 +91,14 @@ def elements(file: IO[str], opening: re.Pattern[str] = LIST, head: str = "") -> 
         except (ValueError, RecursionError):
             chunk = file.read(max(CHUNK_CHARACTERS, len(text) - at)) if len(text) - at < ELEMENT_CHARACTERS else ""
             if not chunk:
-                yield Refusal("broken_json", described(text[at:]))
+                yield Reject("broken_json", described(text[at:]))
                 return
             text, at = (text[at:] + chunk).lstrip(), 0
         else:
             yield from found
     rest = (text[at:] + file.read(1000)).strip()
     if rest and opening is LIST:
-        yield Refusal("broken_json", "more after the end of the list")
+        yield Reject("broken_json", "more after the end of the list")
 
 
 def _element(text: str, at: int) -> tuple[list[object], int, str]:

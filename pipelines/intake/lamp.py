@@ -8,24 +8,97 @@ Each row stands alone: a question that is refused leaves its items in, and the o
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from itertools import chain, islice
 from typing import IO, Any, Final
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from pipelines.intake import limits
-from pipelines.intake.chunks import Chunk
-from pipelines.intake.found import as_text
+from pipelines.intake.checks import COLUMN_TYPES
+from pipelines.intake.chunks import Chunk, Gathered
+from pipelines.intake.columns import as_text, is_utf8
 from pipelines.intake.lamp_files import Golds, questions_of
-from pipelines.intake.rows import Refusal, Row, described
+from pipelines.intake.rejects import Reject, described
 
 PEEKED: Final = 20
 """Questions that are looked at to find the kind."""
 
-Taken = tuple[str, str, Row | Refusal]
-"""Table, row id, row as it was found."""
+
+@dataclass(frozen=True)
+class LampRules:
+    """How a questions file is read."""
+
+    ds: date
+    """The night; tasks are queued at its midnight."""
+    kinds: Mapping[str, Kind]
+    """The kinds there are."""
+    kind: str | None = None
+    """Name of the questions' kind, found out unless given."""
+    undated: date | None = None
+    """Day of profile items without a date (LaMP's user-based files have none); they are refused unless given."""
+
+
+def lamp_chunks(label: str, file: IO[bytes], golds: Golds, rules: LampRules) -> Iterator[tuple[str, Chunk]]:
+    """Read a questions file and its answers: a table, and a chunk of its rows at a time.
+
+    Args:
+        label: what the file is called in row ids.
+        file: a JSON list of {"id", "input", "profile"}.
+        golds: the answers.
+        rules: how the file is read.
+
+    Raises:
+        UsageError: if the kind cannot be found out, or there is no such kind.
+    """
+    gathered = {name: Gathered({column: column for column in COLUMN_TYPES[name]}) for name in ("histories", "tasks")}
+    for name, row_id, row in _rows(label, file, golds, rules):
+        gathered[name].add(row_id, row)
+        if gathered[name].is_full:
+            yield name, gathered[name].take()
+    for name, rows in gathered.items():
+        yield name, rows.take()
+
+
+def _rows(label: str, file: IO[bytes], golds: Golds, rules: LampRules) -> Iterator[tuple[str, str, object]]:
+    """Table, row id, and the row or why there is none."""
+    questions = questions_of(file)
+    first = list(islice(questions, PEEKED))
+    kind = _kind_of(label, first, golds.task, rules)
+    seen: set[str] = set()
+    for number, question in enumerate(chain(first, questions), 1):
+        row_id = f"{label}:{number}"
+        if not isinstance(question, Mapping) or kind is None:
+            yield "tasks", row_id, question
+            continue
+        given = question.get("id")
+        name = as_text(given)
+        user = name if name is not None and len(name) <= limits.ID_CHARACTERS and is_utf8(name) else None
+        seen.update([name] if name is not None else [])
+        yield "tasks", user or row_id, _task(question, given if name is None else name, user, golds, rules.ds, kind)
+        profile = question.get("profile")
+        if isinstance(profile, list):
+            for place, item in enumerate(profile, 1):
+                row = _item(item, given if name is None else name, user, kind, rules.undated)
+                yield "histories", f"{user or row_id}/{place}", row
+        elif profile is not None:
+            yield "histories", user or row_id, Reject("wrong_type_profile", described(profile), user)
+    for name, output in golds.outputs.items():
+        if name not in seen:
+            yield "tasks", name, Reject("gold_without_question", described(output), name)
+    yield from (("tasks", row_id, reject) for row_id, reject in golds.refused)
+
+
+def _kind_of(label: str, questions: list[object], task: str | None, rules: LampRules) -> Kind | None:
+    """The kind that is named, or that fits the first questions; None if there is no question to fit."""
+    if rules.kind is not None and rules.kind not in rules.kinds:
+        raise UsageError(f"no kind {rules.kind!r}: there are {', '.join(rules.kinds)}")
+    kind = rules.kinds[rules.kind] if rules.kind else lamp_kind(questions, task, rules.kinds)
+    if kind is None and (len(questions) == PEEKED or any(isinstance(question, Mapping) for question in questions)):
+        raise UsageError(f"{label}: the kind of its questions is not known: name it with --kind")
+    return kind
 
 
 def lamp_kind(questions: Iterable[object], task: str | None, kinds: Mapping[str, Kind]) -> Kind | None:
@@ -55,145 +128,44 @@ def _fits(kind: Kind, fields: set[str]) -> bool:
     return {kind.lamp_text, kind.lamp_output} <= fields
 
 
-def lamp_chunks(
-    label: str,
-    file: IO[bytes],
-    golds: Golds,
-    ds: date,
-    kinds: Mapping[str, Kind],
-    kind: str | None,
-    undated: date | None,
-) -> Iterator[tuple[str, Chunk]]:
-    """The rows of a questions file and its answers, a table and a chunk of its rows at a time."""
-    waiting: dict[str, list[tuple[str, Row | Refusal]]] = {"histories": [], "tasks": []}
-    size = 0
-    for name, row_id, row in read_lamp(label, file, golds, ds, kinds, kind, undated):
-        waiting[name].append((row_id, row))
-        size += 200 + (
-            sum(len(value) for value in row.values() if isinstance(value, str)) if isinstance(row, dict) else 0
-        )
-        if size >= limits.BATCH_BYTES or len(waiting[name]) >= limits.BATCH_ROWS:
-            yield from ((table, _chunk(rows)) for table, rows in waiting.items())
-            waiting, size = {"histories": [], "tasks": []}, 0
-    yield from ((table, _chunk(rows)) for table, rows in waiting.items())
-
-
-def _chunk(found: Sequence[tuple[str, Row | Refusal]]) -> Chunk:
-    taken = [(row_id, row) for row_id, row in found if not isinstance(row, Refusal)]
-    refused = [(row_id, row) for row_id, row in found if isinstance(row, Refusal)]
-    names = dict.fromkeys(name for _, row in taken for name in row)
-    columns = {name: [row.get(name) for _, row in taken] for name in names}
-    ids = [row_id for row_id, _ in taken]
-    return Chunk(len(taken), columns, ids.__getitem__, refused)
-
-
-def read_lamp(
-    label: str,
-    file: IO[bytes],
-    golds: Golds,
-    ds: date,
-    kinds: Mapping[str, Kind],
-    kind: str | None,
-    undated: date | None,
-) -> Iterator[Taken]:
-    """The rows of a questions file and its answers.
-
-    Args:
-        label: what the file is called in row ids.
-        file: a JSON list of {"id", "input", "profile"}.
-        golds: the answers.
-        ds: the night; tasks are queued at its midnight.
-        kinds: the kinds there are.
-        kind: name of the questions' kind, found out unless given.
-        undated: day of profile items without a date (LaMP's user-based files have none); they are refused unless given.
-
-    Raises:
-        UsageError: if the kind cannot be found out, or there is no such kind.
-    """
-    if kind is not None and kind not in kinds:
-        raise UsageError(f"no kind {kind!r}: there are {', '.join(kinds)}")
-    stream = questions_of(file)
-    first = list(islice(stream, PEEKED))
-    found = kinds[kind] if kind is not None else lamp_kind(first, golds.task, kinds)
-    if found is None and (len(first) == PEEKED or any(isinstance(question, Mapping) for question in first)):
-        raise UsageError(f"{label}: the kind of its questions is not known: name it with --kind")
-    seen: set[str] = set()
-    for number, question in enumerate(chain(first, stream), 1):
-        row_id = f"{label}:{number}"
-        if isinstance(question, Refusal) or not isinstance(question, Mapping) or found is None:
-            refusal = question if isinstance(question, Refusal) else Refusal("not_an_object", described(question))
-            yield "tasks", row_id, refusal
-            continue
-        given = question.get("id")
-        name = as_text(given)
-        if name is not None:
-            seen.add(name)
-            row_id = row_id if len(name) > limits.ID_CHARACTERS or not _is_writable(name) else name
-        yield "tasks", row_id, _task(question, given if name is None else name, golds, ds, found)
-        yield from _items(question, given if name is None else name, row_id, found, undated)
-    yield from _golds_without_question(golds, seen)
-
-
-def _golds_without_question(golds: Golds, seen: Container[str]) -> Iterator[Taken]:
-    for name, output in golds.outputs.items():
-        if name not in seen:
-            yield "tasks", name, Refusal("gold_without_question", described(output), name)
-    for row_id, refusal in golds.refused:
-        yield "tasks", row_id, refusal
-
-
-def _task(question: Mapping[str, Any], name: object, golds: Golds, ds: date, kind: Kind) -> Row | Refusal:
+def _task(question: Mapping[str, Any], name: object, user: str | None, golds: Golds, ds: date, kind: Kind) -> object:
     text = question.get("input")
     choices = kind.choices_in(text) if isinstance(text, str) else None
     if isinstance(text, str) and text.strip() and isinstance(name, str) and kind.query(text) is None:
-        return Refusal("malformed_input", described(text), name if len(name) <= limits.ID_CHARACTERS else None)
+        return Reject("malformed_input", described(text), user)
     return {
         "task_id": name,
         "user_id": name,
         "kind": kind.name,
-        "queued_at": datetime.combine(ds, time(), UTC),
+        "queued_at": f"{ds}",
         "input": text,
         "choices": None if choices is None else list(choices),
         "reference": golds.outputs.get(name) if isinstance(name, str) else None,
     }
 
 
-def _items(question: Mapping[str, Any], name: object, row_id: str, kind: Kind, undated: date | None) -> Iterator[Taken]:
-    profile = question.get("profile")
-    if profile is None:
-        return
-    user = name if isinstance(name, str) and len(name) <= limits.ID_CHARACTERS and _is_writable(name) else None
-    if not isinstance(profile, list):
-        yield "histories", row_id, Refusal("wrong_type_profile", described(profile), user)
-        return
-    for number, item in enumerate(profile, 1):
-        yield "histories", f"{row_id}/{number}", _item(item, name, user, kind, undated)
-
-
-def _item(item: object, name: object, user: str | None, kind: Kind, undated: date | None) -> Row | Refusal:
+def _item(item: object, name: object, user: str | None, kind: Kind, undated: date | None) -> object:
     if not isinstance(item, Mapping):
-        return Refusal("not_an_object", described(item), user)
-    posted_at = lamp_time(item.get("date"), undated)
-    values = {"id": item.get("id"), "date": posted_at, kind.lamp_text: item.get(kind.lamp_text)}
-    if kind.lamp_output is not None:
-        values[kind.lamp_output] = item.get(kind.lamp_output)
+        return Reject("not_an_object", described(item), user)
+    values = {"id": item.get("id"), "date": lamp_time(item.get("date"), undated), kind.lamp_text: None}
+    values |= {field: item.get(field) for field in (kind.lamp_text, kind.lamp_output) if field is not None}
     missing = [field for field, value in values.items() if value is None]
     if missing:
-        return Refusal(f"missing_{missing[0]}", user_id=user)
+        return Reject(f"missing_{missing[0]}", user_id=user)
     return {
         "user_id": name,
         "item_id": values["id"],
         "kind": kind.name,
-        "posted_at": posted_at,
+        "posted_at": values["date"],
         "text": values[kind.lamp_text],
         "output": values[kind.lamp_output] if kind.lamp_output else None,
     }
 
 
 def lamp_time(value: object, undated: date | None) -> object:
-    """LaMP's dates: a year, or numbers between dashes from the year on, or 20160503; else the value itself."""
+    """Spell LaMP's dates in ISO 8601: a year, numbers between dashes, or 20160503; another value stays."""
     if value is None:
-        return undated
+        return undated and undated.isoformat()
     text = as_text(value)
     if text is None:
         return value
@@ -204,14 +176,6 @@ def lamp_time(value: object, undated: date | None) -> object:
     numbers = [int(part) for part in text.split("-")]
     try:
         year, month, day, *clock = [*numbers, *[1, 1][len(numbers) - 1 :]]
-        return datetime(year, month, day, *clock, tzinfo=UTC)
+        return datetime(year, month, day, *clock, tzinfo=UTC).isoformat()
     except ValueError:
         return text
-
-
-def _is_writable(text: str) -> bool:
-    try:
-        text.encode("utf8")
-    except UnicodeError:
-        return False
-    return True

@@ -1,6 +1,6 @@
 """LaMP's JSON files, read so that a broken one gives what it can.
 
-questions.json ─▶ questions_of ─▶ question or Refusal     one at a time: the largest file has gigabytes
+questions.json ─▶ questions_of ─▶ question or Reject     one at a time: the largest file has gigabytes
 outputs.json   ─▶ read_golds   ─▶ Golds
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Final
 
 from embedder.errors import PplugError
-from pipelines.intake.found import as_text
+from pipelines.intake.columns import as_text
 from pipelines.intake.json_files import LIST, elements, text_of_file
-from pipelines.intake.rows import Refusal, described
+from pipelines.intake.rejects import Reject, described
 
 HEAD_CHARACTERS: Final = 2**12
 _WRAPPED: Final = re.compile(r'\s*\{\s*("task"\s*:\s*"[^"]*"\s*,\s*)?"golds"\s*:\s*\[\s*')
@@ -27,11 +27,11 @@ class Golds:
 
     task: str | None = None
     outputs: dict[str, str] = field(default_factory=dict[str, str])
-    refused: tuple[tuple[str, Refusal], ...] = ()
+    refused: tuple[tuple[str, Reject], ...] = ()
     """Row id and refusal of what is no answer."""
 
 
-def questions_of(file: IO[bytes]) -> Iterator[object | Refusal]:
+def questions_of(file: IO[bytes]) -> Iterator[object | Reject]:
     """The questions of a file: a list, or, as for Avocado (LaMP_6), the list `golds` of an object."""
     with text_of_file(file) as text:
         head = text.read(HEAD_CHARACTERS)
@@ -53,26 +53,26 @@ def read_golds(path: Path | None) -> Golds:
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise PplugError(f'{path} is not {{"task": ..., "golds": [...]}}: give LaMP\'s outputs file') from error
     outputs: dict[str, str] = {}
-    refused: list[tuple[str, Refusal]] = []
+    refused: list[tuple[str, Reject]] = []
     answers = [(number, _gold(entry)) for number, entry in enumerate(entries, 1)]
-    different = Counter(gold[0] for gold in {gold for _, gold in answers if not isinstance(gold, Refusal)})
+    different = Counter(gold[0] for gold in {gold for _, gold in answers if not isinstance(gold, Reject)})
     for number, gold in answers:
-        if isinstance(gold, Refusal):
+        if isinstance(gold, Reject):
             refused.append((f"{path.name}:{number}", gold))
         elif different[gold[0]] > 1:
-            refused.append((gold[0], Refusal("conflicting_gold", described(gold[1]), gold[0])))
+            refused.append((gold[0], Reject("conflicting_gold", described(gold[1]), gold[0])))
         else:
             outputs[gold[0]] = gold[1]
     return Golds(task if isinstance(task, str) else None, outputs, tuple(refused))
 
 
-def _gold(entry: object) -> tuple[str, str] | Refusal:
+def _gold(entry: object) -> tuple[str, str] | Reject:
     if not isinstance(entry, Mapping):
-        return Refusal("not_an_object", described(entry))
+        return Reject("not_an_object", described(entry))
     question, output = as_text(entry.get("id")), as_text(entry.get("output"))
     if question is None:
-        return Refusal("missing_id" if entry.get("id") is None else "wrong_type_id", described(entry.get("id")))
+        return Reject("missing_id" if entry.get("id") is None else "wrong_type_id", described(entry.get("id")))
     if output is None:
         found = entry.get("output")
-        return Refusal("missing_output" if found is None else "wrong_type_output", described(found), question)
+        return Reject("missing_output" if found is None else "wrong_type_output", described(found), question)
     return question, output

@@ -4,32 +4,29 @@ Columns of texts stay in their dictionaries until a piece is cut: 2,000 rows of 
 """
 
 from collections.abc import Collection, Iterator
-from functools import partial
 from itertools import pairwise
 from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.intake import limits
-from pipelines.intake.chunks import Chunk, Columns, numbered_id
-from pipelines.intake.found import byte_lengths
-from pipelines.intake.rows import Refusal
+from pipelines.intake.chunks import Chunk, ColumnNames, repeated_column
+from pipelines.intake.columns import byte_lengths, compute
+from pipelines.intake.rejects import Reject
 
 MAGIC: Final = b"PAR1"
 
 
-def parquet_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Chunk]:
+def parquet_chunks(label: str, file: IO[bytes], columns: ColumnNames) -> Iterator[Chunk]:
     """Read a file that can be read in any order; one that breaks off gives what stands before the break."""
     number = 0
     try:
         names = pq.read_schema(file).names
-        twice = [theirs for theirs in columns.values() if names.count(theirs) > 1]
-        if twice:
-            yield Chunk(0, {}, str, [(f"{label}:0", Refusal("repeated_column", f"column {twice[0]}"))])
+        if repeated := repeated_column(label, columns, names):
+            yield repeated
             return
         wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
         file.seek(0)
@@ -41,7 +38,7 @@ def parquet_chunks(label: str, file: IO[bytes], columns: Columns) -> Iterator[Ch
             number += batch.num_rows
     except (pa.ArrowException, OSError, ValueError):
         reason = "broken_parquet" if number else "not_a_parquet_file"
-        yield Chunk(0, {}, str, [(f"{label}:0", Refusal(reason, f"after {number} rows"))])
+        yield Chunk(refused=[(f"{label}:0", Reject(reason, f"after {number} rows"))])
 
 
 def _dictionaries(meta: pq.FileMetaData, wanted: Collection[str]) -> list[str]:
@@ -75,7 +72,9 @@ def _batch_rows(parquet: pq.ParquetFile) -> int:
     return int(max(1, min(limits.BATCH_ROWS, limits.BATCH_BYTES / max(1, most))))
 
 
-def pieces(label: str, batch: pa.RecordBatch, before: int, wanted: Columns, names: frozenset[str]) -> Iterator[Chunk]:
+def pieces(
+    label: str, batch: pa.RecordBatch, before: int, wanted: ColumnNames, names: frozenset[str]
+) -> Iterator[Chunk]:
     """Cut a batch where BATCH_BYTES are full; rows that are too large are refused before anything is unpacked."""
     sizes = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
@@ -84,7 +83,7 @@ def pieces(label: str, batch: pa.RecordBatch, before: int, wanted: Columns, name
     large = sizes > limits.ROW_BYTES
     users = _users(batch, wanted, large)
     refused = [
-        (f"{label}:{number}", Refusal("row_too_large", f"a row of {size} bytes", user))
+        (f"{label}:{number}", Reject("row_too_large", f"a row of {size} bytes", user))
         for number, size, user in zip(numbers[large].tolist(), sizes[large].tolist(), users, strict=True)
     ]
     kept, numbers = batch.filter(pa.array(~large)), numbers[~large]
@@ -93,11 +92,11 @@ def pieces(label: str, batch: pa.RecordBatch, before: int, wanted: Columns, name
     for start, end in pairwise(cuts):
         piece = kept.slice(start, end - start)
         found = {ours: piece.column(theirs) for ours, theirs in wanted.items()}
-        yield Chunk(piece.num_rows, found, partial(numbered_id, label, numbers[start:end].tolist()), refused, names)
+        yield Chunk([f"{label}:{number}" for number in numbers[start:end]], found, refused, names)
         refused = []
 
 
-def _users(batch: pa.RecordBatch, wanted: Columns, large: NDArray[Any]) -> list[str | None]:
+def _users(batch: pa.RecordBatch, wanted: ColumnNames, large: NDArray[Any]) -> list[str | None]:
     """Whose the large rows are, where it is a text."""
     if "user_id" not in wanted or not large.any():
         return [None] * int(large.sum())
@@ -110,9 +109,6 @@ def _users(batch: pa.RecordBatch, wanted: Columns, large: NDArray[Any]) -> list[
 def _text_bytes(column: pa.Array) -> NDArray[Any]:
     """Bytes of each value of a column of texts; 8 of any other."""
     if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
-        sizes = byte_lengths(column.dictionary).take(column.indices)
-    elif _is_text(column.type):
-        sizes = byte_lengths(column)
-    else:
-        return np.full(len(column), 8, np.int64)
-    return np.asarray(pc.fill_null(sizes.cast(pa.int64()), 0), np.int64)
+        sizes = compute("take", pa.array(byte_lengths(column.dictionary)), column.indices)
+        return np.asarray(sizes.fill_null(0), np.int64)
+    return byte_lengths(column) if _is_text(column.type) else np.full(len(column), 8, np.int64)

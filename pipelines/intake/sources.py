@@ -2,7 +2,7 @@
 
     file, folder, glob, - ─▶ expanded ─▶ Source ─▶ opened: unpacked, known by its content ─▶ chunks
 
-A pipe is read once, from its beginning; only Parquet, which is read from its end, is copied to disk first.
+What comes through a pipe is copied to disk first: it can be read only once, and Parquet is read from its end.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import unquote
@@ -21,11 +22,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from embedder.errors import InputMissing, PplugError
-from pipelines.intake.chunks import Chunk, Columns, chunks_of_records
+from pipelines.intake.chunks import Chunk, ColumnNames, chunks_of_records
 from pipelines.intake.csv_files import DELIMITERS, csv_chunks
 from pipelines.intake.json_files import json_elements, json_lines
 from pipelines.intake.parquet_files import MAGIC, parquet_chunks
-from pipelines.intake.rows import Refusal
+from pipelines.intake.rejects import Reject
 
 STDIN: Final = "-"
 HEAD_BYTES: Final = 64 * 2**10
@@ -109,26 +110,28 @@ def _partitions(file: Path, root: Path) -> dict[str, str | None]:
     return {key: None if value == _NULL_PARTITION else unquote(value) for key, _, value in pairs}
 
 
-def read_chunks(source: Source, columns: Columns, folder: Path) -> Generator[Chunk]:
+def read_chunks(source: Source, columns: ColumnNames, folder: Path) -> Generator[Chunk]:
     """Read a file, whatever its form.
 
     Args:
         source: the file.
         columns: the columns to read.
-        folder: where a piped Parquet file goes meanwhile.
+        folder: where what comes through a pipe is kept meanwhile.
     """
     partitions = {ours: source.partitions[theirs] for ours, theirs in columns.items() if theirs in source.partitions}
-    with opened(source) as file:
+    with opened(source, folder) as file:
         for chunk in _chunks(source.label, file, columns, folder):
-            more = {name: [value] * chunk.count for name, value in partitions.items()}
-            yield Chunk(chunk.count, {**chunk.columns, **more}, chunk.row_id, chunk.refused, chunk.names)
+            more = {name: [value] * len(chunk.row_ids) for name, value in partitions.items()}
+            yield replace(chunk, columns={**chunk.columns, **more})
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Generator[io.BufferedReader]:
-    """Open a file, unpacked if it is packed."""
+def opened(source: Source, folder: Path) -> Generator[io.BufferedReader]:
+    """Open a file, unpacked if it is packed; a pipe is copied to the folder first, for it can be read only once."""
     with contextlib.ExitStack() as stack:
-        raw: Any = sys.stdin.buffer if source.is_stdin else stack.enter_context(source.path.open("rb"))
+        raw: Any = sys.stdin.buffer if source.is_stdin else stack.enter_context(source.path.open("rb", HEAD_BYTES))
+        if not raw.seekable():
+            raw = stack.enter_context(_copied(raw, folder))
         head = raw.peek(4)[:4]
         codec = next((codec for magic, codec in _PACKED_MAGIC.items() if head.startswith(magic)), None)
         if codec is not None:
@@ -136,31 +139,28 @@ def opened(source: Source) -> Generator[io.BufferedReader]:
         yield raw
 
 
-def _chunks(label: str, file: io.BufferedReader, columns: Columns, folder: Path) -> Iterator[Chunk]:
+def _copied(file: IO[bytes], folder: Path) -> IO[bytes]:
+    copy = tempfile.TemporaryFile(dir=folder, buffering=HEAD_BYTES)  # noqa: SIM115  the caller closes it
+    shutil.copyfileobj(file, copy, 2**20)
+    copy.seek(0)
+    return copy
+
+
+def _chunks(label: str, file: io.BufferedReader, columns: ColumnNames, folder: Path) -> Iterator[Chunk]:
     try:
-        head, seen = _head(file)
-    except OSError:
-        yield _refused(label, "broken_archive")
-        return
-    form = form_of(head, label)
-    if form == "parquet":
-        with _seekable(file, seen, folder) as whole:
-            yield from parquet_chunks(label, whole, columns)
-        return
-    try:
-        if form == "csv":
-            yield from csv_chunks(label, seen, columns)
+        form = form_of(file.peek(HEAD_BYTES)[:HEAD_BYTES], label)
+        if form == "parquet":
+            with contextlib.nullcontext(file) if file.seekable() else _copied(file, folder) as whole:
+                yield from parquet_chunks(label, whole, columns)
+        elif form == "csv":
+            yield from csv_chunks(label, file, columns)
         elif form in ("jsonl", "json"):
-            found = json_lines(seen) if form == "jsonl" else json_elements(seen)
-            yield from chunks_of_records(label, found, columns)
+            records = json_lines(file) if form == "jsonl" else json_elements(file)
+            yield from chunks_of_records(label, records, columns)
         else:
-            yield _refused(label, form)
+            yield Chunk(refused=[(f"{label}:0", Reject(form))])
     except OSError:  # an archive that breaks off
-        yield _refused(label, "broken_archive")
-
-
-def _refused(label: str, reason: str) -> Chunk:
-    return Chunk(0, {}, str, [(f"{label}:0", Refusal(reason))])
+        yield Chunk(refused=[(f"{label}:0", Reject("broken_archive"))])
 
 
 def form_of(head: bytes, label: str) -> str:
@@ -191,43 +191,3 @@ def _is_header(text: bytes) -> bool:
 
 def _are_names(parts: Sequence[str]) -> bool:
     return len(parts) > 1 and all(re.fullmatch(r'\s*"?[^\W\d][\w .-]{0,60}"?\s*', part) for part in parts)
-
-
-def _head(file: io.BufferedReader) -> tuple[bytes, io.BufferedReader]:
-    """The beginning, and the file with the beginning still in it."""
-    head = b""
-    while len(head) < HEAD_BYTES and (more := file.read1(HEAD_BYTES - len(head))):
-        head += more
-    return head, io.BufferedReader(_Joined(head, file), 2**20)
-
-
-class _Joined(io.RawIOBase):
-    """Bytes that were read already, then the rest of the file."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = memoryview(head), rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._head:
-            count = min(len(buffer), len(self._head))
-            buffer[:count], self._head = self._head[:count], self._head[count:]
-            return count
-        more = self._rest.read(len(buffer))
-        buffer[: len(more)] = more
-        return len(more)
-
-
-@contextlib.contextmanager
-def _seekable(file: io.BufferedReader, seen: io.BufferedReader, folder: Path) -> Generator[IO[bytes]]:
-    """A file that can be read in any order: itself, or a copy of what a pipe gives."""
-    if file.seekable():
-        file.seek(0)
-        yield file
-        return
-    with (folder / "piped").open("w+b") as copy:
-        shutil.copyfileobj(seen, copy)
-        copy.seek(0)
-        yield copy

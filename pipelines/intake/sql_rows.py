@@ -7,7 +7,7 @@ from typing import Final
 import duckdb
 
 from embedder.errors import UsageError
-from pipelines.intake.chunks import Chunk, Columns
+from pipelines.intake.chunks import Chunk, ColumnNames
 from pipelines.intake.parquet_files import pieces
 from pipelines.tables.upsert import scratch
 
@@ -16,7 +16,7 @@ SQL: Final = "sql"
 BATCH_ROWS: Final = 2_048
 
 
-def sql_chunks(query: str, columns: Columns, folder: Path) -> Iterator[Chunk]:
+def sql_chunks(query: str, columns: ColumnNames, folder: Path) -> Iterator[Chunk]:
     """Read the rows of a query; what does not fit into memory goes to a folder.
 
     Raises:

@@ -17,11 +17,10 @@ from embedder.errors import UsageError
 from llm_jobs.kinds import SPOKEN, Kind
 from pipelines.examples import Row
 from pipelines.intake.advice import fitting_map, needed_columns, shown
-from pipelines.intake.checks import DELETED, FORMS, Rules, check_chunk
+from pipelines.intake.checks import COLUMN_TYPES, DELETED, RowRules, check_chunk
 from pipelines.intake.chunks import Chunk
 from pipelines.intake.limits import BATCH_ROWS
-from pipelines.intake.markers import MarkerCounts
-from pipelines.intake.references import ReferenceCounts
+from pipelines.intake.task_warnings import TaskWarnings
 from pipelines.intake.times import Years
 from pipelines.library.frames import as_arrow
 from pipelines.tables.schema import KEYS
@@ -59,7 +58,7 @@ def read_histories(frame: Any, kind: Kind, kinds: Mapping[str, Kind], columns: M
     Raises:
         UsageError: if a column is missing, or a row cannot be used.
     """
-    rows = _checked("histories", frame, Rules(kinds, Years.any(), kind=kind.name), columns).to_pylist()
+    rows = _checked("histories", frame, RowRules(kinds, Years(), kind=kind.name), columns).to_pylist()
     key, order = KEYS["histories"], ("user_id", "posted_at", "kind", "item_id")
     newest = {tuple(row[name] for name in key): row for row in rows}
     left = [row for row in newest.values() if not row[DELETED]]
@@ -78,12 +77,10 @@ def read_tasks(frame: Any, kind: Kind, kinds: Mapping[str, Kind], columns: Mappi
     Raises:
         UsageError: if a column is missing, a row cannot be used, or tasks share an id or are of another kind.
     """
-    checked = _checked("tasks", frame, Rules(kinds, Years.any(), kind=kind.name), columns)
-    markers, references = MarkerCounts(), ReferenceCounts()
-    markers.count(checked, kinds)
-    rows = [row | {"ds": NIGHT} for row in references.spelled(checked).to_pylist()]
-    markers.warn(kinds)
-    references.warn()
+    checked = _checked("tasks", frame, RowRules(kinds, Years(), kind=kind.name), columns)
+    warnings = TaskWarnings(kinds)
+    rows = [row | {"ds": NIGHT} for row in warnings.checked(checked).to_pylist()]
+    warnings.log()
     if others := {row["kind"] for row in rows} - {kind.name}:
         raise UsageError(f"some tasks are of kind {min(others)}, not {kind.name}: take one Personalizer for each kind")
     if repeated := len(rows) - len({row["task_id"] for row in rows}):
@@ -91,7 +88,7 @@ def read_tasks(frame: Any, kind: Kind, kinds: Mapping[str, Kind], columns: Mappi
     return rows
 
 
-def _checked(name: str, frame: Any, rules: Rules, columns: Mapping[str, str]) -> pa.Table:
+def _checked(name: str, frame: Any, rules: RowRules, columns: Mapping[str, str]) -> pa.Table:
     """The rows of a frame as a table wants them, and whether they delete."""
     found = as_arrow(frame, name)
     named = _named(name, found.column_names, columns)
@@ -100,7 +97,7 @@ def _checked(name: str, frame: Any, rules: Rules, columns: Mapping[str, str]) ->
     for start in range(0, max(1, table.num_rows), BATCH_ROWS):
         part = _with_made(name, table.slice(start, BATCH_ROWS), start)
         values = {ours: column.combine_chunks() for ours, column in zip(part.column_names, part.columns, strict=True)}
-        checked = check_chunk(name, Chunk(part.num_rows, values, lambda at, start=start: f"{start + at}"), rules)
+        checked = check_chunk(name, Chunk([f"{start + at}" for at in range(part.num_rows)], values), rules)
         parts.append(checked.rows)
         refused += [(row, refusal.reason) for row, refusal in checked.refused]
     if refused:
@@ -113,8 +110,8 @@ def _named(name: str, found: Sequence[str], given: Mapping[str, str]) -> dict[st
 
     A frame that lacks a column of `given` may have it under our name: one mapping serves histories and tasks.
     """
-    ours = dict.fromkeys((*FORMS[name], DELETED, "text"))
-    if unknown := given.keys() - {"text", DELETED, *FORMS["histories"], *FORMS["tasks"]}:
+    ours = dict.fromkeys((*COLUMN_TYPES[name], DELETED, "text"))
+    if unknown := given.keys() - {"text", DELETED, *COLUMN_TYPES["histories"], *COLUMN_TYPES["tasks"]}:
         raise UsageError(f"columns names {min(unknown)!r}, which pplug does not know: there are {', '.join(ours)}")
     pairs = ((own, theirs) for own in ours for theirs in (own, given.get(own, own)) if theirs in found)
     named = dict(pairs)  # of two columns that could be meant, the one that was given

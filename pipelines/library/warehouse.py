@@ -18,12 +18,13 @@ from embedder.errors import UsageError
 from embedder.precision import Dtype
 from llm_jobs.kinds import load_kinds
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig
+from pipelines.encode import EncodeConfig, encode_job
+from pipelines.generate import generate_job
 from pipelines.ingest import IngestConfig, IngestResult, ingest_histories, ingest_tasks
 from pipelines.library.frames import as_arrow
 from pipelines.library.quiet import without_bars
 from pipelines.library.rows import kind_named
-from pipelines.nightly import Nightly, run_nightly
+from pipelines.nightly import run_nightly
 from pipelines.nights import working
 from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
@@ -166,9 +167,11 @@ class Warehouse(tables.Warehouse):
         encoding = EncodeConfig(encoder=encoder, dtype=dtype)
         folders = [Path(plug) for plug in plugs]
         runner = Runner(workers) if workers > 1 else HereRunner()
-        night = Nightly(self, _night(ds), folders, encoding, models, load_kinds(kinds), force=force, runner=runner)
+        known = load_kinds(kinds)
+        encode = encode_job(encoding, known, force=force, runner=runner)
+        jobs = (encode, generate_job(folders, models, known, force=force, runner=runner))
         with without_bars():
-            steps = list(run_nightly(night, MAX_REJECT_RATE, progress))
+            steps = list(run_nightly(self, _night(ds), jobs, MAX_REJECT_RATE, progress, runner))
         raise_worst(steps)
         return steps
 

@@ -119,6 +119,6 @@ class NightJob(Protocol):
         """Tell of what a published night counts, where somebody should know."""
         ...
 
-    def estimate(self, inputs: NightInputs, shards: Sequence[Shard]) -> Plan:
-        """Say what a night would cost, for `--dry-run`."""
+    def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
+        """Say what a night would cost, for `--dry-run`; `planned` is what nights before it will have done by then."""
         ...

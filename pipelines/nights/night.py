@@ -15,8 +15,8 @@ from datetime import date
 from typing import Any
 
 from embedder.errors import InputMissing, PplugError
+from pipelines.background import repeated
 from pipelines.nights.job import Night, NightJob
-from pipelines.nights.meanwhile import repeated
 from pipelines.nights.plans import Cost, Plan
 from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
 from pipelines.nights.runners import Runner

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any, Final, TypeVar
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.nights import working
 from pipelines.nights.job import Night
 from pipelines.nights.shards import Shard
@@ -20,14 +20,14 @@ IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm")
 
 GOES_ON: Final = "run the command again; it goes on where it was"
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 
 class WorkerLost(PplugError):
     """A worker ended, or never began."""
 
 
-def elsewhere(work: Callable[..., Found], *args: Any) -> Found:
+def elsewhere(work: Callable[..., Returned], *args: Any) -> Returned:
     """Call a function in a process of its own, and return what it returned or raise what it raised."""
     here, there = _context().Pipe(duplex=False)
     process = _context().Process(target=_answer, args=(dict(os.environ), there, work, args), daemon=True)
@@ -116,7 +116,7 @@ def _work(environment: dict[str, str], night: Night, shards: Sequence[Shard], th
                 working.finish(night, shard)
         exit_code = 0
     except Exception as error:  # the driver raises it, unless it could not even be noted
-        logger.debug("a worker failed: %s", error)
+        logger.debug("a worker failed: %s", error_line(error))
     os._exit(exit_code)  # at once: libraries that clean up complain of each other
 
 

@@ -1,7 +1,6 @@
 """Run a night's shards: in this process, in N processes of this machine, or on any runner of Apache Beam.
 
-    Create(shards) ─▶ Reshuffle ─▶ Read ─▶ Compute ─▶ Write ─▶ manifests
-                                     └── (finished before) ──────▲
+    Create(shards), which spreads them ─▶ Read ─▶ Compute ─▶ Write ─▶ manifests
 
 Read, compute and write are fused, so neither text nor vectors cross a shuffle.
 """
@@ -16,10 +15,9 @@ from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pvalue import TaggedOutput
 from apache_beam.runners.runner import PipelineState
 
-from embedder.errors import PplugError, UsageError
+from embedder.errors import PplugError, UsageError, error_line
 from pipelines.nights import working
 from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
@@ -66,7 +64,7 @@ class Runner:
 
 
 class ReadShard(beam.DoFn):
-    """Shard in, shard and its rows out; one that is finished goes on as its manifest."""
+    """Shard in, shard and its rows out; nothing for one that another worker has finished."""
 
     def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
         self._night, self._is_elsewhere = night, is_elsewhere
@@ -77,8 +75,8 @@ class ReadShard(beam.DoFn):
 
     def process(self, shard: Shard) -> Iterator[Any]:
         with working.noted_errors(self._night):
-            done = self._night.log.manifest(shard.index)
-            yield TaggedOutput("done", done) if done else (shard, working.read(self._night, shard))
+            if self._night.log.manifest(shard.index) is None:
+                yield shard, working.read(self._night, shard)
 
 
 class ComputeShard(beam.DoFn):
@@ -91,7 +89,7 @@ class ComputeShard(beam.DoFn):
         with working.noted_errors(self._night):
             self._night.job.load(self._night.facts)
 
-    def process(self, element: tuple[Shard, Any]) -> Iterator[working.Computed]:
+    def process(self, element: tuple[Shard, Any]) -> Iterator[working.ComputedShard]:
         with working.noted_errors(self._night):
             yield working.compute(self._night, *element)
 
@@ -102,36 +100,32 @@ class WriteShard(beam.DoFn):
     def __init__(self, night: Night) -> None:
         self._night = night
 
-    def process(self, computed: working.Computed) -> Iterator[Manifest]:
+    def process(self, computed: working.ComputedShard) -> Iterator[Manifest]:
         with working.noted_errors(self._night):
             yield working.write(self._night, computed)
 
 
 class FinishShards(beam.PTransform):
-    """Shards in, their manifests out."""
+    """Shards in, the manifests of those that were not finished out."""
 
     def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
         super().__init__()
         self._night, self._is_elsewhere = night, is_elsewhere
 
     def expand(self, shards: beam.PCollection[Shard]) -> Any:
-        read: Any = shards | "Read" >> beam.ParDo(ReadShard(self._night, is_elsewhere=self._is_elsewhere)).with_outputs(
-            "done", main="todo"
-        )
-        written = (
-            read.todo
+        return (
+            shards
+            | "Read" >> beam.ParDo(ReadShard(self._night, is_elsewhere=self._is_elsewhere))
             | "Compute" >> beam.ParDo(ComputeShard(self._night))
             | "Write" >> beam.ParDo(WriteShard(self._night))
         )
-        return (read.done, written) | "Manifests" >> beam.Flatten()
 
 
 def run_beam(night: Night, shards: Sequence[Shard], flags: Sequence[str]) -> None:
     """Run the shards as a pipeline of Beam, and watch its workers where they are others' processes."""
     options = beam_options(flags)
     pipeline = beam.Pipeline(options=options)
-    finish = FinishShards(night, is_elsewhere=bool(flags))
-    _ = pipeline | "Shards" >> beam.Create(shards) | "Spread" >> beam.Reshuffle() | finish
+    _ = pipeline | "Shards" >> beam.Create(shards, reshuffle=True) | FinishShards(night, is_elsewhere=bool(flags))
     result: Any = pipeline.run()  # FnApiRunner is done when this returns
     heard, last = "", time.monotonic()
     while not PipelineState.is_terminal(result.state):
@@ -158,6 +152,8 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
         UsageError: if Beam does not know one, or the runner is one that loses rows or hangs.
     """
     options = PipelineOptions([f"--runner={FN_API}", *flags])
+    if not flags:
+        return options
     known: Any = options.get_all_options()
     runner = str(known["runner"])
     if runner.rpartition(".")[2] == "DaskRunner":
@@ -191,5 +187,4 @@ def _errors_of_workers(night: Night) -> Generator[None]:
             raise noted from error
         if isinstance(error, PplugError):
             raise
-        said = " ".join(str(error).split())[-300:]
-        raise WorkerLost(f"Apache Beam gave up ({type(error).__name__}: {said}): {GOES_ON}") from error
+        raise WorkerLost(f"Apache Beam gave up ({error_line(error)}; --debug shows more): {GOES_ON}") from error

@@ -9,21 +9,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum, auto
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.nights.leftovers import sweep
 from pipelines.nights.shards import clear_night, tokens_of_run
 from pipelines.store.leases import (
     LOOK_SECONDS,
     Fenced,
     Lease,
+    LeasedRun,
     Refused,
-    UnderWay,
     acquire,
     damaged_leases,
     kept_alive,
@@ -67,6 +68,12 @@ def no_progress(label: str, done: int, total: int) -> None:
 def utc_now() -> datetime:
     """The clock of real runs."""
     return datetime.now(UTC)
+
+
+@cache
+def package_versions() -> Mapping[str, str]:
+    """The versions of the packages that can change a result, which do not change while a process lives."""
+    return {name: version(name) for name in VERSIONED}
 
 
 @dataclass
@@ -144,7 +151,7 @@ def leased_run(
     """
     started_at = clock()
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
-    record = RunRecord(run_id, job, ds, started_at, config=config, versions={name: version(name) for name in VERSIONED})
+    record = RunRecord(run_id, job, ds, started_at, config=config, versions=package_versions())
     begun = {"run_id": run_id, "job": job, "ds": ds, "started_at": started_at, "config": config}
     what = {Excludes.ALL: ALONE, Excludes.SAME_NIGHT: f"{job}-{ds}"}.get(excludes, run_id)
     lease, dead = acquire(warehouse.store, what, begun)
@@ -160,7 +167,7 @@ def leased_run(
                 lease.require()
             except BaseException as error:
                 record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error, record.ended_at = error_line(error), clock()
+                record.error, record.ended_at = error_line(error)[:500], clock()
                 is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
                 raise
             record.status, record.ended_at = "done", clock()
@@ -201,12 +208,6 @@ def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def error_line(error: BaseException) -> str:
-    """What `runs` keeps of an error."""
-    said = str(error) if isinstance(error, PplugError) else f"{type(error).__name__}: {error}"
-    return said.partition("\n")[0][:500]
-
-
 def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:
     """Record a run that failed; where not even that is possible, its lease stays and the next run records it."""
     try:
@@ -218,7 +219,7 @@ def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:
     return True
 
 
-def end_killed(warehouse: Warehouse, dead: UnderWay) -> None:
+def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
     """Record a run that was killed, unless it was killed after it had recorded its end; then end its lease.
 
     Whatever is left of it finds its lease gone from then on, and what it left in the store is removed.

@@ -49,7 +49,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Finished:
+class ShardFile:
     """A data file of a shard."""
 
     name: str
@@ -77,7 +77,7 @@ class Manifest:
     """Time in which the model computed them."""
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Whatever else the job counts."""
-    files: tuple[Finished, ...] = ()
+    files: tuple[ShardFile, ...] = ()
 
     @classmethod
     def parsed(cls, text: bytes) -> "Manifest":
@@ -88,7 +88,7 @@ class Manifest:
         """
         try:
             found = json.loads(text)
-            return cls(**found | {"files": tuple(Finished(**file) for file in found["files"])})
+            return cls(**found | {"files": tuple(ShardFile(**file) for file in found["files"])})
         except (TypeError, KeyError) as error:
             raise ValueError("no manifest") from error
 

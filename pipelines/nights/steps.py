@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 
-from embedder.errors import PplugError
-from pipelines.nights.runs import RunRecord, error_line
+from embedder.errors import PplugError, error_line
+from pipelines.nights.runs import RunRecord
 from pipelines.store.leases import Refused
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, error_line
 from pipelines.nights.job import Made, Night
-from pipelines.nights.shards import Finished, Manifest, Shard, data_name
+from pipelines.nights.shards import Manifest, Shard, ShardFile, data_name
 from pipelines.store.leases import Fenced
 from pipelines.tables.parquet import parquet_bytes
 from pipelines.tables.views import connect
@@ -32,7 +32,7 @@ _beating: dict[str, threading.Thread] = {}
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedShard:
     """A shard's results on their way to the tables."""
 
     shard: Shard
@@ -47,16 +47,16 @@ def read(night: Night, shard: Shard) -> Any:
         return night.job.read(night, shard, db)
 
 
-def compute(night: Night, shard: Shard, rows: Any) -> Computed:
+def compute(night: Night, shard: Shard, rows: Any) -> ComputedShard:
     """Run the models over a shard's rows."""
     with COMPUTING:
         models = night.job.load(night.facts)
         start = time.perf_counter()
         results = night.job.compute(night, rows, models)
-        return Computed(shard, results, time.perf_counter() - start)
+        return ComputedShard(shard, results, time.perf_counter() - start)
 
 
-def write(night: Night, computed: Computed) -> Manifest:
+def write(night: Night, computed: ComputedShard) -> Manifest:
     """Put a shard's data files, then its manifest.
 
     Returns:
@@ -73,7 +73,7 @@ def write(night: Night, computed: Computed) -> Manifest:
         if rows.num_rows
     }
     files = tuple(
-        Finished(name, len(data), count, hashlib.sha256(data).hexdigest()) for name, (count, data) in packed.items()
+        ShardFile(name, len(data), count, hashlib.sha256(data).hexdigest()) for name, (count, data) in packed.items()
     )
     night.lease.require()
     for name, (_, data) in packed.items():
@@ -98,7 +98,7 @@ def finish(night: Night, shard: Shard) -> Manifest:
     return done or write(night, compute(night, shard, read(night, shard)))
 
 
-def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[Finished, ...]) -> Manifest:
+def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[ShardFile, ...]) -> Manifest:
     rejected = made.tables["rejects"].num_rows
     counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
     return Manifest(index, night.run_id, *counts, seconds, made.counts, files)
@@ -140,8 +140,8 @@ def noted_errors(night: Night) -> Generator[None]:
         yield
     except Exception as error:
         is_ours = isinstance(error, PplugError)
-        said = str(error) if is_ours else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
-        row = {"type": type(error).__name__, "args": [str(arg) for arg in error.args], "said": said}
+        args = [str(arg) for arg in error.args] if is_ours else []
+        row = {"type": type(error).__name__, "args": args, "said": error_line(error)}
         with contextlib.suppress(PplugError, OSError):
             if not isinstance(error, Fenced):  # then nothing of the run may be written any more
                 night.warehouse.store.put_new(failure_name(night), json.dumps(row | {"is_ours": is_ours}).encode())

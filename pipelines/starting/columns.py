@@ -15,8 +15,8 @@ from typing import Final
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from pipelines.intake.advice import fitting_map, needed_columns, shown
-from pipelines.intake.checks import Rules, check_chunk, renamed
-from pipelines.intake.chunks import Chunk, Columns
+from pipelines.intake.checks import RowRules, check_chunk, renamed
+from pipelines.intake.chunks import Chunk, ColumnNames
 from pipelines.intake.sources import Source, expanded, read_chunks
 from pipelines.intake.times import Years
 
@@ -67,16 +67,16 @@ def look_at(file: Path, kind: Kind, kinds: Mapping[str, Kind], given: Mapping[st
         told = f"{source.label}: which column is {' and which is '.join(lacking)}?"
         raise UsageError(f"{told} Columns found: {shown(names)}: name it with --map {advice}")
     chunk = _first(source, renamed("histories", columns))
-    checked = check_chunk("histories", chunk, Rules(kinds, Years.until(datetime.now(UTC).year), kind=kind.name))
+    checked = check_chunk("histories", chunk, RowRules(kinds, Years.until(datetime.now(UTC).year), kind=kind.name))
     users = list(dict.fromkeys(checked.rows["user_id"].to_pylist()))[:USERS]
-    reasons = Counter(refusal.reason for _, refusal in checked.refused)
+    reasons = Counter(reject.reason for _, reject in checked.refused)
     return Looked(columns, users, checked.rows.num_rows + len(checked.refused), reasons)
 
 
-def _first(source: Source, columns: Columns) -> Chunk:
+def _first(source: Source, columns: ColumnNames) -> Chunk:
     """The beginning of a file."""
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(read_chunks(source, columns, Path(folder))) as chunks,
     ):
-        return next(chunks, Chunk(0, {}, str))
+        return next(chunks, Chunk())

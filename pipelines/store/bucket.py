@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from embedder.errors import PplugError
-from pipelines.store.stored import Stored
+from pipelines.store.stored import StoredObject
 
 CLIENT: Final = [
     "allow_http",
@@ -74,10 +74,10 @@ class Bucket:
             except FileNotFoundError:
                 return None
 
-    def list(self, prefix: str = "") -> list[Stored]:
+    def list(self, prefix: str = "") -> list[StoredObject]:
         with self._one_line_errors():
             batches = list(self._client.list(prefix.rstrip("/") or None))
-        return sorted(Stored(found["path"], found["size"]) for batch in batches for found in batch)
+        return sorted(StoredObject(found["path"], found["size"]) for batch in batches for found in batch)
 
     def delete(self, names: Iterable[str]) -> None:
         with self._one_line_errors(), contextlib.suppress(FileNotFoundError):

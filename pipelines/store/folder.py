@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from embedder.durable import make_folder, sync
 from embedder.errors import PplugError
-from pipelines.store.stored import Stored
+from pipelines.store.stored import StoredObject
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on files say when they are reached."""
@@ -76,15 +76,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def list(self, prefix: str = "") -> list[Stored]:
+    def list(self, prefix: str = "") -> list[StoredObject]:
         root = self.folder / prefix
-        found = list[Stored]()
+        found = list[StoredObject]()
         for folder, _, files in os.walk(root):
             for file in files:
                 if not file.endswith(UNFINISHED):
                     with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
                         path = Path(folder, file)
-                        found.append(Stored(path.relative_to(self.folder).as_posix(), path.stat().st_size))
+                        found.append(StoredObject(path.relative_to(self.folder).as_posix(), path.stat().st_size))
         return sorted(found)
 
     def delete(self, names: Iterable[str]) -> None:

@@ -11,21 +11,22 @@ workers of a driver that is gone among it, finds its lease missing and neither w
 import contextlib
 import json
 import re
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Final
 
 from embedder.errors import PplugError
+from pipelines.background import repeated
 from pipelines.store.stored import Store
 
 Row = Mapping[str, Any]
 
 RUNNING: Final = "_running"
 LEASE: Final = re.compile(rf"{RUNNING}/(?P<what>[^/]+)/(?P<generation>\d+)\.json")
-NEEDED: Final = {"run_id", "job", "ds", "started_at"}
+LEASE_FIELDS: Final = {"run_id", "job", "ds", "started_at"}
 """What every lease says."""
 LIFE_SECONDS: Final = 10.0
 """A run that gives no sign of life for so long is dead."""
@@ -85,7 +86,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class UnderWay:
+class LeasedRun:
     """A lease as others see it."""
 
     lease: Lease
@@ -115,13 +116,13 @@ class UnderWay:
         return True
 
 
-def runs_under_way(store: Store) -> list[UnderWay]:
+def runs_under_way(store: Store) -> list[LeasedRun]:
     """Every lease there is, dead or alive, by what it is for."""
-    found = list[UnderWay]()
+    found = list[LeasedRun]()
     for what, generation, row in _leases(store):
         if row:
             lease = Lease(store, what, generation, row["run_id"])
-            found.append(UnderWay(lease, row, _read(store, lease.beat_name)))
+            found.append(LeasedRun(lease, row, _read(store, lease.beat_name)))
     return found
 
 
@@ -137,10 +138,10 @@ def _leases(store: Store) -> Iterator[tuple[str, int, Row | None]]:
         text = store.get(entry.name) if found else None
         if found and text is not None:  # else it has just ended
             row = _parsed(text)
-            yield found["what"], int(found["generation"]), row if row.keys() >= NEEDED else None
+            yield found["what"], int(found["generation"]), row if row.keys() >= LEASE_FIELDS else None
 
 
-def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[UnderWay]]:
+def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[LeasedRun]]:
     """Get a lease.
 
     Returns:
@@ -174,27 +175,20 @@ def _require_first_to_count(store: Store, lease: Lease, text: bytes) -> None:
 @contextlib.contextmanager
 def kept_alive(lease: Lease) -> Generator[None]:
     """Give signs of life, in a thread of its own, until the work inside ends."""
-    is_over = threading.Event()
+    counter = count(1)
 
-    def beat(count: int) -> None:
-        sign = {"count": count, "at": datetime.now(UTC).isoformat()}
+    def beat() -> None:
+        sign = {"count": next(counter), "at": datetime.now(UTC).isoformat()}
         lease.store.put(lease.beat_name, json.dumps(sign).encode())
 
-    def live() -> None:
-        count = 1
-        while not is_over.wait(LIFE_SECONDS / BEATS):
-            with contextlib.suppress(PplugError, OSError):  # a store that cannot be reached for a moment
-                if lease.is_held():
-                    beat(count := count + 1)
+    def beat_if_held() -> None:
+        with contextlib.suppress(PplugError, OSError):  # a store that cannot be reached for a moment
+            if lease.is_held():
+                beat()
 
-    beat(1)
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
-    try:
+    beat()
+    with repeated(beat_if_held, LIFE_SECONDS / BEATS):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def _read(store: Store, name: str) -> Row:
@@ -214,6 +208,6 @@ def _lease_name(what: str, generation: int) -> str:
     return f"{RUNNING}/{what}/{generation:08d}.json"
 
 
-def _already_running(other: UnderWay, row: Row) -> str:
+def _already_running(other: LeasedRun, row: Row) -> str:
     who = f"run {other.row['run_id']} since {other.row['started_at']}"
     return f"{row['job']} ds={row['ds']} is running already ({who}): wait for it; `pplug runs` shows when it is done"

@@ -11,7 +11,7 @@ SCHEMES: Final = ("s3", "gs", "az", "abfss")
 """Object stores, by the scheme of their URIs."""
 
 
-class Stored(NamedTuple):
+class StoredObject(NamedTuple):
     """One object of a store."""
 
     name: str
@@ -50,7 +50,7 @@ class Store(Protocol):
         """Read an object; None if there is none of that name."""
         ...
 
-    def list(self, prefix: str = "") -> Sequence[Stored]:
+    def list(self, prefix: str = "") -> Sequence[StoredObject]:
         """List the objects below a folder in the order of their names."""
         ...
 

@@ -45,7 +45,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "encoder_sha256": (_TEXT, "fingerprint of the encoder: weights and settings"),
     "ended_at": (_TIME, "end of the run"),
     "error": (_TEXT, "the one line of a run that did not end well"),
-    "finish_reason": (_TEXT, "eos, length or choice"),
+    "finish_reason": (_TEXT, "eos (an end token or a stop text), length or choice"),
     "first_posted_at": (_TIME, "time of the oldest item"),
     "high": (_FLOAT, "upper end of the 95% interval over users"),
     "input": (_TEXT, "the full prompt"),

@@ -71,7 +71,7 @@ def own_words(users: int, items: int, labels: Sequence[str] = LABELS) -> list[Ex
         outputs = tuple(names[topic] for topic in topics)
         for at in range(items):
             task = unit(np.eye(WIDTH)[topics[at]] + rng.normal(0, 0.1, WIDTH))
-            made.append(Example(f"user {user}", f"what of {at}?", outputs[at], task, vectors[:at], "", outputs))
+            made.append(Example(f"user {user}", f"what of {at}?", outputs[at], task, vectors[:at], outputs))
     return made
 
 
@@ -174,7 +174,7 @@ def test_what_only_the_llm_reads_in_a_prompt_is_learned_from_its_values(
         noise = unit(rng.normal(0, 1, (3, WIDTH)))
         prompt = f"{('sunny', 'rainy')[at % 2] * 3} day {at} of {at % 7}"
         outputs = (LABELS[rng.integers(2)], LABELS[rng.integers(2)])
-        made.append(Example(f"user {at % 8}", prompt, LABELS[at % 2], noise[0], noise[1:], "", outputs))
+        made.append(Example(f"user {at % 8}", prompt, LABELS[at % 2], noise[0], noise[1:], outputs))
     fit(plug, llm, made[:120], tmp_path / "plug")
     right = accuracy(plug, llm, made[120:], LABELS[:2])
     assert (right > 0.9) == sees_values

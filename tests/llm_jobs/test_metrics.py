@@ -206,7 +206,7 @@ def test_the_scale_is_the_one_of_the_labels_in_any_order() -> None:
 
 @pytest.mark.parametrize("reference", ["good", "", "nan", "inf"])
 def test_a_reference_that_is_no_rating_is_an_error_that_names_its_user(reference: str) -> None:
-    with pytest.raises(PplugError, match=r"a reference of user 'ann' is no number.*pplug ingest tasks"):
+    with pytest.raises(PplugError, match=r"a reference of a rating is no number.*pplug ingest tasks"):
         evaluate_answers(Metric.RATING, [Scored("ann", "3", reference)], SCALE)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import duckdb
 import pyarrow as pa
 
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing
 from pipelines.nights.job import Made, Night
 from pipelines.nights.plans import Plan
 from pipelines.nights.published import NightInputs
@@ -47,7 +47,7 @@ class LettersJob:
     """Count letters."""
 
     fails_at: str = ""
-    error: PplugError | None = None
+    error: Exception | None = None
     wait: bool = False
     name: str = "letters"
     unit: str = "letters"

@@ -126,7 +126,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     tiny_settings.with_name("dev_questions.json").write_text(json.dumps([question]), encoding="utf8")
     golds = {"task": "LaMP_4", "golds": [{"id": "q1", "output": "Rain"}]}
     tiny_settings.with_name("dev_outputs.json").write_text(json.dumps(golds), encoding="utf8")
-    rows = dict[str, list[dict[str, Any]]]()
+    rows, told = dict[str, list[dict[str, Any]]](), dict[str, str]()
     order = [
         "kinds",
         "init",
@@ -170,7 +170,8 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
         assert name in without_night or ds in words
         said = pplug(*words, "--json")
         assert said.code == 0, said.err
-        rows[name] = said.rows
+        rows[name], told[name] = said.rows, said.err
+    assert all(f"note: {len(TASKS)} answers" in told[name] for name in ("generate", "nightly", "check"))
     assert rows["ingest histories"][0]["rows_out"] == len(ITEMS)
     assert rows["generate"][0]["rows_in"] == len(TASKS)
     assert {row["arm"] for row in rows["evaluate"]} == {"own", "other", "default", "none"}

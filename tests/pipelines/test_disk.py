@@ -22,7 +22,7 @@ import json, resource, sys
 from datetime import date
 from pathlib import Path
 from llm_jobs.kinds import load_kinds
-from pipelines.command.boundary import error_line
+from pipelines.command.boundary import told_line
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.tables.warehouse import Warehouse
 
@@ -34,7 +34,7 @@ from small_night import NIGHT, NOTE
 try:
     encode_night(Warehouse(Path(root)), NIGHT, EncodeConfig(encoder=encoder, max_vectors=8), load_kinds({"note": NOTE}))
 except Exception as error:
-    print("error:", error_line(error))
+    print("error:", told_line(error))
 """
 """A run in a process of its own, whose files may have so many bytes and no more (0: as many as they like)."""
 

@@ -192,7 +192,7 @@ def test_a_single_choice_is_said_to_teach_nothing(
     assert "guessing" not in caplog.text
 
 
-def test_an_item_too_long_for_the_llm_is_skipped_counted_and_named(
+def test_an_item_too_long_for_the_llm_is_skipped_and_counted(
     fill: Fill,
     kinds: dict[str, Kind],
     generate_config: GenerateConfig,
@@ -205,8 +205,8 @@ def test_an_item_too_long_for_the_llm_is_skipped_counted_and_named(
     result = train_job(warehouse, tmp_path / "plug", choice, generate_config, train, kinds)
     assert (result.example_count, result.skipped_long_count, plan.row_count) == (len(ITEMS), 1, len(ITEMS))
     assert result.record.config["skipped_long_count"] == 1
-    told = "1 of 20 examples are skipped (prompt_too_long): user_id 'bob', item_id 'bob-77'"
-    assert told in caplog.text
+    assert "1 of 20 examples are skipped (prompt_too_long)" in caplog.text
+    assert "bob" not in caplog.text
     assert "endless" not in caplog.text
     assert "novel" not in caplog.text
 

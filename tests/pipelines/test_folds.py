@@ -74,9 +74,7 @@ def test_the_fold_of_a_user_depends_on_the_id_alone() -> None:
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=6), st.integers(0, 9))
 def test_shuffled_histories_are_anothers_and_no_longer(sizes: list[int], seed: int) -> None:
     made = [
-        Example(
-            f"u{user}", "?", "red", np.ones(2, np.float32), np.full((at, 2), user, np.float32), "", (f"l{user}",) * 9
-        )
+        Example(f"u{user}", "?", "red", np.ones(2, np.float32), np.full((at, 2), user, np.float32), (f"l{user}",) * 9)
         for user, size in enumerate(sizes)
         for at in range(size + 1)
     ]

@@ -14,10 +14,12 @@ from transformers import BertConfig, BertModel
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.backfill import Backfill, encode_backfill, generate_backfill, plan_nights, run_nights
-from pipelines.encode import EncodeConfig, encode_night, plan_encode
-from pipelines.generate import generate_night, plan_generate
-from pipelines.nightly import Nightly, plan_nightly, run_nightly
+from pipelines.backfill import nights_with_histories, nights_with_tasks, plan_nights, run_nights
+from pipelines.encode import EncodeConfig, encode_job, encode_night, plan_encode
+from pipelines.generate import generate_job, generate_night, plan_generate
+from pipelines.nightly import run_nightly
+from pipelines.nights.job import NightJob
+from pipelines.nights.night import plan_night
 from pipelines.nights.runs import Excludes, recorded_run
 from pipelines.nights.steps import StepsFailed, raise_worst
 from pipelines.tables.views import connect
@@ -40,8 +42,8 @@ def run_ids(warehouse: Warehouse, table: str, ds: date = NIGHT) -> set[str]:
         return {row[0] for row in db.execute(f"select run_id from {table} where ds = $ds", {"ds": ds}).fetchall()}
 
 
-def ran(backfill: Backfill) -> list[tuple[date, str]]:
-    return [(step.ds, step.status) for step in run_nights(backfill, 0.05)]
+def ran(job: NightJob, warehouse: Warehouse, nights: Sequence[date]) -> list[tuple[date, str]]:
+    return [(step.ds, step.status) for step in run_nights(job, warehouse, nights, 0.05)]
 
 
 # One night
@@ -110,20 +112,21 @@ def test_another_encoder_needs_a_rebuild_and_mixes_with_nothing(
 def test_a_whole_night_is_three_recorded_steps(
     fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
-    night = Nightly(fill(ITEMS, TASKS), NIGHT, [plug], encode_config, generate_config, kinds)
-    before = night.warehouse.versions()
-    assert [(plan.job, plan.row_count) for plan in plan_nightly(night)] == [("encode", len(ITEMS)), ("generate", 6)]
-    assert night.warehouse.versions() == before
-    steps = list(run_nightly(night, 0.05))
+    warehouse = fill(ITEMS, TASKS)
+    jobs = (encode_job(encode_config, kinds), generate_job([plug], generate_config, kinds))
+    before = warehouse.versions()
+    assert [plan_night(job, warehouse, NIGHT).row_count for job in jobs] == [len(ITEMS), 6]
+    assert warehouse.versions() == before
+    steps = list(run_nightly(warehouse, NIGHT, jobs, 0.05))
     assert [(step.job, step.status, step.exit_code) for step in steps] == [
         ("encode", "done", 0),
         ("generate", "done", 0),
         ("check", "done", 0),
     ]
-    with connect(night.warehouse) as db:
+    with connect(warehouse) as db:
         recorded = db.sql("select run_id from runs where job not like 'ingest%' order by started_at").fetchall()
     assert [row[0] for row in recorded] == [step.run_id for step in steps]
-    assert [step.tokens for step in run_nightly(night, 0.05)] == [0, 0, 0]
+    assert [step.tokens for step in run_nightly(warehouse, NIGHT, jobs, 0.05)] == [0, 0, 0]
     raise_worst(steps)
 
 
@@ -134,8 +137,8 @@ def test_a_night_whose_encoding_fails_is_answered_with_the_personas_there_are(
     fill([], [task("late", "ann", "apples", kind="LaMP_4") | {"choices": None}, *TASKS], ds=DAYS[1])
     encode_night(warehouse, NIGHT, encode_config, kinds)
     broken = replace(encode_config, encoder=str(warehouse.root / "nowhere"))
-    night = Nightly(warehouse, DAYS[1], [plug], broken, generate_config, kinds)
-    steps = list(run_nightly(night, 0.05))
+    jobs = (encode_job(broken, kinds), generate_job([plug], generate_config, kinds))
+    steps = list(run_nightly(warehouse, DAYS[1], jobs, 0.05))
     assert [(step.job, step.exit_code) for step in steps] == [("encode", 4), ("generate", 3), ("check", 0)]
     with pytest.raises(StepsFailed, match=r"^2 of 3 runs did not end well: encode ds=2026-11-03: .*nowhere") as told:
         raise_worst(steps)
@@ -151,16 +154,16 @@ def test_a_night_that_is_refused_answers_nothing_with_old_personas(
     warehouse = fill(ITEMS, TASKS)
     fill([item("ann", 50, "a new word", "blue")], TASKS, ds=DAYS[1])
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    night = Nightly(warehouse, DAYS[1], [plug], encode_config, generate_config, kinds)
+    jobs = (encode_job(encode_config, kinds), generate_job([plug], generate_config, kinds))
     with recorded_run(warehouse, "encode", DAYS[1], {}, Excludes.SAME_NIGHT):  # as another `nightly` would
-        steps = list(run_nightly(night, 0.05))
+        steps = list(run_nightly(warehouse, DAYS[1], jobs, 0.05))
     assert [(step.job, step.status, step.exit_code) for step in steps] == [("encode", "refused", 1)]
     assert "is running already" in steps[0].error
     with pytest.raises(StepsFailed, match="1 of 1 runs did not end well: encode") as told:
         raise_worst(steps)
     assert told.value.exit_code == 1
     assert run_ids(warehouse, "outputs", DAYS[1]) == set()
-    assert [step.status for step in run_nightly(night, 0.05)] == ["done", "done", "done"]
+    assert [step.status for step in run_nightly(warehouse, DAYS[1], jobs, 0.05)] == ["done", "done", "done"]
 
 
 def test_a_backfill_runs_what_is_missing_or_changed_the_oldest_first(
@@ -169,36 +172,35 @@ def test_a_backfill_runs_what_is_missing_or_changed_the_oldest_first(
     warehouse = fill(ITEMS, TASKS)
     for ds in DAYS[1:]:
         fill([item("new", ds.day, f"word {ds.day}", "red")], [task("t", "ann", "x")], ds=ds)
-    chosen = encode_backfill(warehouse, DAYS[0] - timedelta(days=3), DAYS[3], encode_config, kinds)
-    assert [plan.ds for plan in plan_nights(chosen)] == DAYS
+    nights = nights_with_histories(warehouse, DAYS[0] - timedelta(days=3), DAYS[3])
+    chosen = (encode_job(encode_config, kinds), warehouse, nights)
+    assert [plan.ds for plan in plan_nights(*chosen)] == DAYS
     encode_night(warehouse, DAYS[1], encode_config, kinds)
-    plans = plan_nights(chosen)
+    plans = plan_nights(*chosen)
     assert [(plan.ds, plan.state) for plan in plans] == [(ds, "missing") for ds in (DAYS[0], DAYS[2], DAYS[3])]
     before = warehouse.versions()
-    tokens = [step.tokens for step in run_nights(chosen, 0.05)]
+    tokens = [step.tokens for step in run_nights(*chosen, 0.05)]
     assert tokens == [plan.tokens for plan in plans]
     assert tokens[0] == 0, "a later night holds its vectors"
     assert warehouse.versions() != before
-    assert ran(chosen) == []
+    assert ran(*chosen) == []
     fill([item("bob", 0, "another boat", "blue")], ds=DAYS[2])
-    assert [(plan.ds, plan.state) for plan in plan_nights(chosen)] == [(ds, "inputs changed") for ds in DAYS]
-    other = encode_backfill(warehouse, DAYS[2], DAYS[3], replace(encode_config, max_vectors=3), kinds)
-    assert ran(other) == [(DAYS[2], "done"), (DAYS[3], "done")]
-    assert ran(other) == []
-    answers = generate_backfill(warehouse, DAYS[2], DAYS[3], [plug], generate_config, kinds)
-    assert [(plan.ds, plan.state) for plan in plan_nights(answers)] == [(DAYS[2], "missing"), (DAYS[3], "missing")]
-    assert ran(answers) == [(DAYS[2], "done"), (DAYS[3], "done")]
-    assert ran(answers) == []
+    assert [(plan.ds, plan.state) for plan in plan_nights(*chosen)] == [(ds, "inputs changed") for ds in DAYS]
+    other = (encode_job(replace(encode_config, max_vectors=3), kinds), warehouse, DAYS[2:])
+    assert ran(*other) == [(DAYS[2], "done"), (DAYS[3], "done")]
+    assert ran(*other) == []
+    answers = (generate_job([plug], generate_config, kinds), warehouse, nights_with_tasks(warehouse, DAYS[2], DAYS[3]))
+    assert [(plan.ds, plan.state) for plan in plan_nights(*answers)] == [(DAYS[2], "missing"), (DAYS[3], "missing")]
+    assert ran(*answers) == [(DAYS[2], "done"), (DAYS[3], "done")]
+    assert ran(*answers) == []
 
 
-def test_a_backfill_plans_no_night_that_is_still_to_come(
-    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_backfill_plans_no_night_that_is_still_to_come(fill: Fill, caplog: pytest.LogCaptureFixture) -> None:
     warehouse = fill(ITEMS)
 
     def nights(start: date, today: date) -> Sequence[date]:
         now = datetime.combine(today, time(23), UTC)
-        return encode_backfill(warehouse, start, DAYS[3], encode_config, kinds, clock=lambda: now).nights
+        return nights_with_histories(warehouse, start, DAYS[3], lambda: now)
 
     assert nights(DAYS[0], DAYS[3]) == DAYS
     assert caplog.messages == []
@@ -215,23 +217,24 @@ def test_a_night_that_fails_does_not_stop_a_backfill(
     warehouse = fill(ITEMS, TASKS)
     fill([], [task("t", "ann", "x")], ds=DAYS[1])
     encode_night(warehouse, DAYS[1], encode_config, kinds)  # the first night has no personas
-    chosen = generate_backfill(warehouse, DAYS[0], DAYS[3], [plug], generate_config, kinds)
-    steps = list(run_nights(chosen, 0.05))
+    nights = nights_with_tasks(warehouse, DAYS[0], DAYS[3])
+    chosen = (generate_job([plug], generate_config, kinds), warehouse, nights)
+    steps = list(run_nights(*chosen, 0.05))
     assert [(step.ds, step.status) for step in steps] == [(DAYS[0], "failed"), (DAYS[1], "done")]
     with pytest.raises(StepsFailed, match=r"^1 of 2 runs did not end well: generate ds=2026-11-02: no persona_vectors"):
         raise_worst(steps)
-    assert ran(chosen) == [(DAYS[0], "failed")], "the other one is done"
+    assert ran(*chosen) == [(DAYS[0], "failed")], "the other one is done"
 
 
 def test_a_backfill_of_nothing_says_what_to_run(
-    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+    fill: Fill, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
     warehouse = fill(ITEMS)
     with pytest.raises(InputMissing, match="pplug ingest histories"):
-        encode_backfill(warehouse, NIGHT - timedelta(days=9), NIGHT - timedelta(days=2), encode_config, kinds)
+        nights_with_histories(warehouse, NIGHT - timedelta(days=9), NIGHT - timedelta(days=2))
     with pytest.raises(UsageError, match="is before --start"):
-        encode_backfill(warehouse, DAYS[1], DAYS[0], encode_config, kinds)
+        nights_with_histories(warehouse, DAYS[1], DAYS[0])
     with pytest.raises(InputMissing, match="pplug ingest tasks"):
-        generate_backfill(warehouse, *DAYS[:2], [plug], generate_config, kinds)
+        nights_with_tasks(warehouse, *DAYS[:2])
     with pytest.raises(UsageError, match="--plug DIR"):
-        generate_backfill(warehouse, *DAYS[:2], [], generate_config, kinds)
+        generate_job([], generate_config, kinds)

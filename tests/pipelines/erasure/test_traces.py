@@ -7,10 +7,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from pipelines.erasure.person import Person
-from pipelines.erasure.traces import find_person, find_traces
+from pipelines.erasure.traces import find_traces
 
-POEM = "a poem about the sea"
-ANN = Person("ann", frozenset({POEM}))
+ANN = Person("ann")
 
 
 def found(root: Path) -> list[str]:
@@ -60,12 +59,6 @@ def test_every_other_file_is_searched(name: str, content: object, tells: bool, t
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf8")
     assert found(tmp_path) == ([name] if tells else [])
-
-
-def test_a_person_is_found_in_files_that_no_table_holds_any_more(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"user_id": ["ann", "bob"], "text": [POEM, "prose of another"]}), tmp_path / "old.parquet")
-    (tmp_path / "unfinished.parquet").write_bytes(b"PAR1")
-    assert find_person(tmp_path, "ann") == ANN
 
 
 def test_links_are_followed_and_may_lead_back(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from ingesting import HISTORY, KINDS, TASK
 from malformed_rows import MALFORMED_HISTORIES, MALFORMED_TASKS
 
 from llm_jobs.kinds import SPOKEN, load_kinds
-from pipelines.intake.checks import FORMS, Checked, Form, Rules, check_chunk, made_id, renamed
+from pipelines.intake.checks import COLUMN_TYPES, Checked, ColumnType, RowRules, check_chunk, made_id, renamed
 from pipelines.intake.chunks import chunks_of_records
 from pipelines.intake.json_files import parse_line
-from pipelines.intake.rows import Refusal
+from pipelines.intake.rejects import Reject
 from pipelines.intake.times import Years, moment
 
-RULES = Rules(KINDS, Years(1990, 2027), frozenset({"forgotten"}))
+RULES = RowRules(KINDS, Years(1990, 2027), frozenset({"forgotten"}))
 
 
 def check(name: str, *records: object) -> Checked:
@@ -43,8 +43,8 @@ def test_every_malformed_line_is_refused_with_its_reason(name: str, cases: list[
 def test_a_refusal_says_whose_the_row_is_and_nothing_of_what_it_says() -> None:
     checked = check("histories", {**HISTORY, "posted_at": "20/11/2026"}, {**HISTORY, "text": ["x" * 1_000]})
     assert [refusal for _, refusal in checked.refused] == [
-        Refusal("bad_time", "a text of 10 characters like 00/00/0000", "u"),
-        Refusal("wrong_type_text", "a list of 1", "u"),
+        Reject("bad_time", "a text of 10 characters like 00/00/0000", "u"),
+        Reject("wrong_type_text", "a list of 1", "u"),
     ]
 
 
@@ -101,11 +101,11 @@ def slowly(name: str, record: dict[str, Any]) -> dict[str, Any] | str:
     deleted = record.get("deleted")
     if isinstance(deleted, str) and deleted.strip().lower() in ("true", "false", ""):
         deleted = {"true": True, "false": False}.get(deleted.strip().lower())
-    forms = FORMS[name]
+    forms = COLUMN_TYPES[name]
     row: dict[str, Any] = dict.fromkeys(forms)
     reason = "" if deleted is None or isinstance(deleted, bool) else "wrong_type_deleted"
     for column, form in forms.items():
-        if deleted is True and form is not Form.KEY:
+        if deleted is True and form is not ColumnType.KEY:
             continue
         value = slow_value(form, record.get(column))
         if column == "item_id" and value == (None, "missing") and deleted is not True:
@@ -124,13 +124,14 @@ def slowly(name: str, record: dict[str, Any]) -> dict[str, Any] | str:
     return reason or row | {"deleted": deleted is True}
 
 
-def slow_value(form: Form, value: object) -> tuple[Any, str]:
-    if form is Form.TIME:
-        if isinstance(value, bool | list | dict):
-            return None, "wrong_type"
-        found = None if value is None else moment(value, RULES.years)
-        return found, "" if found else "missing" if value is None else "bad_time"
-    if form is Form.CHOICES:
+def slow_value(form: ColumnType, value: object) -> tuple[Any, str]:
+    if form is ColumnType.TIME:
+        text, problem = slow_value(ColumnType.OPTIONAL, value)
+        if value is None or problem:
+            return None, problem or "missing"
+        found = moment(text or "", RULES.years)
+        return found, "" if found else "bad_time"
+    if form is ColumnType.CHOICES:
         return slow_choices(value)
     if isinstance(value, bool | list | dict):
         return None, "wrong_type"
@@ -139,11 +140,11 @@ def slow_value(form: Form, value: object) -> tuple[Any, str]:
     text = None if value is None else str(value)
     if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
         return None, "not_utf8"
-    if form is Form.OPTIONAL:
+    if form is ColumnType.OPTIONAL:
         return (text if text and text.strip() else None), ""
     if text is None or not text.strip():
         return None, "missing" if text is None else "empty"
-    return text, "too_long" if form in (Form.KEY, Form.ID) and len(text.encode()) > 1_000 else ""
+    return text, "too_long" if form in (ColumnType.KEY, ColumnType.ID) and len(text.encode()) > 1_000 else ""
 
 
 def slow_choices(value: object) -> tuple[Any, str]:
@@ -151,7 +152,7 @@ def slow_choices(value: object) -> tuple[Any, str]:
         return None, ""
     if not isinstance(value, list):
         return None, "wrong_type"
-    texts = [slow_value(Form.TEXT, choice) for choice in value]
+    texts = [slow_value(ColumnType.TEXT, choice) for choice in value]
     problems = [problem for _, problem in texts]
     for problem in ("wrong_type", "missing", "not_utf8"):
         if problem in problems:
@@ -181,13 +182,13 @@ def test_columns_are_checked_as_row_by_row(given_rows: tuple[str, list[dict[str,
 
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_every_line_is_a_row_or_a_refusal(line: bytes) -> None:
-    for name in FORMS:
+    for name in COLUMN_TYPES:
         checked = check(name, parse_line(line))
         assert checked.rows.num_rows + len(checked.refused) == 1
 
 
 def test_a_column_of_any_type_is_the_same_as_its_values_one_by_one() -> None:
-    from pipelines.intake.found import read_texts
+    from pipelines.intake.columns import read_texts
 
     columns = [
         pa.array([1, None], pa.int16()),
@@ -200,7 +201,7 @@ def test_a_column_of_any_type_is_the_same_as_its_values_one_by_one() -> None:
         columns, [["1", None], ["1", None, None], ["a", None], ["a", None], ["a", None]], strict=True
     ):
         assert read_texts(column).values.to_pylist() == texts
-    assert read_texts(columns[-1]).problems["not_utf8"].tolist() == [False, True]
+    assert read_texts(columns[-1]).reasons.tolist() == ["", "not_utf8"]
 
 
 def test_the_time_of_a_row_is_in_utc() -> None:
@@ -220,7 +221,7 @@ def test_a_task_may_bring_a_text_alone_and_a_kind_by_its_spoken_name() -> None:
         {**TASK, "task_id": "7", "kind": ["LaMP_4"]},
     ]
     (chunk,) = chunks_of_records("t", enumerate(tasks, 1), renamed("tasks", {}))
-    checked = check_chunk("tasks", chunk, Rules(kinds, RULES.years, kind="LaMP_4"))
+    checked = check_chunk("tasks", chunk, RowRules(kinds, RULES.years, kind="LaMP_4"))
     found = [(row["kind"], row["input"], row["choices"]) for row in checked.rows.to_pylist()]
     assert found == [
         ("LaMP_4", kinds["LaMP_4"].training_prompt("It rained."), None),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.intake import json_files
 from pipelines.intake.json_files import elements
-from pipelines.intake.rows import Refusal
+from pipelines.intake.rejects import Reject
 
 
 def write(path: Path, text: str) -> Path:
@@ -39,4 +39,4 @@ def test_a_list_is_read_element_by_element_whatever_the_size_of_the_chunks(
         with write(Path(folder) / "q.json", text[:-1]).open(encoding="utf8") as file:
             *whole, refusal = elements(file)
         assert whole == values[:-1]
-        assert isinstance(refusal, Refusal)
+        assert isinstance(refusal, Reject)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingesting import HISTORY, KINDS, NIGHT, item, jsonl, refused, rows
 
 from pipelines.ingest import IngestConfig, ingest_histories
-from pipelines.intake.times import Years, moment, read_times
+from pipelines.intake.times import Years, read_times
 from pipelines.tables.warehouse import Warehouse
 
 MIDNIGHT = datetime(2026, 11, 20)
@@ -95,10 +95,11 @@ def test_what_may_mean_another_time_is_refused(warehouse: Warehouse, tmp_path: P
 
 
 @pytest.mark.parametrize("value", [*TIMES, *NO_TIMES])
-def test_a_column_of_times_is_read_as_its_values_one_by_one(value: Any) -> None:
+def test_a_time_is_read_the_same_whatever_stands_beside_it(value: Any) -> None:
     years = Years(1990, 2027)
-    assert read_times([value], years).values.to_pylist() == [moment(value, years)]
-    assert read_times([value, None, 7.5], years).values.to_pylist() == [moment(value, years), None, None]
+    expected = MIDNIGHT.replace(tzinfo=UTC) if value in TIMES else None
+    assert read_times([value], years).values.to_pylist() == [expected]
+    assert read_times([value, None, 7.5], years).values.to_pylist() == [expected, None, None]
 
 
 def test_other_years_are_taken_when_asked_for(warehouse: Warehouse, tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ def test_an_error_of_a_worker_is_the_same_everywhere(where: str, workers: int, w
     assert told.value.exit_code == 4
 
 
+def test_what_a_library_says_of_a_text_is_in_no_error_and_no_file(warehouse: Warehouse) -> None:
+    with pytest.raises(PplugError, match="a worker failed \\(ValueError at ") as told:
+        run_night(LettersJob(fails_at="compute", error=ValueError("dear diary")), warehouse, NIGHT)
+    assert "diary" not in str(told.value)
+    assert not [path for path in warehouse.root.rglob("*") if path.is_file() and b"diary" in path.read_bytes()]
+
+
 @pytest.mark.parametrize(
     "error", [PplugError("a"), UsageError("b"), InputMissing("c"), PromptRefused("prompt_too_long", "9 tokens of 8")]
 )

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.nights.shards import Finished, Manifest, Shard, ShardLog, clear_night, cut_shards, data_name, with_files
+from pipelines.nights.shards import Manifest, Shard, ShardFile, ShardLog, clear_night, cut_shards, data_name, with_files
 from pipelines.store.folder import Folder
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import parquet_bytes
@@ -47,7 +47,7 @@ def test_a_shard_names_the_files_that_may_hold_its_users(tmp_path: Path) -> None
 
 def test_the_first_manifest_of_a_shard_counts(tmp_path: Path) -> None:
     log = ShardLog(Folder(tmp_path), "encode", NIGHT, "f1")
-    first = Manifest(3, "r1", 2, 1, 1, 7, 0.5, {}, (Finished("tasks/ds=x/a.parquet", 1, 2, "s"),))
+    first = Manifest(3, "r1", 2, 1, 1, 7, 0.5, {}, (ShardFile("tasks/ds=x/a.parquet", 1, 2, "s"),))
     assert log.manifest(3) is None
     assert log.add(first)
     assert not log.add(Manifest(3, "r2", 2, 2, 0, 7, 0.5))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedder.errors import PplugError
-from pipelines.store.stored import Store, Stored, open_store
+from pipelines.store.stored import Store, StoredObject, open_store
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -24,11 +24,11 @@ def test_what_is_put_is_got_listed_and_deleted(store: Store, tmp_path: Path) -> 
     store.put("a/b", b"one")
     store.put("a/b", b"other")
     store.put("ab", b"")
-    assert store.list() == [Stored("a/b", 5), Stored("a/ds=1/c", 5), Stored("ab", 0)]
-    assert store.list("a") == [Stored("a/b", 5), Stored("a/ds=1/c", 5)]
+    assert store.list() == [StoredObject("a/b", 5), StoredObject("a/ds=1/c", 5), StoredObject("ab", 0)]
+    assert store.list("a") == [StoredObject("a/b", 5), StoredObject("a/ds=1/c", 5)]
     assert (store.get("a/b"), store.get("ab")) == (b"other", b"")
     store.delete(["a/b", "a/ds=1/c", "never"])
-    assert store.list() == [Stored("ab", 0)]
+    assert store.list() == [StoredObject("ab", 0)]
 
 
 def test_of_many_at_once_one_puts_a_name(store: Store) -> None:

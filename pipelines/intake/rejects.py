@@ -1,17 +1,16 @@
-"""What was refused of a file and why, without a word of what it said."""
+"""Say why a row of a file is refused, without a word of what it said."""
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 _SHAPE: Final = str.maketrans({**dict.fromkeys("123456789", "0")})
 SHAPE_CHARACTERS: Final = 32
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a row was refused."""
+class Reject:
+    """Why a row is refused."""
 
     reason: str
     """In snake_case, for example empty_text, wrong_type_user_id, broken_json."""

@@ -1,4 +1,4 @@
-"""Rows of a command that wait on disk until all of it is read, so that memory stays bounded.
+"""Stage the rows of a command on disk until all of it is read, so that memory stays bounded.
 
 chunk ─▶ check_chunk ─▶ <table>.parquet
              └────────▶ rejects.parquet
@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.intake import limits
-from pipelines.intake.checks import Rules, check_chunk, staged_schema
+from pipelines.intake.checks import RowRules, check_chunk, staged_schema
 from pipelines.intake.chunks import Chunk
-from pipelines.intake.markers import MarkerCounts
-from pipelines.intake.references import ReferenceCounts
-from pipelines.intake.rows import Refusal
+from pipelines.intake.rejects import Reject
+from pipelines.intake.task_warnings import TaskWarnings
 from pipelines.tables.schema import file_schema
 
 
@@ -60,20 +59,19 @@ class Intake:
     run_id: str
     tables: dict[str, StagedRows]
     rejects: StagedRows
-    rules: Rules
+    rules: RowRules
+    warnings: TaskWarnings
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
     """By the name of the source."""
-    references: ReferenceCounts = field(default_factory=ReferenceCounts)
-    markers: MarkerCounts = field(default_factory=MarkerCounts)
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path, job: str, run_id: str, names: Iterable[str], rules: Rules) -> Generator[Self]:
+    def opened(cls, folder: Path, job: str, run_id: str, names: Iterable[str], rules: RowRules) -> Generator[Self]:
         """An empty intake for tables of these names."""
         tables = {name: StagedRows(folder / f"{name}.parquet", staged_schema(name)) for name in names}
         rejects = StagedRows(folder / "rejects.parquet", file_schema("rejects"))
         try:
-            yield cls(job, run_id, tables, rejects, rules)
+            yield cls(job, run_id, tables, rejects, rules, TaskWarnings(rules.kinds))
         finally:
             for staged in (*tables.values(), rejects):
                 staged.close()
@@ -86,23 +84,21 @@ class Intake:
     def take(self, name: str, source: str, chunk: Chunk) -> None:
         """Put the rows of a chunk aside, or their refusals."""
         checked = check_chunk(name, chunk, self.rules)
-        if name == "tasks":
-            self.markers.count(checked.rows, self.rules.kinds)
-        self.tables[name].add(self.references.spelled(checked.rows) if name == "tasks" else checked.rows)
+        self.tables[name].add(self.warnings.checked(checked.rows) if name == "tasks" else checked.rows)
         for start in range(0, len(checked.refused), limits.BATCH_ROWS):
             self._refuse(source, checked.refused[start : start + limits.BATCH_ROWS])
         seen = self.seen.setdefault(source, Seen(chunk.names))
         seen.rows_in += checked.rows.num_rows + len(checked.refused)
-        seen.reasons.update(refusal.reason for _, refusal in checked.refused)
+        seen.reasons.update(reject.reason for _, reject in checked.refused)
 
-    def _refuse(self, source: str, refused: Sequence[tuple[str, Refusal]]) -> None:
-        """Put refusals aside; of a forgotten user's row only where it stands in the file."""
+    def _refuse(self, source: str, refused: Sequence[tuple[str, Reject]]) -> None:
+        """Stage rejects; of a forgotten user's row only where it stands in the file."""
         origin = {"job": self.job, "source": source, "run_id": self.run_id}
         label = Path(source).name
-        found: list[dict[str, Any]] = []
-        for row_id, refusal in refused:
-            if refusal.reason == "forgotten_user" or refusal.user_id in self.rules.forgotten:
+        rows: list[dict[str, Any]] = []
+        for row_id, reject in refused:
+            if reject.reason == "forgotten_user" or reject.user_id in self.rules.forgotten:
                 row_id = row_id if row_id.startswith(f"{label}:") else label  # LaMP's row ids are ids of users
-                refusal = Refusal("forgotten_user")
-            found.append(origin | {"row_id": row_id} | vars(refusal))
-        self.rejects.add(pa.Table.from_pylist(found, schema=file_schema("rejects")))
+                reject = Reject("forgotten_user")
+            rows.append(origin | {"row_id": row_id} | vars(reject))
+        self.rejects.add(pa.Table.from_pylist(rows, schema=file_schema("rejects")))

@@ -1,5 +1,6 @@
-"""The commands that a person begins with: which kinds of tasks there are, and a folder to work in."""
+"""The commands that a person begins with: the demo, which kinds of tasks there are, and a folder to work in."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,32 @@ import typer
 
 from pipelines.command import options as opt
 from pipelines.command.console import message
-from pipelines.command.mapping import column_map
+from pipelines.command.progress import progress_bars
 
 app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+@opt.grouped
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where sample, tables and plug go.")] = Path("demo"),
+    dry_run: opt.DryRun = False,
+    *,
+    common: opt.Printed,
+) -> None:
+    """Run the whole job on a generated sample.
+
+    Example: pplug demo my-demo
+    """
+    from pipelines.demo import plan_demo, run_demo
+
+    if dry_run:
+        return common.show([asdict(plan_demo())])
+    with progress_bars() as progress:
+        result = run_demo(folder, progress)
+    common.show(result.looked_at, "ds", "user_id", "kind", "item_id", "posted_at")
+    common.show(result.arms)
+    return None
 
 
 @app.command()
@@ -30,7 +54,7 @@ def kinds(
 
     found = opt.kinds_of(ctx)
     if name is None:
-        return common.show(kind_rows(found, ctx.obj.kinds))
+        return common.show(kind_rows(found, ctx.obj.settings.kinds))
     kind = chosen_kind(name, found)
     common.show(field_rows(kind, as_texts=common.for_people), whole=True)
     common.show(sample_rows(kind), whole=True)
@@ -64,9 +88,9 @@ def init(
 
     found = opt.kinds_of(ctx)
     chosen = chosen_kind(kind, found)
-    looked = None if file is None else look_at(file, chosen, found, column_map(columns))
-    spoken = spoken_name(kind, ctx.obj.kinds) or kind
-    begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.sources), Path(), dry_run=dry_run)
+    looked = None if file is None else look_at(file, chosen, found, opt.column_map(columns))
+    spoken = spoken_name(kind, ctx.obj.settings.kinds) or kind
+    begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.settings.sources), Path(), dry_run=dry_run)
     for line in begun.told:
         message(line)
     common.show(begun.files, whole=True)

@@ -1,4 +1,4 @@
-"""Do something small again and again while a long piece of work goes on."""
+"""Do something small again and again, in the background of a long piece of work."""
 
 import threading
 from collections.abc import Callable, Generator
