@@ -25,10 +25,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from embedder.devices import LLMDtype
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
-from embedder.precision import Dtype
 from embedder.weights import load_config
 from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice
 from llm_jobs.engine.rules import require_no_rules
@@ -58,7 +58,7 @@ MOST_WAYS = 128
 
 def load_vllm(
     name: str,
-    dtype: Dtype = "bfloat16",
+    dtype: LLMDtype = "bfloat16",
     cache: Path | None = None,
     memory: int | None = None,
     *,
@@ -251,7 +251,7 @@ def embedding_table(folder: Path, config: Any) -> Tensor:
     raise PplugError(f"{folder} has no tensor {name}: check that its safetensors are complete")
 
 
-def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memory: int | None) -> Any:
+def _started(folder: Path, config: Any, dtype: LLMDtype, context_length: int, memory: int | None) -> Any:
     """Load the model in vLLM."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -274,7 +274,7 @@ def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memor
     )
 
 
-def _kv_bytes(config: Any, dtype: Dtype) -> int:
+def _kv_bytes(config: Any, dtype: LLMDtype) -> int:
     """Count the bytes of the keys and values of a token."""
     head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -14,11 +14,12 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
+from embedder.devices import Dtype
 from embedder.encoder import encoder_folder
 from embedder.errors import UsageError
 from embedder.models import model_folder
 from embedder.plug import PersonaPlug
-from embedder.precision import Dtype, decided_precision
+from embedder.precision import decided_precision
 from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Refusal
