@@ -5,8 +5,10 @@
 
 Prompts go in fully embedded: mixed with ids they can hit vLLM's prefix cache wrongly
 (https://github.com/vllm-project/vllm/issues/56655). vLLM gives no log-probabilities of an embedded prompt, so closed
-answers are scored a fork at a time: a request with the tokens up to where choices go different ways asks for the
-log-probabilities of the tokens that may follow. Empty beginnings go first: the others find their prompt in the cache.
+answers are scored by forks: a request with the tokens up to where choices go different ways asks for the
+log-probabilities of the tokens that may follow. All forks of a batch of tasks are handed over together, those of a task
+next to each other: the first one fills the prefix cache with their prompt. The cache tells embedded prompts apart by
+their numbers, so users with the same text and other personas share nothing but what stands before these.
 
 Which vLLM and how to install it: docs/vllm.md.
 """
@@ -158,12 +160,11 @@ class VllmEngine:
         embeds = [self._embeds(request) for request in requests]
         forks = [forks_of(request.choices) for request in requests]
         known: list[dict[Ids, float]] = [{} for _ in requests]
-        for is_root in (True, False):
-            asked = [(row, fork) for row, own in enumerate(forks) for fork in own if is_root is not bool(fork.path)]
-            prompts = [torch.cat([embeds[row], self._table[list(fork.path)]]) for row, fork in asked]
-            params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
-            for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
-                known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
+        asked = [(row, fork) for row, own in enumerate(forks) for fork in own]
+        prompts = [torch.cat([embeds[row], self._table[list(fork.path)]]) for row, fork in asked]
+        params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
+        for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
+            known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
         return [
             best_choice(request.choices, choice_scores(request.choices, log_probs))
             for request, log_probs in zip(requests, known, strict=True)
@@ -256,7 +257,7 @@ def _started(folder: Path, config: Any, dtype: LLMDtype, context_length: int, me
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     vllm: Any = import_module("vllm")
-    sizes: dict[str, Any] = {"tensor_parallel_size": max(1, torch.cuda.device_count())}
+    sizes: dict[str, Any] = {"tensor_parallel_size": gpus_for(config, torch.cuda.device_count())}
     if import_module("vllm.platforms").current_platform.is_cpu():  # would take nearly all of the memory
         memory = memory or max(KV_TOKENS, context_length) * _kv_bytes(config, dtype)
         sizes = {"block_size": 32}
@@ -272,6 +273,12 @@ def _started(folder: Path, config: Any, dtype: LLMDtype, context_length: int, me
         max_model_len=context_length,
         **sizes,
     )
+
+
+def gpus_for(config: Any, gpu_count: int) -> int:
+    """Choose over how many GPUs a model is spread: as many as its heads can be dealt out to evenly."""
+    heads: int = config.get_text_config().num_attention_heads
+    return max(count for count in range(1, max(1, gpu_count) + 1) if heads % count == 0)
 
 
 def _kv_bytes(config: Any, dtype: LLMDtype) -> int:

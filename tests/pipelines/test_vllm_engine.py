@@ -183,3 +183,9 @@ def test_forks_ask_for_every_token_of_every_choice_once() -> None:
     scores = choice_scores(choices, {edge: -float(sum(edge)) for edge in asked})
     assert isinstance(scores, torch.Tensor)
     assert scores[:3].tolist() == pytest.approx([-(1 + 3 + 3) / 3, -(1 + 4 + 4) / 3, -(4 + 4) / 2])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_quantised_weights_are_for_the_default_engine(dtype: Any) -> None:
+    with pytest.raises(UsageError, match=f"--engine vllm has no --llm-dtype {dtype}"):
+        GenerateConfig(engine="vllm", llm_dtype=dtype)
