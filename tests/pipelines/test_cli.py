@@ -289,6 +289,7 @@ def test_a_settings_file_that_is_named_must_be_there(pplug: Pplug) -> None:
         ("encode", 2, "--ds"),
         ("encode --ds 2026-02-30", 2, "'2026-02-30' is no date like 2026-11-01"),
         ("encode --ds 2026-11-01 --dtype int8", 2, "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'"),
+        ("encode --ds 2026-11-01 --device tpu", 2, "'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
         ("encode --ds 2026-11-01", 4, "pplug ingest histories"),
         ("train --plug p --epochs 0", 2, "--epochs"),
         ("generate --ds 2026-11-01", 2, "--plug"),
