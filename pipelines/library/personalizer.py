@@ -294,7 +294,7 @@ def _decided(saved: Saved) -> Saved:
     """The models with float32 or bfloat16 wherever `auto` stands; the one that is faster here."""
     names, config = dict(saved.models), saved.config
     if config.dtype == "auto":
-        names["dtype"] = decided_precision("auto", encoder_folder(config.encoder, config.cache)[0])
+        names["dtype"] = decided_precision("auto", encoder_folder(config.encoder, config.cache)[0], config.device)
     if config.llm_dtype == "auto":
-        names["llm_dtype"] = decided_precision("auto", model_folder(config.llm, config.cache))
+        names["llm_dtype"] = decided_precision("auto", model_folder(config.llm, config.cache), config.device)
     return Saved(names, saved.max_vectors, saved.kinds, saved.columns)
