@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 import duckdb
 import pyarrow.parquet as pq
 
+from embedder.devices import Dtype
 from embedder.errors import UsageError
-from embedder.precision import Dtype
 from llm_jobs.kinds import load_kinds
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_job
