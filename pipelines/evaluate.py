@@ -23,14 +23,14 @@ from llm_jobs.kinds import Kind
 from llm_jobs.labels import fixed_labels
 from llm_jobs.metrics import Scored
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.baselines.answering import Arm, answer_arms, tell_of_shortened
+from pipelines.baselines.cases import CaseReader
+from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
+from pipelines.baselines.table import slice_rows
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms, tell_of_shortened
-from pipelines.rivals.cases import CaseReader
-from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
-from pipelines.rivals.table import slice_rows
 from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 JOB = "evaluate"
 
 CONTROLS = ("other", "default", "none")
-"""Rivals that are answered with --controls."""
+"""What is answered with --controls."""
 
 Arms = dict[str, list[Scored]]
 
@@ -163,8 +163,8 @@ def controls_of(
                 continue
             reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
             bench = Bench(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
-            rivals = {arm: RIVALS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
-            found[kind] = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
+            methods = {arm: METHODS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
+            found[kind] = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, progress)
     return found
 
 
@@ -195,6 +195,6 @@ def plan_evaluate(
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)
-    times = sum(RIVALS[name].draws for name in CONTROLS)
+    times = sum(METHODS[name].draws for name in CONTROLS)
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

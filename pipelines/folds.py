@@ -22,19 +22,19 @@ from llm_jobs.kinds import Kind, Metric
 from llm_jobs.metrics import evaluate_answers
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.baselines.answering import Arm, answer_arms
+from pipelines.baselines.authorship import with_authorship
+from pipelines.baselines.cases import Case, CaseReader
+from pipelines.baselines.labels import LabelRegression, most_frequent
+from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, Bench, Method, TrainedPlug
+from pipelines.baselines.table import OWN, comparison_rows
+from pipelines.baselines.training import FoldTrainer
 from pipelines.compare import CompareConfig, require_own_engine
 from pipelines.evaluate import JOB, labels_of, referenced_tasks
 from pipelines.examples import Row, examples_of
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms
-from pipelines.rivals.authorship import with_authorship
-from pipelines.rivals.cases import Case, CaseReader
-from pipelines.rivals.labels import LabelRegression, most_frequent
-from pipelines.rivals.registry import MET, OWN_PLUG, RIVALS, SHUFFLED, Bench, Rival, TrainedPlug
-from pipelines.rivals.table import OWN, comparison_rows
-from pipelines.rivals.training import FoldTrainer
 from pipelines.slices import slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none")
 CLOSED_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "label_mode", "label_vote", "label_regression")
-"""What is compared unless --rivals says so; other rivals take a training through the LLM for each fold and seed."""
+"""What is compared unless --methods says so; other methods take a training through the LLM for each fold and seed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def compare_folds(
         ds: night of the tasks.
         kinds: how each kind is worded and scored.
         config: the models.
-        compare: the kind, and the rivals where others than the usual ones are wanted.
+        compare: the kind, and the methods where others than the usual ones are wanted.
         folds: how users are divided.
         progress: told of steps and tasks done.
 
@@ -119,7 +119,7 @@ def plan_folds(
     name = kind_of(scored, compare.kind, kinds)
     mine = [row for row in scored if row["kind"] == name]
     usual = CLOSED_ARMS if any(row["choices"] for row in mine) else FREE_ARMS
-    chosen = [RIVALS[name] for name in {OWN, *(compare.rivals or usual)}]
+    chosen = [METHODS[name] for name in {OWN, *(compare.methods or usual)}]
     answers = sum(entry.draws * (folds.seeds if entry.plug else 1) for entry in chosen)
     return Plan(JOB, ds, len({row["user_id"] for row in mine}), answers * len(mine))
 
@@ -168,8 +168,8 @@ class FoldedComparison:
                 cases = CaseReader(db, self._ds, self._kind, self._models.encoder, mine)
                 item_counts |= cases.item_counts
                 chunks = [self._with_values(chunk) for chunk in cases.chunks()]
-                for rivals in self._rivals(trainer, fold, names, met):
-                    found = answer_arms(chunks, rivals, self._models.llm, cases.task_count, progress)
+                for methods in self._methods(trainer, fold, names, met):
+                    found = answer_arms(chunks, methods, self._models.llm, cases.task_count, progress)
                     for name, arm in found.items():
                         arms.setdefault(name, Arm()).add_all(arm)
         self._log_seeds(arms, data)
@@ -180,16 +180,16 @@ class FoldedComparison:
 
     def _names(self, data: TrainingData) -> list[str]:
         usual = CLOSED_ARMS if data.labels else FREE_ARMS
-        return [name for name in RIVALS if name == OWN or name in (self._compare.rivals or usual)]
+        return [name for name in METHODS if name == OWN or name in (self._compare.methods or usual)]
 
     @property
     def _seeds(self) -> range:
         first = self._folds.train.seed
         return range(first, first + self._folds.seeds)
 
-    def _rivals(
+    def _methods(
         self, trainer: FoldTrainer, fold: int, names: Sequence[str], met: Mapping[int, TrainedPlug]
-    ) -> Iterator[dict[str, Rival]]:
+    ) -> Iterator[dict[str, Method]]:
         """The arms of a fold, seed by seed; what is not trained by seed comes with the first."""
 
         def is_known(user_id: str) -> bool:
@@ -198,13 +198,13 @@ class FoldedComparison:
         known = [example for example in trainer.examples if is_known(example.user_id)]
         common = most_frequent([example.target for example in known])
         for seed in self._seeds:
-            of_seed = [name for name in names if RIVALS[name].plug is not None or seed == self._seeds[0]]
+            of_seed = [name for name in names if METHODS[name].plug is not None or seed == self._seeds[0]]
             plugs = {MET: met[seed]} if met else {}
-            for need in sorted({str(RIVALS[name].plug) for name in of_seed} - {"None", MET}):
+            for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
                 plugs[need] = trainer.trained(need, seed, is_known)
             regression = LabelRegression.of_examples(known) if "label_regression" in of_seed else None
             bench = Bench(self._kind, trainable(self._models.llm), plugs, regression, common)
-            yield {name: RIVALS[name].build(bench) for name in of_seed}
+            yield {name: METHODS[name].build(bench) for name in of_seed}
 
     def _with_values(self, cases: Sequence[Case]) -> list[Case]:
         """The cases with the LLM's values of their prompts, which all arms and seeds see, where plugs see these."""
@@ -229,7 +229,7 @@ class FoldedComparison:
         """Tell how far the seeds of each trained method are apart."""
         for name, arm in arms.items():
             draws = len(next(iter(arm.scored.values()), []))
-            if RIVALS[name].plug is None or draws % self._folds.seeds:
+            if METHODS[name].plug is None or draws % self._folds.seeds:
                 continue
             each = draws // self._folds.seeds
             by_seed = [

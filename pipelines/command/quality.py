@@ -28,8 +28,8 @@ class Compared:
         bool, opt.option("--compare", "Answer again in every other way to personalise; keep the numbers.")
     ] = False
     kind: Annotated[str | None, opt.option("--kind", "With --compare: only this kind.", callback=opt.kind_name)] = None
-    rivals: Annotated[
-        str, opt.option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")
+    methods: Annotated[
+        str, opt.option("--methods", "With --compare: names of methods, like none,bm25_4; all unless given.")
     ] = ""
     lora_users: Annotated[
         int, opt.option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)
@@ -42,8 +42,8 @@ class Compared:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The rivals asked for."""
-        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
+        """The methods asked for."""
+        return tuple(name.strip() for name in self.methods.split(",") if name.strip())
 
 
 @app.command()
@@ -114,7 +114,7 @@ def evaluate(
     With --compare --folds 5 they are answered by plugs and baselines that never met their users, trained for it. With
     --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
     --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
-    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --rivals none,bm25_4,label_mode`.
+    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --methods none,bm25_4,label_mode`.
 
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
@@ -189,7 +189,7 @@ def compare_plugs(
 
 def show_comparison(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
     """Print a comparison: for a person that of all tasks, then the slices, and what each method costs with --wide."""
-    from pipelines.rivals.table import printed_tables
+    from pipelines.baselines.table import printed_tables
 
     show_evaluations(common, rows, user_counts)
     if common.form is Form.TABLE:

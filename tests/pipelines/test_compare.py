@@ -17,18 +17,18 @@ from llm_jobs.tasks import PersonalTask
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
 from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.baselines import cases
+from pipelines.baselines.answering import answer_arms
+from pipelines.baselines.cases import CaseReader, other_users
+from pipelines.baselines.lora import LoraConfig
+from pipelines.baselines.plugs import compared_plugs
+from pipelines.baselines.registry import METHODS, Bench
+from pipelines.baselines.table import COSTS, printed_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.generate import generate_night
 from pipelines.personas.nights import newest_nights, nights_of
-from pipelines.rivals import cases
-from pipelines.rivals.answering import answer_arms
-from pipelines.rivals.cases import CaseReader, other_users
-from pipelines.rivals.lora import LoraConfig
-from pipelines.rivals.plugs import compared_plugs
-from pipelines.rivals.registry import RIVALS, Bench
-from pipelines.rivals.table import COSTS, printed_tables
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -48,9 +48,9 @@ class Night:
     kinds: dict[str, Kind]
     config: GenerateConfig
 
-    def compare(self, *rivals: str, **settings: Any) -> list[dict[str, Any]]:
+    def compare(self, *methods: str, **settings: Any) -> list[dict[str, Any]]:
         what = self.warehouse, NIGHT, self.kinds, self.plugs, self.config
-        return compare_night(*what, CompareConfig(rivals=rivals, **settings)).to_pylist()
+        return compare_night(*what, CompareConfig(methods=methods, **settings)).to_pylist()
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
         reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
         plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
         bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
-        rivals = {name: RIVALS[name].build(bench) for name in names}
-        arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, lambda *_: None)
+        methods = {name: METHODS[name].build(bench) for name in names}
+        arms = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, lambda *_: None)
     return {
         name: {task: [one.prediction for one in found] for task, found in arm.scored.items()}
         for name, arm in arms.items()
@@ -158,8 +158,8 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "plug_task": night.plugs[2],
         "instruction": night.plugs[3],
     }.items():
-        (rival,) = load_plugs([folder], models).values()
-        wanted[arm] = asked(models, personal_requests(rival.plug, personal)[0], placement)
+        (method,) = load_plugs([folder], models).values()
+        wanted[arm] = asked(models, personal_requests(method.plug, personal)[0], placement)
     found = answers_of(night, list(wanted), chunk)
     for name, texts in wanted.items():
         assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name
@@ -183,7 +183,7 @@ def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(n
     changed = night.warehouse.versions()
     assert {name for name in changed if changed[name] != versions.get(name)} == {"evaluations", "runs"}
     # A plug that points has no prompt to put the nearest item in; the others were not given, or are trained for folds.
-    assert set(by_arm(rows)) == set(RIVALS) - {"plug_nearest", "pplug_published", "shuffled", "met"}
+    assert set(by_arm(rows)) == set(METHODS) - {"plug_nearest", "pplug_published", "shuffled", "met"}
     sizes = {row["slice"]: row["task_count"] for row in rows}
     assert sizes == {"all": 5, "history 0": 1, "history 1-3": 1, "history 4-15": 3}
     for row in rows:
@@ -284,12 +284,12 @@ def test_users_kept_out_of_training_are_a_slice(
 
 
 def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--rivals 'bm26'"):
-        CompareConfig(rivals=("bm26",))
-    with pytest.raises(UsageError, match=r"--rivals shuffled .* --folds 5"):
+    with pytest.raises(UsageError, match="--methods 'bm26'"):
+        CompareConfig(methods=("bm26",))
+    with pytest.raises(UsageError, match=r"--methods shuffled .* --folds 5"):
         night.compare("shuffled")
     with pytest.raises(UsageError, match="--lora-users"):
-        CompareConfig(rivals=("lora",))
+        CompareConfig(methods=("lora",))
     with pytest.raises(UsageError, match="--kind"):
         night.compare(kind="LaMP_4")
     with pytest.raises(UsageError, match="--engine"):
@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_p
 
 def test_the_plan_counts_the_answers_and_writes_nothing(night: Night) -> None:
     before = night.warehouse.versions()
-    compare = CompareConfig(rivals=("other", "none", "label_mode"))
+    compare = CompareConfig(methods=("other", "none", "label_mode"))
     plan = plan_compare(night.warehouse, NIGHT, night.kinds, night.plugs, night.config, compare)
     assert plan.row_count == (1 + 5 + 1) * len(TASKS)
     assert night.warehouse.versions() == before

@@ -114,8 +114,8 @@ def test_tasks_with_choices_of_their_own_are_scored_by_their_own(
         ("own", "accuracy"): 1.0,
         ("own", "f1-occurring"): 1.0,
     }
-    rivals = CompareConfig(rivals=("none", "label_mode"))
-    compared = compare_night(warehouse, NIGHT, kinds, [plug], generate_config, rivals).to_pylist()
+    methods = CompareConfig(methods=("none", "label_mode"))
+    compared = compare_night(warehouse, NIGHT, kinds, [plug], generate_config, methods).to_pylist()
     assert {row["arm"] for row in compared} == {"own", "none", "label_mode"}
     assert {row["metric"]: row["value"] for row in compared} == {"accuracy": 1.0, "f1-occurring": 1.0}
 
@@ -230,7 +230,7 @@ def test_prompts_that_lost_their_middle_are_counted_and_told(
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=generate_config)
-    compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(rivals=("none",)))
+    compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(methods=("none",)))
     told = "1 of 6 answers are to prompts that lost their middle to fit the LLM's context"  # only of the arm `none`
     assert [line for line in caplog.messages if "answers are to prompts" in line] == [told, told]
     with connect(warehouse) as db:

@@ -1,9 +1,9 @@
 """Every way to answer that is compared, by name.
 
-    cases ─▶ PromptRival: which prompt, whose history, which plug ─▶ FrozenLLM.answer ─┐
-    cases ─▶ LabelRival: past labels, no LLM ──────────────────────────────────────────┴─▶ answers
+    cases ─▶ requests: which prompt, whose history, which plug ─▶ FrozenLLM.answer ─┐
+    cases ─▶ labels: past labels, no LLM ───────────────────────────────────────────┴─▶ answers
 
-A new rival is one more line of `RIVALS`.
+A new method is one more line of `METHODS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
-from pipelines.rivals.cases import DRAWS, Case, Item
-from pipelines.rivals.kept import (
+from pipelines.baselines.cases import DRAWS, Case, Item
+from pipelines.baselines.kept import (
     Kept,
     kept_items,
     kept_labelled_vectors,
@@ -30,17 +30,20 @@ from pipelines.rivals.kept import (
     kept_persona,
     kept_texts,
 )
-from pipelines.rivals.labels import LabelRegression, mode_answers, vote_answers
-from pipelines.rivals.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
+from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
+from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
 
 LORA: Final = "lora"
-"""The rival that is an LLM of its own for each user (`pipelines.rivals.lora`): asked for with --lora-users."""
+"""The method that is an LLM of its own for each user (`pipelines.baselines.lora`): asked for with --lora-users."""
 
 SHUFFLED: Final = "shuffled"
 """The plug trained on histories that were given to the wrong users; with --folds only."""
 
 MET: Final = "met"
 """The plug trained on the histories of the tasks' own users, too; with --folds only, beside the others."""
+
+DIFFERENCE: Final = "difference"
+"""A plug of what sets a user apart from others (`pipelines.baselines.difference`); with --folds only."""
 
 OWN_PLUG: Final = "attention"
 """Aggregation of the plug that the others are compared with."""
@@ -56,6 +59,8 @@ class TrainedPlug:
     plug: PersonaPlug
     seconds: float | None
     """Time of its training; None where training.json does not say."""
+    seen: Callable[[PersonalTask, str], PersonalTask] = lambda task, _: task
+    """How the plug sees a task of a user."""
 
     @property
     def parameters(self) -> int:
@@ -65,7 +70,7 @@ class TrainedPlug:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What rivals of one kind are built from."""
+    """What methods of one kind are built from."""
 
     kind: Kind
     llm: AnsweringLLM
@@ -93,7 +98,7 @@ def other_histories(case: Case) -> Sequence[History]:
 
 
 @dataclass(frozen=True, eq=False)
-class Rival:
+class Method:
     """One way to answer: either with `requests` to the frozen LLM, or with `labels` of its own."""
 
     parameters: int = 0
@@ -108,17 +113,18 @@ class Rival:
     labels: Callable[[Sequence[Case]], list[str]] | None = None
 
 
-Build = Callable[[Bench], Rival]
+Build = Callable[[Bench], Method]
 
 
-def plug_rival(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
+def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
     """Answer with the plug of an aggregation, and with the history that `whose` gives."""
 
-    def build(bench: Bench) -> Rival:
+    def build(bench: Bench) -> Method:
         trained = bench.plugs[name]
 
         def tasks_of(cases: Sequence[Case]) -> list[PersonalTask]:
-            return [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
+            given = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
+            return [trained.seen(task, case.task.user_id) for task, case in zip(given, [*cases] * draws, strict=True)]
 
         def requests(cases: Sequence[Case]) -> list[Request]:
             return personal_requests(trained.plug, tasks_of(cases))[0]
@@ -127,19 +133,19 @@ def plug_rival(name: str, whose: Whose = own_history, *, draws: int = 1, kept: K
             return chosen_labels(bench.llm, trained.plug, tasks_of(cases))
 
         if trained.plug.config.labels:
-            return Rival(trained.parameters, trained.seconds, kept, draws=draws, labels=labels)
+            return Method(trained.parameters, trained.seconds, kept, draws=draws, labels=labels)
         placement = Placement(trained.plug.config.placement)
-        return Rival(trained.parameters, trained.seconds, kept, placement, draws, requests)
+        return Method(trained.parameters, trained.seconds, kept, placement, draws, requests)
 
     return build
 
 
-def retrieval_rival(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> Build:
+def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> Build:
     """Put the best of the user's own items into the prompt; no soft prompt."""
 
-    def build(bench: Bench) -> Rival:
+    def build(bench: Bench) -> Method:
         ranking = rank(bench.kind)
-        return Rival(
+        return Method(
             user_bytes=kept,
             requests=lambda cases: plain_requests(with_items(cases, ranking, count, bench, soft=0)),
         )
@@ -147,7 +153,7 @@ def retrieval_rival(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> 
     return build
 
 
-def nearest_rival(bench: Bench) -> Rival:
+def nearest_method(bench: Bench) -> Method:
     """The plug, and the one nearest item in the prompt."""
     trained = bench.plugs[OWN_PLUG]
 
@@ -158,7 +164,9 @@ def nearest_rival(bench: Bench) -> Rival:
     def kept(case: Case) -> int:
         return kept_persona(case) + kept_items(case)
 
-    return Rival(trained.parameters, trained.seconds, kept, Placement(trained.plug.config.placement), requests=requests)
+    return Method(
+        trained.parameters, trained.seconds, kept, Placement(trained.plug.config.placement), requests=requests
+    )
 
 
 def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, soft: int) -> list[PersonalTask]:
@@ -166,7 +174,7 @@ def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, s
 
     def prompt(case: Case) -> str:
         items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
-        assert isinstance(bench.llm, FrozenLLM), "no rival retrieves for another engine"
+        assert isinstance(bench.llm, FrozenLLM), "no method retrieves for another engine"
         return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
 
     needs_output = "{output}" in bench.kind.retrieved_item
@@ -179,32 +187,32 @@ def plain(cases: Sequence[Case]) -> list[Request]:
     return plain_requests([case.personal for case in cases])
 
 
-def plain_rival(bench: Bench) -> Rival:
+def plain_method(bench: Bench) -> Method:
     """The LLM alone."""
     del bench
-    return Rival(requests=plain)
+    return Method(requests=plain)
 
 
-def mode_rival(bench: Bench) -> Rival:
+def mode_method(bench: Bench) -> Method:
     """Each user's most frequent label."""
-    return Rival(user_bytes=kept_labels, labels=lambda cases: mode_answers(cases, bench.common_label))
+    return Method(user_bytes=kept_labels, labels=lambda cases: mode_answers(cases, bench.common_label))
 
 
-def vote_rival(bench: Bench) -> Rival:
+def vote_method(bench: Bench) -> Method:
     """A vote of the user's past labels."""
-    return Rival(user_bytes=kept_labelled_vectors, labels=lambda cases: vote_answers(cases, bench.common_label))
+    return Method(user_bytes=kept_labelled_vectors, labels=lambda cases: vote_answers(cases, bench.common_label))
 
 
-def regression_rival(bench: Bench) -> Rival:
+def regression_method(bench: Bench) -> Method:
     """A logistic regression on the task's vector, the shares of the user's past labels and their vote."""
     regression = bench.regression
     assert regression is not None
-    return Rival(regression.parameters, regression.seconds, kept_labelled_vectors, labels=regression.answers)
+    return Method(regression.parameters, regression.seconds, kept_labelled_vectors, labels=regression.answers)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A rival before it is built."""
+    """A method before it is built."""
 
     meaning: str
     build: Build = field(repr=False)
@@ -213,44 +221,47 @@ class Entry:
     is_closed: bool = False
     """It answers closed tasks only, without the LLM."""
     needs_soft_prompt: bool = False
-    """A plug that points at choices, without the LLM, has no such rival."""
+    """A plug that points at choices, without the LLM, has no such method."""
     draws: int = 1
     """Answers to each task."""
 
 
-RIVALS: Final[Mapping[str, Entry]] = {
-    "own": Entry("the plug", plug_rival(OWN_PLUG), OWN_PLUG),
+METHODS: Final[Mapping[str, Entry]] = {
+    "own": Entry("the plug", plug_method(OWN_PLUG), OWN_PLUG),
     "other": Entry(
         "the plug with another user's persona",
-        plug_rival(OWN_PLUG, other_histories, draws=DRAWS),
+        plug_method(OWN_PLUG, other_histories, draws=DRAWS),
         OWN_PLUG,
         draws=DRAWS,
     ),
     "default": Entry(
-        "the plug as for a user without history", plug_rival(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
+        "the plug as for a user without history", plug_method(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
     ),
-    SHUFFLED: Entry("the plug, trained on histories given to the wrong users", plug_rival(SHUFFLED), SHUFFLED),
-    MET: Entry("the plug, trained on the histories of these users too", plug_rival(MET), MET),
-    "none": Entry("the language model alone", plain_rival),
+    SHUFFLED: Entry("the plug, trained on histories given to the wrong users", plug_method(SHUFFLED), SHUFFLED),
+    MET: Entry("the plug, trained on the histories of these users too", plug_method(MET), MET),
+    "none": Entry("the language model alone", plain_method),
     "instruction": Entry(
-        "a plug of instruction vectors only", plug_rival("none", no_history, kept=kept_nothing), "none"
+        "a plug of instruction vectors only", plug_method("none", no_history, kept=kept_nothing), "none"
     ),
     "plug_task": Entry(
-        "a plug that sees the task and nothing of the user", plug_rival("task", no_history, kept=kept_nothing), "task"
+        "a plug that sees the task and nothing of the user", plug_method("task", no_history, kept=kept_nothing), "task"
     ),
-    "plug_mean": Entry("a plug with the plain mean of the history", plug_rival("mean", kept=kept_mean), "mean"),
-    "pplug_published": Entry("the plug as its authors published it", plug_rival(PUBLISHED), PUBLISHED),
+    "plug_mean": Entry("a plug with the plain mean of the history", plug_method("mean", kept=kept_mean), "mean"),
+    "pplug_published": Entry("the plug as its authors published it", plug_method(PUBLISHED), PUBLISHED),
+    DIFFERENCE: Entry(
+        "a plug of what sets the user apart from others who wrote the like", plug_method(DIFFERENCE), DIFFERENCE
+    ),
     "plug_nearest": Entry(
-        "the plug, and the nearest item in the prompt", nearest_rival, OWN_PLUG, needs_soft_prompt=True
+        "the plug, and the nearest item in the prompt", nearest_method, OWN_PLUG, needs_soft_prompt=True
     ),
-    "recency_1": Entry("the newest item in the prompt", retrieval_rival(lambda _: by_recency, 1, kept_texts)),
-    "recency_4": Entry("the 4 newest items in the prompt", retrieval_rival(lambda _: by_recency, 4, kept_texts)),
-    "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_rival(by_bm25, 1, kept_texts)),
-    "bm25_4": Entry("the 4 best items by BM25 in the prompt", retrieval_rival(by_bm25, 4, kept_texts)),
-    "dense_1": Entry("the nearest item in the prompt", retrieval_rival(lambda _: by_cosine, 1, kept_items)),
-    "dense_4": Entry("the 4 nearest items in the prompt", retrieval_rival(lambda _: by_cosine, 4, kept_items)),
-    "label_mode": Entry("the user's most frequent label, no LLM", mode_rival, is_closed=True),
-    "label_vote": Entry("a vote of the user's past labels, no LLM", vote_rival, is_closed=True),
-    "label_regression": Entry("a regression on text and past labels, no LLM", regression_rival, is_closed=True),
+    "recency_1": Entry("the newest item in the prompt", retrieval_method(lambda _: by_recency, 1, kept_texts)),
+    "recency_4": Entry("the 4 newest items in the prompt", retrieval_method(lambda _: by_recency, 4, kept_texts)),
+    "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_method(by_bm25, 1, kept_texts)),
+    "bm25_4": Entry("the 4 best items by BM25 in the prompt", retrieval_method(by_bm25, 4, kept_texts)),
+    "dense_1": Entry("the nearest item in the prompt", retrieval_method(lambda _: by_cosine, 1, kept_items)),
+    "dense_4": Entry("the 4 nearest items in the prompt", retrieval_method(lambda _: by_cosine, 4, kept_items)),
+    "label_mode": Entry("the user's most frequent label, no LLM", mode_method, is_closed=True),
+    "label_vote": Entry("a vote of the user's past labels, no LLM", vote_method, is_closed=True),
+    "label_regression": Entry("a regression on text and past labels, no LLM", regression_method, is_closed=True),
 }
 """By the name of its arm in `evaluations`."""

@@ -19,9 +19,9 @@ from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import best_label, label_of, spelled_as
 from llm_jobs.training.data import Example
+from pipelines.baselines.cases import Case
+from pipelines.baselines.extra import required
 from pipelines.examples import Row, Target, examples_of
-from pipelines.rivals.cases import Case
-from pipelines.rivals.extra import required
 
 SHARPNESS = 20.0
 """Of the vote: an item whose cosine is .1 nearer to the task weighs e^2 times as much."""
@@ -141,7 +141,7 @@ class LabelRegression:
         linear_model, start = required("sklearn.linear_model"), time.perf_counter()
         labels = sorted({example.target for example in examples})
         if len(labels) < 2:
-            raise InputMissing("label_regression needs two labels in the histories: leave it out with --rivals")
+            raise InputMissing("label_regression needs two labels in the histories: leave it out with --methods")
         spelled: dict[int, list[str]] = {}  # of each user's outputs, which their examples share
         rows = list[FloatArray]()
         for example in examples:

@@ -10,8 +10,8 @@ from embedder.errors import PplugError, UsageError
 from embedder.plug import PersonaPlug
 from llm_jobs.training import REPORT
 from pipelines.answers.models import Models
+from pipelines.baselines.registry import OWN_PLUG, TrainedPlug
 from pipelines.erasure.user_key import UserKey
-from pipelines.rivals.registry import OWN_PLUG, TrainedPlug
 from pipelines.slices import is_unseen
 
 
