@@ -2,10 +2,10 @@
 
     examples ─▶ folds of users ─▶ text bodies, each fitted without a fold          fit_text
     examples ─▶ histories, whole and cut to random lengths ─▶ evidence ─┐
-    of each example the body that has not met its user ─────────────────┴─▶ scorer fit_scorer
+    of each example the body that has not met its user ─────────────────┴─▶ scorers  fit_scorers
 
 Histories are cut to short ones often, labels are taken from the bodies at random, and a user counts by the square root
-of their examples: so the scorer learns to read any history, and not these users. docs/experiments.md, 2026-11-28, has
+of their examples: so scorers learn to read any history, and not these users. docs/experiments.md, 2026-11-28, has
 the numbers.
 """
 
@@ -44,7 +44,7 @@ WHOLE = 0.5
 """Share of the examples of a batch that see all of their history."""
 
 MASKED = 0.1
-"""Share of the labels that half of the batches take for unknown, so that the scorer can do without the text bodies."""
+"""Share of the labels that half of the batches take for unknown, so that scorers can do without the text bodies."""
 
 MOST_ITEMS = 2048
 """Newest items that an example's evidence is made of in training: bounds the time for users with very many."""
@@ -72,8 +72,8 @@ def fit_text(training: Training) -> list[EpochLoss]:
     return []
 
 
-def fit_scorer(training: Training) -> list[EpochLoss]:
-    """Fit the scorer to what the text bodies and the histories say; the loss is that of a label."""
+def fit_scorers(training: Training) -> list[EpochLoss]:
+    """Fit the scorers to what the text bodies and the histories say; the loss is that of a label."""
     head = pointing_head(training)
     known = known_examples(training, training.train)
     with torch.no_grad():
@@ -85,15 +85,14 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
     targets, weights = targets_of(head, known), user_weights(known)
     with torch.random.fork_rng():
         torch.manual_seed(training.config.seed)
-        trained = [*head.linear.parameters(), *head.net.parameters()]
-        optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(head.scorers.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         total = 0.0
-        head.train()
         for step in range(STEPS):
             rows = torch.randint(len(known), (BATCH,))
             features = drawn_features(head, stacked, text, rows)
-            losses = F.cross_entropy(head(features), targets[rows], reduction="none")
+            each = head.each(features)  # (B, L, S)
+            losses = F.nll_loss(each, targets[rows, None].expand(-1, each.shape[2]), reduction="none").mean(1)
             loss = (losses * weights[rows]).sum() / weights[rows].sum()
             optimizer.zero_grad()
             loss.backward()
@@ -101,7 +100,6 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
             schedule.step()
             total += loss.item()
             training.progress(f"steps without the LLM, loss {total / (step + 1):.3f}", step + 1, STEPS)
-    head.eval()
     train_loss = label_loss(head, known, copies[0])
     if not (held_out := known_examples(training, training.held_out)):
         return [EpochLoss(0, train_loss, train_loss)]
@@ -187,7 +185,7 @@ def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: 
     """(B, C, F) of some examples, about half of them with a part of their history, some labels taken for unknown.
 
     Args:
-        head: the scorer's.
+        head: the scorers'.
         copies: of all examples, with one more dimension before the others: the first copy has the whole histories.
         text: (n, L) log-probabilities for anybody.
         rows: (B,) which examples.
