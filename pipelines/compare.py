@@ -41,7 +41,7 @@ from pipelines.slices import ORDER, is_unseen, slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, TrainingData, training_data
+from pipelines.training_data import PlugChoice, TrainingData, training_data
 
 LORA_SLICE = "lora users"
 """The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""

@@ -39,7 +39,7 @@ from pipelines.slices import slices_of
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, TrainingData, training_data
+from pipelines.training_data import PlugChoice, TrainingData, training_data
 
 logger = logging.getLogger(__name__)
 

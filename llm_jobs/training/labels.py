@@ -32,6 +32,9 @@ from llm_jobs.training.training import Training
 TEXT_STEPS = 300
 """Most iterations of L-BFGS; it converges earlier."""
 
+TEXT_C = 3.0
+"""Inverse strength of the text bodies' L2, as scikit-learn's C (docs/experiments.md, 2026-11-28)."""
+
 STEPS = 800
 BATCH = 256
 LEARNING_RATE = 3e-3
@@ -51,7 +54,7 @@ MOST_ITEMS = 2048
 
 
 def fit_text(training: Training) -> list[EpochLoss]:
-    """Fit each text body to the users of the other folds: logistic regressions, with L2 as scikit-learn's C = 1.
+    """Fit each text body to the users of the other folds: logistic regressions with L2.
 
     Raises:
         PplugError: if no target is a label.
@@ -158,7 +161,7 @@ def fit_body(head: PointingHead, body: int, seen: Tensor, targets: Tensor) -> No
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        fit = F.cross_entropy(seen @ weight + bias, targets, reduction="sum") + weight.square().sum() / 2
+        fit = F.cross_entropy(seen @ weight + bias, targets, reduction="sum") + weight.square().sum() / (2 * TEXT_C)
         loss = fit / len(seen)
         loss.backward()
         return loss

@@ -76,7 +76,8 @@ def train(
     from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
-    from pipelines.train import PlugChoice, plan_train, train_job
+    from pipelines.train import plan_train, train_job
+    from pipelines.training_data import PlugChoice
     from pipelines.verdicts.trained import training_verdict
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)

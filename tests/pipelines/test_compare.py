@@ -32,7 +32,8 @@ from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 AGGREGATIONS = ("attention", "mean", "task", "none")
 TRAIN = TrainConfig(epochs=1, batch_size=4, held_out=0.0)

@@ -17,7 +17,8 @@ from pipelines.generate import generate_night
 from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, plan_train, tell_of_labels, train_job, training_data
+from pipelines.train import plan_train, train_job
+from pipelines.training_data import PlugChoice, tell_of_labels, training_data
 
 Fill = Callable[..., Warehouse]
 
