@@ -28,7 +28,7 @@ from embedder.plug_config import PlugConfig
 FEATURES: Final = 4 + 2 + len(SHARPNESSES) + 1 + len(NEWEST) + 2 + 1 + 5
 """F: what a scorer sees of a choice; `choice_features` lists it."""
 
-SCORERS: Final = 5
+SCORERS: Final = 3
 """S: networks whose probabilities are averaged (docs/experiments.md, 2026-11-28)."""
 
 HIDDEN: Final = 32

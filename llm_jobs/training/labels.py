@@ -26,7 +26,7 @@ from embedder.histories import NEWEST_LABELS, History, PastLabels
 from embedder.pointing import UNKNOWN, ChoiceBatch, PointingHead, choice_features
 from llm_jobs.labels import spelled_as
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Prepared
+from llm_jobs.training.data import Example, Prepared
 from llm_jobs.training.training import Training
 
 TEXT_STEPS = 300
@@ -212,7 +212,7 @@ def label_loss(head: PointingHead, known: Sequence[Prepared], batch: ChoiceBatch
 def evidence_batch(training: Training, known: Sequence[Prepared], rng: np.random.Generator | None) -> ChoiceBatch:
     """What histories say of the labels; with `rng` random parts of them."""
     labels = training.plug.config.labels
-    found = [evidence_of(item, past, labels, rng) for item, past in with_past(known, labels)]
+    found = [evidence_of(item, past, labels, rng) for item, past in with_past([one.example for one in known], labels)]
     names = torch.zeros(len(labels), known[0].example.task.size)
     if training.names is not None:
         names = torch.from_numpy(training.names)
@@ -220,22 +220,22 @@ def evidence_batch(training: Training, known: Sequence[Prepared], rng: np.random
     return ChoiceBatch.of(found, task @ names.T)
 
 
-def with_past(known: Sequence[Prepared], labels: Sequence[str]) -> Iterator[tuple[Prepared, PastLabels]]:
+def with_past(examples: Sequence[Example], labels: Sequence[str]) -> Iterator[tuple[Example, PastLabels]]:
     """Each example with all labels of its user, which are made once for the examples of a user."""
     of_user: dict[int, PastLabels] = {}
-    for item in known:
-        outputs = item.example.outputs
+    for example in examples:
+        outputs = example.outputs
         if id(outputs) not in of_user:
             spelled = [None if output is None else spelled_as(output, labels) for output in outputs]
             of_user[id(outputs)] = PastLabels.of_items(spelled)
-        yield item, of_user[id(outputs)]
+        yield example, of_user[id(outputs)]
 
 
-def evidence_of(item: Prepared, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
+def evidence_of(one: Example, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
     """What an example's history says of the labels; with `rng` a random part of it."""
-    count, vectors = len(item.example.history), item.example.history[-MOST_ITEMS:]
+    count, vectors = len(one.history), one.history[-MOST_ITEMS:]
     rows = slice(None) if rng is None else random_part(len(vectors), rng)
-    scores: FloatArray = (vectors @ item.example.task)[rows]
+    scores: FloatArray = (vectors @ one.task)[rows]
     shares = past.shares[count - len(vectors) : count][rows]
     newest = shares[-2 * NEWEST_LABELS :]
     order = tuple(newest.argmax(1)[newest.any(1)][-NEWEST_LABELS:].tolist()) if past.names else ()
