@@ -7,7 +7,6 @@
 Nothing is written but numbers: `outputs` stays as it is, and need not be there.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -19,29 +18,27 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kinds import Kind, Metric
+from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.baselines.answering import Arm, answer_arms, answer_timed, tell_of_shortened
-from pipelines.baselines.authorship import with_authorship
 from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.kept import NUMBER_BYTES
 from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
+from pipelines.baselines.night import NightOfKind, require_own_engine
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
 from pipelines.baselines.registry import DIFFERENCE, LORA, MET, METHODS, SHUFFLED, Bench, Method, plain
-from pipelines.baselines.table import OWN, comparison_rows
-from pipelines.erasure.user_key import read_key
-from pipelines.evaluate import JOB, labels_of, referenced_tasks
+from pipelines.baselines.table import OWN
+from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.slices import ORDER, is_unseen, slices_of
-from pipelines.tables.schema import file_schema
+from pipelines.slices import ORDER
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.training_data import PlugChoice, TrainingData, training_data
+from pipelines.training_data import TrainingData
 
 LORA_SLICE = "lora users"
 """The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""
@@ -105,25 +102,14 @@ def compare_night(
             mine = [row for row in scored if row["kind"] == name]
             if not mine:
                 raise InputMissing(f"no task of kind {name} on {ds} has a reference: run `pplug ingest tasks FILE`")
-            comparison = Comparison(warehouse, ds, kinds, kinds[name], models, of_kind, mine)
+            comparison = Comparison(NightOfKind(warehouse, ds, kinds, kinds[name], models, mine), of_kind)
             rows += comparison.rows(config, compare, progress)
             shortened += comparison.shortened_count
             record.rows_in += len(mine)
-        table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
+        table = keep_rows(warehouse, ds, record, rows)
         record.rows_out = record.rows_in
         record.config = {**record.config, "shortened_count": shortened}
     return table
-
-
-def require_own_engine(config: GenerateConfig) -> None:
-    """Refuse an engine that cannot count the tokens of retrieved items, or be adapted.
-
-    Raises:
-        UsageError: naming it.
-    """
-    if config.engine != "transformers":
-        raise UsageError(f"--compare cannot use the engine {config.engine}: leave --engine out")
 
 
 def chosen_plugs(
@@ -143,42 +129,31 @@ def chosen_plugs(
 class Comparison:
     """One kind of task of one night."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        ds: date,
-        kinds: Mapping[str, Kind],
-        kind: Kind,
-        models: Models,
-        plugs: PlugsOfKind,
-        scored: Sequence[Mapping[str, Any]],
-    ) -> None:
-        self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
-        self._models, self._plugs, self._scored = models, plugs, scored
+    def __init__(self, night: NightOfKind, plugs: PlugsOfKind) -> None:
+        self._night, self._plugs = night, plugs
         self.shortened_count = 0
         """Answers to prompts that lost their middle."""
-        plugs.require_unseen((row["user_id"] for row in scored), read_key(warehouse))
 
     def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
         """Rows of `evaluations`, apart from the run."""
-        with connect(self._warehouse) as db:
-            reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
-            data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
+        night = self._night
+        with connect(night.warehouse) as db:
+            reader = night.reader(db)
+            data = night.data(reader.persona_ds)
             methods = self._methods(data, compare.methods, has_others=reader.has_others)
-            arms = answer_arms(reader.chunks(), methods, self._models.llm, reader.task_count, progress)
-            members = self._members(reader.item_counts)
+            arms = answer_arms(reader.chunks(), methods, night.models.llm, reader.task_count, progress)
+            found = night.members(reader.item_counts)
+            members = {name: found[name] for name in ORDER if name in found}
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
         self.shortened_count = tell_of_shortened(arms.values())
-        if self._kind.metric is Metric.ROUGE:
-            arms = with_authorship(arms, "other", data.outputs)
-        labels = labels_of(self._scored, self._kinds)[self._kind.name]
-        return comparison_rows(self._kind, arms, members, labels)
+        return night.rows(arms, members, data)
 
     def _methods(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Method]:
         """Those that can answer; of the ones asked for by name all must have their plug."""
+        kind, models = self._night.kind, self._night.models
         outputs = [target.target for target in data.targets.found]
-        is_closed = any(row["choices"] for row in self._scored) and len(set(outputs)) > 1
+        is_closed = any(row["choices"] for row in self._night.scored) and len(set(outputs)) > 1
         names = list[str]()
         for name, entry in METHODS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
@@ -188,34 +163,17 @@ class Comparison:
                 raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")
             if name in wanted and not has_plug:
                 raise UsageError(
-                    f"--methods {name} needs a plug of kind {self._kind.name} trained with --aggregation {entry.plug}: "
+                    f"--methods {name} needs a plug of kind {kind.name} trained with --aggregation {entry.plug}: "
                     "pass it with --plug"
                 )
             if name == OWN or (is_possible and has_plug and (not wanted or name in wanted)):
                 names.append(name)
-        bench = Bench(
-            self._kind,
-            trainable(self._models.llm),
-            self._plugs.by_aggregation,
-            self._regression(data) if "label_regression" in names else None,
-            most_frequent(outputs),
-        )
+        regression = None
+        if "label_regression" in names:
+            regression = LabelRegression.fit(data.targets.found, data.items, kind, models.encoder)
+        plugs = self._plugs.by_aggregation
+        bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
         return {name: METHODS[name].build(bench) for name in names}
-
-    def _regression(self, data: TrainingData) -> LabelRegression:
-        """The regression, of the users that the plug was trained on."""
-        found = data.targets.found
-        seen = [target for target in found if not (self._plugs.has_unseen and is_unseen(target.user_id))]
-        return LabelRegression.fit(seen, data.items, self._kind, self._models.encoder)
-
-    def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
-        """The tasks of each slice."""
-        members = defaultdict[str, list[str]](list)
-        for row in self._scored:
-            user_id = row["user_id"]
-            for name in slices_of(user_id, item_counts.get(user_id, 0), has_unseen=self._plugs.has_unseen):
-                members[name].append(row["task_id"])
-        return dict(sorted(members.items(), key=lambda member: ORDER.index(member[0])))
 
     def _lora(
         self,

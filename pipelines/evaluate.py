@@ -30,7 +30,7 @@ from pipelines.baselines.table import slice_rows
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
-from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
@@ -84,14 +84,16 @@ def evaluate_night(
             count = tell_of_shortened(arm for controls in answered.values() for arm in controls.values())
             record.config = {**record.config, "shortened_count": count}
         labels = labels_of(scored, kinds)
-        rows = [
-            row | {"kind": kind, "run_id": record.run_id}
-            for kind, by_arm in arms.items()
-            for row in arm_rows(kinds[kind], by_arm, labels[kind])
-        ]
-        table = pa.Table.from_pylist(rows, schema=file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
+        rows = [row for kind, by_arm in arms.items() for row in arm_rows(kinds[kind], by_arm, labels[kind])]
+        table = keep_rows(warehouse, ds, record, rows)
         record.rows_in = record.rows_out = sum(len(by_arm["own"]) for by_arm in arms.values())
+    return table
+
+
+def keep_rows(warehouse: Warehouse, ds: date, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Append rows to `evaluations`, as those of a run."""
+    table = pa.Table.from_pylist([{**row, "run_id": record.run_id} for row in rows], file_schema("evaluations"))
+    warehouse.append("evaluations", ds, record.run_id, table)
     return table
 
 
@@ -176,9 +178,9 @@ def labels_of(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> d
 
 
 def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Rows of `evaluations` of one kind, apart from kind and run, each with its paired difference."""
-    task_count = len(arms["own"])
-    return [{"slice": ALL, **row, "task_count": task_count} for row in slice_rows(kind, arms, labels)]
+    """Rows of `evaluations` of one kind, apart from the run, each with its paired difference."""
+    same = {"kind": kind.name, "slice": ALL, "task_count": len(arms["own"])}
+    return [{**row, **same} for row in slice_rows(kind, arms, labels)]
 
 
 def scored_users(warehouse: Warehouse, ds: date) -> dict[str, int]:

@@ -114,7 +114,6 @@ def train_job(
             warn_of_failure(losses, guessing_loss(data.labels))
         add_to_report(
             folder,
-            unseen_users=choice.unseen_users,
             seconds=round(time.perf_counter() - start, 1),
             **hashed_users(warehouse, trained_on(plug, prepared, train)),
         )
@@ -206,7 +205,7 @@ def hashed_users(warehouse: Warehouse, examples: Sequence[Prepared]) -> dict[str
 def add_to_report(folder: Path, **facts: Any) -> None:
     """Add to training.json what the job knows and training does not.
 
-    `unseen_users`: the users of `is_unseen` were kept out. `seconds`: time of the run that ended it, encoding included.
+    `seconds`: time of the run that ended it, encoding included.
     `user_hmac_sha256` and `key_check`: see `hashed_users`.
     """
     path = folder / REPORT

@@ -13,7 +13,6 @@ from datetime import date
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind, Metric
 from pipelines.examples import ChoiceLists, Row, Target, Targets, held_texts, history_targets, task_targets
-from pipelines.slices import is_unseen
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -32,8 +31,6 @@ class PlugChoice:
     """Nights whose references are used as targets too."""
     aggregation: str = "attention"
     """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
-    unseen_users: bool = False
-    """Keep one user in five out of training, so that `pplug evaluate --compare` can tell how newcomers fare."""
     limit: int | None = None
     """Most examples, as many of each user as can be; all unless given."""
 
@@ -97,8 +94,6 @@ def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, 
     lists = ChoiceLists(tasks, chosen)
     from_histories = history_targets(items, chosen, lists, held)
     found = [*from_histories.found, *task_targets(tasks, chosen, named)]
-    if choice.unseen_users:
-        found = seen_targets(found)
     if choice.limit is not None:
         found = limited(found, choice.limit)
     choices = lists.labels
@@ -139,19 +134,6 @@ def limited(found: Sequence[Target], limit: int) -> list[Target]:
         rank[user] = rank.get(user, 0) + 1
         ranked.append((rank[user], user, at))
     return [found[at] for at in sorted(at for _, _, at in sorted(ranked)[:limit])]
-
-
-def seen_targets(found: Sequence[Target]) -> list[Target]:
-    """The targets of the users that `--unseen-users` leaves in.
-
-    Raises:
-        UsageError: if it leaves none in.
-    """
-    seen = [target for target in found if not is_unseen(target.user_id)]
-    if found and not seen:
-        count = len({target.user_id for target in found})
-        raise UsageError(f"--unseen-users keeps all {count} users out of the training: leave it out")
-    return seen
 
 
 def tell_of_labels(data: TrainingData) -> None:

@@ -57,16 +57,15 @@ def train(
     epochs: opt.Epochs = 3,
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
-    unseen_users: opt.UnseenUsers = False,
     limit: opt.Limit = None,
     *,
     models: opt.ModelNames,
     common: opt.Writing,
 ) -> None:
-    """Train a plug through the frozen LLM.
+    """Train a plug, of free answers through the frozen LLM.
 
-    One plug is for one kind of task; that of a closed kind first learns its labels without the LLM, in three passes
-    that --epochs does not change. A run that was killed goes on where it was. Prompts whose keys and values have no
+    One plug is for one kind of task; that of a closed kind learns to point at choices without the LLM, and --epochs
+    does not change it. A run that was killed goes on where it was. Prompts whose keys and values have no
     room in --memory (6G unless given, whatever is free) are read again in every epoch. The process takes up to
     3.5 GB more than --memory. A plug that answers worse than a guess among the labels is told: its training never
     got going, as happens with few examples; try another --seed or more --epochs.
@@ -83,7 +82,7 @@ def train(
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
-    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users, limit)
+    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, limit)
     what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])

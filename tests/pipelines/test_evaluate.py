@@ -14,7 +14,6 @@ from pipelines.compare import CompareConfig, compare_night
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
-from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plan_train, train_job
@@ -238,10 +237,3 @@ def test_prompts_that_lost_their_middle_are_counted_and_told(
         configs = db.sql("select config from runs where job = 'evaluate' order by started_at").fetchall()
     assert [json.loads(config)["shortened_count"] for (config,) in configs] == [1, 1]
     assert "endless" not in caplog.text
-
-
-def test_unseen_users_that_are_all_there_are_is_told(fill: Fill, kinds: dict[str, Kind]) -> None:
-    user = next(f"u{at}" for at in range(100) if is_unseen(f"u{at}"))
-    warehouse = fill([{**one, "user_id": user} for one in ITEMS[:3]])
-    with pytest.raises(UsageError, match="--unseen-users keeps all 1 users out of the training: leave it out"):
-        training_data(warehouse, PlugChoice("note", NIGHT, unseen_users=True), kinds)
