@@ -157,7 +157,7 @@ class Comparison:
         names = list[str]()
         for name, entry in METHODS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
-            is_possible = is_possible and not (entry.needs_soft_prompt and self._plugs.points)
+            is_possible = is_possible and not (entry.is_free and self._plugs.points)
             has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
             if name in wanted and entry.plug in (SHUFFLED, MET, DIFFERENCE):
                 raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")

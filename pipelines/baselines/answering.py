@@ -134,10 +134,10 @@ def answer_chunk(
     """Answer cases in all arms, those of one placement in one call."""
     asked = defaultdict[Placement, list[tuple[str, Case, Request]]](list)
     for name, method in methods.items():
-        if method.labels is not None:
-            for at, label in enumerate(method.labels(cases)):
+        if method.texts is not None:
+            for at, text in enumerate(method.texts(cases)):
                 case = cases[at % len(cases)]
-                arms[name].add(case, label, method.user_bytes(case))
+                arms[name].add(case, text, method.user_bytes(case))
         if method.requests is not None:
             requests = method.requests(cases)
             asked[method.placement] += [(name, cases[at % len(cases)], request) for at, request in enumerate(requests)]

@@ -1,7 +1,7 @@
 """Every way to answer that is compared, by name.
 
     cases ─▶ requests: which prompt, whose history, which plug ─▶ FrozenLLM.answer ─┐
-    cases ─▶ labels: past labels, no LLM ───────────────────────────────────────────┴─▶ answers
+    cases ─▶ texts: past labels, no LLM ────────────────────────────────────────────┴─▶ answers
 
 A new method is one more line of `METHODS`.
 """
@@ -21,6 +21,7 @@ from llm_jobs.prompts import Placement, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 from pipelines.baselines.cases import DRAWS, Case, Item
 from pipelines.baselines.kept import (
+    NUMBER_BYTES,
     Kept,
     kept_items,
     kept_labelled_vectors,
@@ -32,6 +33,7 @@ from pipelines.baselines.kept import (
 )
 from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
 from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
+from pipelines.baselines.style import steered_answers
 
 LORA: Final = "lora"
 """The method that is an LLM of its own for each user (`pipelines.baselines.lora`): asked for with --lora-users."""
@@ -99,7 +101,7 @@ def other_histories(case: Case) -> Sequence[History]:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """One way to answer: either with `requests` to the frozen LLM, or with `labels` of its own."""
+    """One way to answer: either with `requests` to the frozen LLM, or with `texts` of its own."""
 
     parameters: int = 0
     seconds: float | None = 0.0
@@ -110,7 +112,7 @@ class Method:
     """Answers to each case; their mean counts."""
     requests: Callable[[Sequence[Case]], list[Request]] | None = None
     """All cases of the first draw, then all of the second, and so on."""
-    labels: Callable[[Sequence[Case]], list[str]] | None = None
+    texts: Callable[[Sequence[Case]], list[str]] | None = None
 
 
 Build = Callable[[Bench], Method]
@@ -133,7 +135,7 @@ def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: 
             return chosen_labels(bench.llm, trained.plug, tasks_of(cases))
 
         if trained.plug.config.labels:
-            return Method(trained.parameters, trained.seconds, kept, draws=draws, labels=labels)
+            return Method(trained.parameters, trained.seconds, kept, draws=draws, texts=labels)
         placement = Placement(trained.plug.config.placement)
         return Method(trained.parameters, trained.seconds, kept, placement, draws, requests)
 
@@ -182,6 +184,13 @@ def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, s
     return [replace(case.personal, prompt=prompt(case)) for case in cases]
 
 
+def style_method(bench: Bench) -> Method:
+    """The LLM, steered by what sets the user's texts apart from its own."""
+    assert isinstance(bench.llm, FrozenLLM), "no method steers another engine"
+    width = bench.llm.width
+    return Method(user_bytes=lambda _: NUMBER_BYTES * width, texts=steered_answers(bench.llm, bench.kind))
+
+
 def plain(cases: Sequence[Case]) -> list[Request]:
     """The tasks as they are."""
     return plain_requests([case.personal for case in cases])
@@ -195,19 +204,19 @@ def plain_method(bench: Bench) -> Method:
 
 def mode_method(bench: Bench) -> Method:
     """Each user's most frequent label."""
-    return Method(user_bytes=kept_labels, labels=lambda cases: mode_answers(cases, bench.common_label))
+    return Method(user_bytes=kept_labels, texts=lambda cases: mode_answers(cases, bench.common_label))
 
 
 def vote_method(bench: Bench) -> Method:
     """A vote of the user's past labels."""
-    return Method(user_bytes=kept_labelled_vectors, labels=lambda cases: vote_answers(cases, bench.common_label))
+    return Method(user_bytes=kept_labelled_vectors, texts=lambda cases: vote_answers(cases, bench.common_label))
 
 
 def regression_method(bench: Bench) -> Method:
     """A logistic regression on the task's vector, the shares of the user's past labels and their vote."""
     regression = bench.regression
     assert regression is not None
-    return Method(regression.parameters, regression.seconds, kept_labelled_vectors, labels=regression.answers)
+    return Method(regression.parameters, regression.seconds, kept_labelled_vectors, texts=regression.answers)
 
 
 @dataclass(frozen=True)
@@ -220,8 +229,8 @@ class Entry:
     """Aggregation of the plug that it needs."""
     is_closed: bool = False
     """It answers closed tasks only, without the LLM."""
-    needs_soft_prompt: bool = False
-    """A plug that points at choices, without the LLM, has no such method."""
+    is_free: bool = False
+    """It answers free tasks only, through the LLM."""
     draws: int = 1
     """Answers to each task."""
 
@@ -251,9 +260,8 @@ METHODS: Final[Mapping[str, Entry]] = {
     DIFFERENCE: Entry(
         "a plug of what sets the user apart from others who wrote the like", plug_method(DIFFERENCE), DIFFERENCE
     ),
-    "plug_nearest": Entry(
-        "the plug, and the nearest item in the prompt", nearest_method, OWN_PLUG, needs_soft_prompt=True
-    ),
+    "style_vector": Entry("the language model, steered by the user's style", style_method, is_free=True),
+    "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_method, OWN_PLUG, is_free=True),
     "recency_1": Entry("the newest item in the prompt", retrieval_method(lambda _: by_recency, 1, kept_texts)),
     "recency_4": Entry("the 4 newest items in the prompt", retrieval_method(lambda _: by_recency, 4, kept_texts)),
     "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_method(by_bm25, 1, kept_texts)),
