@@ -203,10 +203,9 @@ Engine = Annotated[
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
 Aggregation = Annotated[
-    Literal["attention", "mean", "task", "none"],
-    option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
+    Literal["attention", "mean", "task", "none", "published"],
+    option("--aggregation", "What the plug sees: attention for the plug itself, the others to be compared with it."),
 ]
-UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
 Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],

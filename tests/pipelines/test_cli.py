@@ -181,7 +181,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert "Night of 2026-11-01" in tiny_settings.with_name("report.html").read_text(encoding="utf8")
     assert rows["sql"] == [{"kind": "note", "item_count": len(ITEMS)}]
     assert {"train", "encode", "generate", "evaluate"} <= {row["job"] for row in rows["runs"]}
-    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--rivals", "none,bm25_4,label_mode"]
+    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--methods", "none,bm25_4,label_mode"]
     compared = pplug(*compare, "--json")
     assert {row["arm"] for row in compared.rows} == {"own", "none", "bm25_4", "label_mode"}
     assert len(pplug(*compare, "--dry-run", "--json").rows) == 1
