@@ -97,6 +97,7 @@ class EncodeJob:
     unit = "items"
     reads = READS
     writes = WRITES
+    takes_parts = False
 
     @property
     def shard_rows(self) -> int:
