@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from embedder.compact import FloatArray
 from embedder.histories import pad_histories
@@ -49,11 +50,15 @@ def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple
         padded = pad_histories([task.history for task in batch], plug.config.encoder_width)
         soft, weighed = plug(queries, *padded)
         for row, task in enumerate(batch):
-            requests.append(Request(task.prompt, soft[row], task.choices, task.max_new_tokens))
+            requests.append(_request(task, soft[row]))
             weights.append(weighed[row, : len(task.history.vectors)].numpy())
     return requests, weights
 
 
 def plain_requests(tasks: Sequence[PersonalTask]) -> list[Request]:
     """Turn each task into a request without a plug."""
-    return [Request(task.prompt, None, task.choices, task.max_new_tokens) for task in tasks]
+    return [_request(task, None) for task in tasks]
+
+
+def _request(task: PersonalTask, soft: Tensor | None) -> Request:
+    return Request(task.prompt, soft, task.choices, task.max_new_tokens, task.stop, task.no_repeat)

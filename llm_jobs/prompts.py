@@ -8,6 +8,7 @@ answering see the same tokens with either placement.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -58,6 +59,10 @@ class Request:
     """The only answers allowed; None for free text."""
     max_new_tokens: int = 32
     """Most tokens of a free answer, the end token included."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a free answer before them."""
+    no_repeat: int = 0
+    """No run of so many tokens comes twice in a free answer; 0 for no such rule."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -146,6 +151,17 @@ class PromptFormat:
         """Split plain text into ids; control tokens spelled out in it, such as "<|im_end|>", stay plain text."""
         return tuple(self._plain.ids([SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)])[0])
 
+    def stop_ids(self, stop: tuple[str, ...]) -> Ids:
+        """List the tokens that hold one of these texts; what is spread over tokens is found in the answer."""
+        if stop not in self._stop_ids:
+            texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))]) if stop else ()
+            self._stop_ids[stop] = tuple(at for at, text in enumerate(texts) if any(one in text for one in stop))
+        return self._stop_ids[stop]
+
+    @cached_property
+    def _stop_ids(self) -> dict[tuple[str, ...], Ids]:
+        return {}
+
     @cached_property
     def _plain(self) -> PlainTextTokenizer:
         return PlainTextTokenizer(self.tokenizer)
@@ -173,6 +189,11 @@ class PromptFormat:
         if placement is Placement.BEFORE:
             return PromptParts(self.header, shortened + self.footer, is_shortened)
         return PromptParts(self.header + shortened + self.footer, (), is_shortened)
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """Cut a text at the first of the texts that end it."""
+    return text[: min((at for one in stop if (at := text.find(one)) >= 0), default=len(text))]
 
 
 def shorten_middle(ids: Ids, length: int) -> Ids:

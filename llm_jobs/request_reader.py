@@ -16,7 +16,17 @@ from embedder.errors import PplugError
 from embedder.fingerprints import fingerprint
 from llm_jobs.engine.engine import Decoded, Prepared, Result
 from llm_jobs.engine.rules import honoured_settings
-from llm_jobs.prompts import Answer, Ids, Placement, PromptFormat, PromptParts, PromptRefused, Refusal, Request
+from llm_jobs.prompts import (
+    Answer,
+    Ids,
+    Placement,
+    PromptFormat,
+    PromptParts,
+    PromptRefused,
+    Refusal,
+    Request,
+    before_stop,
+)
 
 PROBE_TEXT = "The market fell sharply today, said 3 of 5 économistes."
 """A plain text: how it is split into tokens and what the model makes of it tells models and tokenizers apart."""
@@ -111,14 +121,15 @@ class RequestReader:
             choices = tuple(map(self.answer_ids, request.choices))
         longest = max(map(len, choices), default=request.max_new_tokens)
         parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
-        return Prepared(request, parts, soft.detach(), choices)
+        return Prepared(request, parts, soft.detach(), choices, () if choices else self.format.stop_ids(request.stop))
 
     def _answer(self, prepared: Prepared, decoded: Decoded) -> Answer:
         if decoded.choice is not None and prepared.request.choices:
             text, reason = prepared.request.choices[decoded.choice], "choice"
         else:
-            text = str(self.format.tokenizer.decode(list(decoded.ids), skip_special_tokens=True)).strip()
-            reason = "eos" if decoded.has_ended else "length"
+            said = str(self.format.tokenizer.decode(list(decoded.ids), skip_special_tokens=True))
+            text = before_stop(said, prepared.request.stop).strip()
+            reason = "eos" if decoded.has_ended or len(text) < len(said.strip()) else "length"
         return Answer(
             text=text,
             score=decoded.score,

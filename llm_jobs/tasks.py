@@ -86,5 +86,7 @@ class PersonalTask:
     """(C, D) encoded names of the choices."""
     values: FloatArray | None = None
     """(V,) the LLM's pooled values of the prompt, where they are known already."""
+    stop: tuple[str, ...] = ()
+    no_repeat: int = 0
     is_scale: bool = False
     """The choices are ratings, of which the nearer one is the better answer."""

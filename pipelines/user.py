@@ -11,6 +11,7 @@ import numpy as np
 
 from embedder.errors import InputMissing, PplugError
 from pipelines.command.cells import plain
+from pipelines.personas.asked import seeing_only
 from pipelines.tables.queries import run_query
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
@@ -22,8 +23,14 @@ THEMES: Final = 5
 TYPICAL: Final = 2
 """Texts that stand for a theme."""
 
+NIGHTS: Final = 7
+"""Nights of which it is told how the persona moved."""
+
 ALIKE: Final = 5
 """Users that are named as alike."""
+
+OTHERS: Final = 1_999
+"""Users, the same ones in every run, among whom these are looked for: `pplug query similar_users` asks all."""
 
 Row = dict[str, Any]
 
@@ -33,6 +40,8 @@ class UserFacts:
     """What is known of a user."""
 
     themes: Sequence[Row]
+    moved: Sequence[Row]
+    """The nights that changed the persona, and its cosine to the one before."""
     alike: Sequence[Row]
     tasks: Sequence[Row]
 
@@ -45,13 +54,16 @@ def user_facts(warehouse: Warehouse, user_id: str) -> UserFacts:
     """
     of_user = {"user_id": user_id}
     with connect(warehouse) as db:
-        items = run_query(db, "user_persona", of_user).to_pylist()
-        alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
+        with seeing_only(db, [user_id]):
+            items = run_query(db, "user_persona", of_user).to_pylist()
+            vectors = _vectors(db, user_id) if items else np.zeros((0, 1), np.float32)
+            moved = _moved(db, user_id)
+        with seeing_only(db, [user_id, *_others(db)]):
+            alike = run_query(db, "similar_users", of_user | {"limit": str(ALIKE)}).to_pylist()
         tasks = run_query(db, "user_tasks", of_user | {"limit": "1000"}).to_pylist()
         if not items and not tasks and not _rows(db, "histories", user_id):
             raise InputMissing("nothing of this user is there: run `pplug sql 'select user_id from histories'`")
-        vectors = _vectors(db, user_id) if items else np.zeros((0, 1), np.float32)
-    return UserFacts(themes(items, vectors), alike, tasks)
+    return UserFacts(themes(items, vectors), moved, alike, tasks)
 
 
 def themes(items: Sequence[Row], vectors: Any) -> list[Row]:
@@ -111,6 +123,27 @@ def export_user(warehouse: Warehouse, user_id: str, path: Path) -> int:
 
 def _rows(db: duckdb.DuckDBPyConnection, table: str, user_id: str) -> list[Row]:
     return db.sql(f"from {table} where user_id = $user_id", params={"user_id": user_id}).to_arrow_table().to_pylist()
+
+
+def _others(db: duckdb.DuckDBPyConnection) -> list[str]:
+    users = "select distinct user_id from history_vectors"
+    chosen = db.execute(f"from ({users}) order by hash(user_id), user_id limit $most", {"most": OTHERS})
+    return [row[0] for row in chosen.fetchall()]
+
+
+def _moved(db: duckdb.DuckDBPyConnection, user_id: str) -> list[Row]:
+    """The last nights that wrote something of the user, and how near the persona stayed to that of the one before."""
+    wrote = "select ds from history_vectors union select ds from persona_vectors order by ds"
+    nights = [row[0] for row in db.sql(wrote).fetchall()][-NIGHTS - 1 :]
+    found: list[Row] = []
+    before: Any = None
+    for ds in nights:
+        rows = db.sql("select persona, item_count from personas_at($ds)", params={"ds": ds}).fetchall()
+        persona, count = (np.array(rows[0][0]), rows[0][1]) if rows else (None, 0)
+        near = None if before is None or persona is None or len(before) != len(persona) else float(before @ persona)
+        found.append({"night": ds, "items": count, "cosine to the one before": near})
+        before = persona
+    return found[-NIGHTS:]
 
 
 def _vectors(db: duckdb.DuckDBPyConnection, user_id: str) -> Any:

@@ -59,7 +59,7 @@ def page() -> str:
 
 def _code(value: object) -> str:
     """A value as code in a line of Markdown."""
-    return "none" if value in (None, "") else f"`{value}`".replace("\n", "\\n").replace("|", "\\|")
+    return "none" if value in (None, "", ()) else f"`{value}`".replace("\n", "\\n").replace("|", "\\|")
 
 
 if __name__ == "__main__":

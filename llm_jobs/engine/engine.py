@@ -27,6 +27,8 @@ class Prepared:
     soft: Tensor
     choices: tuple[Ids, ...] = ()
     """Token ids of the choices; empty for a free answer."""
+    stop_ids: Ids = ()
+    """Tokens that end the answer besides the LLM's own; the same object in all requests of the same texts."""
 
     @property
     def ids(self) -> Ids:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 from embedder.errors import PplugError
 from llm_jobs.prompts import Ids
@@ -59,12 +59,14 @@ REFUSED_WITH_BEAMS: dict[str, tuple[object, ...]] = {"early_stopping": (False,),
 class Guide:
     """Applies a model's rules to the answer of one request as it grows."""
 
-    def __init__(self, context: Tensor, processors: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, context: Tensor, processors: Callable[[Tensor, Tensor], Tensor], no_repeat: int = 0) -> None:
         self._context, self._processors = context, processors
+        self._unrepeated: Any = NoRepeatNGramLogitsProcessor(no_repeat) if no_repeat else None
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         """Apply the rules to the scores (V,) of the next token of an answer of `ids` (t,); may return `scores`."""
-        return self._processors(torch.cat([self._context, ids])[None], scores[None])[0]
+        ruled = self._processors(torch.cat([self._context, ids])[None], scores[None])
+        return (self._unrepeated(ids[None], ruled) if self._unrepeated else ruled)[0]  # the prompt may be repeated
 
 
 class Rules:
@@ -79,9 +81,15 @@ class Rules:
         self.settings = honoured_settings(self._model.generation_config)
         """What asks for something."""
 
-    def guide(self, prompt: Ids, limit: int) -> Guide | None:
-        """Make the guide of a request with these token ids and at most `limit` new ones; None if there are no rules."""
-        if not self.settings:
+    def guide(self, prompt: Ids, limit: int, no_repeat: int = 0) -> Guide | None:
+        """Make the guide of a request; None if there are no rules.
+
+        Args:
+            prompt: its token ids.
+            limit: most new ones.
+            no_repeat: new ones in a row that may not come twice; 0 for no such rule.
+        """
+        if not self.settings and not no_repeat:
             return None
         prompt_ids = torch.tensor(prompt, dtype=torch.long, device=self._model.device)
         context = prompt_ids if self._start is None else prompt_ids.new_tensor([self._start])
@@ -90,7 +98,7 @@ class Rules:
         processors = self._model._get_logits_processor(
             config, len(context), prompt_ids[None], device=prompt_ids.device, model_kwargs={}
         )
-        return Guide(context, processors)
+        return Guide(context, processors, no_repeat)
 
 
 def honoured_settings(generation_config: Any) -> dict[str, Any]:

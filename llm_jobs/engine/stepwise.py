@@ -134,10 +134,12 @@ class StepwiseLM(ABC):
     def _decoded(self, requests: Sequence[Prepared], read: Any) -> list[Result]:
         """Continue every prompt until it ends, or by its limit of tokens."""
         limits = [request.limit for request in requests]
-        shape = len(limits), max(limits), self._end_ids
+        end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(requests[0].stop_ids)])
+        shape = len(limits), max(limits), end_ids
         search = BeamSearch(*shape, self._num_beams) if self._num_beams > 1 else GreedySearch(*shape)
         steps, slots = self.steps(read), torch.arange(len(limits), device=self._device)
-        search.start(slots, limits, [self._rules.guide(request.ids, request.limit) for request in requests])
+        guides = [self._rules.guide(one.ids, one.limit, one.request.no_repeat) for one in requests]
+        search.start(slots, limits, guides)
         if (parents := search.add(slots, steps.first())) is not None:
             steps.keep(parents)
         while bool((going := search.going(slots)).any()):
@@ -151,7 +153,7 @@ class StepwiseLM(ABC):
 
 
 def batches(requests: Sequence[Prepared], num_beams: int = 1, *, alike: bool = False) -> Iterator[list[Prepared]]:
-    """Group requests of one kind and one size of soft prompt, longest first, within the budget.
+    """Group requests of the same ends and one size of soft prompt, longest first, within the budget.
 
     Args:
         requests: to be answered.
@@ -159,15 +161,15 @@ def batches(requests: Sequence[Prepared], num_beams: int = 1, *, alike: bool = F
         alike: only prompts of the same length go together.
     """
 
-    def key(request: Prepared) -> tuple[bool, int, int, int]:
-        return bool(request.choices), len(request.soft), request.prompt_tokens if alike else 0, request.tokens
+    def key(one: Prepared) -> tuple[bool, Ids, int, int, int]:
+        return bool(one.choices), one.stop_ids, len(one.soft), one.prompt_tokens if alike else 0, one.tokens
 
     batch: list[Prepared] = []
     for request in sorted(requests, key=key, reverse=True):
         beams = 1 if request.choices else num_beams
         rows = (len(batch) + 1) * beams
         is_full = rows > MAX_ROWS or (batch and batch[0].tokens * rows > MAX_TOKENS)
-        if batch and (is_full or key(request)[:3] != key(batch[0])[:3]):
+        if batch and (is_full or key(request)[:-1] != key(batch[0])[:-1]):
             yield batch
             batch = []
         batch.append(request)

@@ -40,9 +40,15 @@ class AnsweringFacts:
             "llm_kernel": self.llm_kernel,
             "plugs": dict(self.plugs),
             "kinds": {
-                name: [kinds[name].sha256, kinds[name].max_new_tokens] for name in sorted(self.plugs.keys() & kinds)
+                name: [kinds[name].sha256, kinds[name].max_new_tokens, *_endings(kinds[name])]
+                for name in sorted(self.plugs.keys() & kinds)
             },
         }
+
+
+def _endings(kind: Kind) -> list[Any]:
+    """What else ends the kind's answers; nothing where only their length does."""
+    return [list(kind.stop), kind.no_repeat] if kind.stop or kind.no_repeat else []
 
 
 def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apart: bool) -> AnsweringFacts:

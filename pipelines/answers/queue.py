@@ -69,8 +69,10 @@ def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encod
     for task, query in zip(tasks, queries, strict=True):
         named = np.stack([names[label] for label in task.choices]) if task.choices else None
         kind = kinds[task.kind]
-        is_scale, most = kind.metric is Metric.RATING, kind.max_new_tokens
-        personal.append(PersonalTask(task.input, query, task.history, task.choices, most, named, is_scale=is_scale))
+        rules: Any = {"stop": kind.stop, "no_repeat": kind.no_repeat, "is_scale": kind.metric is Metric.RATING}
+        personal.append(
+            PersonalTask(task.input, query, task.history, task.choices, kind.max_new_tokens, named, **rules)
+        )
     return personal
 
 

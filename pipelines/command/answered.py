@@ -19,15 +19,19 @@ SHOWN: Final = 3
 """Answers that are shown side by side."""
 
 
-def tell_of_answers(warehouse: "Warehouse", ds: date) -> None:
-    """Say, without a text of anybody, how many answers ran into the length limit or repeat themselves."""
+def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:
+    """Say, without a text of anybody, how many answers of a night (the newest unless given) were cut or are repetitive.
+
+    An answer is cut at the length limit of its kind; it repeats itself if half of its eight or more words came before.
+    """
     from pipelines.tables.views import connect, run_sql
+    from pipelines.verdicts.words import kind_words
 
     with connect(warehouse) as db:
         rows = run_sql(db, "report/answer_facts", {"ds": ds}).to_pylist()
     for row in rows:
         count = row["answer_count"]
-        parts = [f"{row['kind']}: {count:,} answers"]
+        parts = [f"{kind_words(row['kind'])}: {count:,} answers"]
         for name, meaning in {
             "length_count": "cut at the length limit",
             "repeating_count": "repeat themselves",

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.command.cells import decimals_of
 from pipelines.verdicts.evaluated import drawn, reach, verdict
-from pipelines.verdicts.words import ARMS, ERRORS, metric_words
+from pipelines.verdicts.words import ARMS, ERRORS, kind_words, metric_words
 
 Row = Mapping[str, Any]
 Lines = list[dict[str, object]]
@@ -18,7 +18,7 @@ def tables_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
         mine = [row for row in whole if (row["kind"], row["metric"]) == (kind, metric)]
         words = metric_words(metric)
         meaning = f", {words.meaning}" if words.meaning else ""
-        yield f"{kind} · {words.name}{meaning} · {mine[0]['task_count']:,} tasks", lines_of(mine)
+        yield f"{kind_words(kind)} · {words.name}{meaning} · {mine[0]['task_count']:,} tasks", lines_of(mine)
 
 
 def lines_of(rows: Sequence[Row]) -> Lines:
@@ -48,6 +48,6 @@ def verdicts_of(rows: Iterable[Row], user_counts: Mapping[str, int]) -> dict[str
     whole = [row for row in rows if row["slice"] in (None, "all")]
     kinds = dict.fromkeys(row["kind"] for row in whole)
     return {
-        kind: verdict([row for row in whole if row["kind"] == kind], user_counts.get(kind, 0)).sentence
+        kind_words(kind): verdict([row for row in whole if row["kind"] == kind], user_counts.get(kind, 0)).sentence
         for kind in kinds
     }

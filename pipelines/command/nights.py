@@ -95,6 +95,7 @@ def nightly(
 
     Example: pplug nightly --ds 2026-11-01 --plug plugs/news
     """
+    from pipelines.command.answered import tell_of_answers
     from pipelines.encode import encode_job
     from pipelines.generate import generate_job
     from pipelines.nightly import run_nightly
@@ -112,6 +113,7 @@ def nightly(
         steps = list(run_nightly(common.tables, ds, jobs, common.max_reject_rate, progress, runner))
     common.show(map(asdict, steps))
     raise_worst(steps)
+    tell_of_answers(common.tables, ds)
 
 
 @app.command(**opt.BEAM)

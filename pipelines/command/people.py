@@ -49,7 +49,7 @@ def user(
     *,
     common: opt.Common,
 ) -> None:
-    """Show what is known of a user: themes of the persona, who is alike, and every answer.
+    """Show what is known of a user: themes of the persona, how it moved, who is alike, and every answer.
 
     With --export also write every row of the user as JSON: what an access request asks for.
 
@@ -58,7 +58,8 @@ def user(
     from pipelines.user import export_user, user_facts
 
     found = user_facts(common.tables, user_id)
-    common.show(found.themes)
+    common.show(found.themes, whole=True)
+    common.show(found.moved)
     common.show(found.alike, "ds", "last_posted_at")
     common.show(found.tasks, "input", "queued_at", "score", "persona_source", "persona_ds", "finish_reason")
     if export:

@@ -48,10 +48,11 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
 @app.command()
 @opt.grouped
 def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
-    """Look for rows that break a promise; none means pass.
+    """Look for rows that break a promise; none means pass. Also say how many answers were cut or repeat themselves.
 
     Example: pplug check --ds 2026-11-01
     """
+    from pipelines.command.answered import tell_of_answers
     from pipelines.tables.queries import run_checks
     from pipelines.tables.views import connect
 
@@ -62,6 +63,7 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
         common.show({"check": name, "row": row} for name, rows in failed.items() for row in rows_of(rows))
         raise PplugError(f"{len(failed)} of {len(found)} checks failed: {', '.join(failed)}: read sql/checks/*.sql")
     message(f"all {len(found)} checks passed")
+    tell_of_answers(common.tables, ds)
 
 
 @app.command()

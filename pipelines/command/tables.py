@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -33,10 +33,13 @@ GAP: Final = 2
 """Spaces between two columns."""
 
 FEW_ROWS: Final = 3
-"""So many rows become blocks where not all of their columns have room."""
+"""So many rows become blocks where not all of their columns have room; one row also where a text would be folded."""
 
 LEAST_TEXT: Final = 16
 """Characters that a column of texts keeps, unless all are shorter."""
+
+LONGEST_KEY: Final = 40
+"""Characters of an id; of a longer one a terminal shows the beginning and the end."""
 
 TEXT_LINES: Final = 2
 """Most lines of a text in a table, and thrice as many in a block, where only an impression is wanted."""
@@ -174,6 +177,8 @@ def _column(name: str, rows: Sequence[Row], now: datetime | None) -> Column:
     is_number = all(value is None or (not isinstance(value, str) and _is_number(value)) for value in values)
     is_key = name in ("user_id", "task_id", "run_id", "ds", "kind", "job", "arm", "metric", "status")
     is_time = any(isinstance(value, datetime) for value in values)
+    if is_key and now is not None:
+        cells = [cell if len(cell) <= LONGEST_KEY else f"{cell[: LONGEST_KEY - 9]}…{cell[-8:]}" for cell in cells]
     return Column(visible(name), cells, not (is_number or is_key or is_time), is_number, is_narrow=now is not None)
 
 
@@ -188,12 +193,15 @@ def _draw(rows: Sequence[Row], hidden: Sequence[str], lines: int) -> None:
         return _write(_table(columns, [column.natural for column in columns], 0), ENDLESS)
     width = shutil.get_terminal_size().columns
     differing, same = taken_out(columns)
+    if sum(replace(column, is_narrow=False).natural + GAP for column in differing) - GAP <= width:
+        differing = [replace(column, is_narrow=False) for column in differing]
     chosen = fitting(differing, width)
-    if len(chosen) < len(differing) and len(rows) <= FEW_ROWS:
-        return _write(_blocks(columns, width, 3 * lines), width)
     if same:
         told = " · ".join(f"{column.name} {column.cells[0]}" for column in same)
         write_out(_folded(told, width, TEXT_LINES) + "\n\n")
+    folds = sum(column.natural + GAP for column in chosen) - GAP > width
+    if len(rows) <= FEW_ROWS and (len(chosen) < len(differing) or (folds and len(rows) == 1)):
+        return _write(_blocks(differing, width, 3 * lines), width)
     _write(_table(chosen, widths_of(chosen, width), lines), width)
     if left_out := [column.name for column in differing if column not in chosen]:
         message(f"no room for {', '.join(left_out)}: --wide shows every column")
@@ -286,10 +294,7 @@ def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
     """The names of the columns, then a line a row."""
     names: list[str] = []
     for row in rows:
-        written = io.StringIO()
-        out = csv.writer(written, lineterminator="\n")
-        if not names:
-            names = list(row)
-            out.writerow(map(visible, names))
-        out.writerow([visible(exact_cell(row[name])) for name in names])
+        head = [] if names else [map(visible, names := list(row))]
+        written, cells = io.StringIO(), [visible(exact_cell(row[name])) for name in names]
+        csv.writer(written, lineterminator="\n").writerows([*head, cells])
         yield written.getvalue()

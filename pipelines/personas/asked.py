@@ -3,7 +3,8 @@
 ids, spelled out in the view ─▶ DuckDB passes over every row group that holds none of them
 """
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Generator
 from typing import Final
 
 import duckdb
@@ -25,3 +26,19 @@ def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str]) -> None:
         wanted = "select user_id from asked"
     for view, table in VIEWS.items():
         db.execute(f"create or replace temp view {view} as select * from {table} where user_id in ({wanted})")
+
+
+@contextlib.contextmanager
+def seeing_only(db: duckdb.DuckDBPyConnection, users: Collection[str]) -> Generator[None]:
+    """Let every view of personas see these users alone.
+
+    Temporary tables hide the tables they are made from, so that many questions read the vectors once.
+    """
+    ask_for(db, users)
+    for view, table in VIEWS.items():
+        db.execute(f"create temp table {table} as from {view}")
+    try:
+        yield
+    finally:
+        for table in VIEWS.values():
+            db.execute(f"drop table temp.{table}")

@@ -99,7 +99,9 @@ def funnel(night: NightNumbers) -> Any:
         return None
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("step:N", sort=list(steps), title=None, axis=alt.Axis(labelLimit=260)),
-        x=alt.X("rows:Q", title=None, scale=alt.Scale(domainMax=1.15 * max(steps.values()))),
+        x=alt.X(
+            "rows:Q", title=None, scale=alt.Scale(domainMax=1.15 * max(steps.values())), axis=alt.Axis(tickMinStep=1)
+        ),
         tooltip=["step:N", alt.Tooltip("rows:Q", format=",")],
     )
     text = base.mark_text(align="left", dx=4).encode(text=alt.Text("rows:Q", format=","))
@@ -112,7 +114,7 @@ def coverage(night: NightNumbers) -> Any:
         {"night": str(row["ds"]), "share": row["covered_user_share"], "users": row["user_count"]}
         for row in night.personas
     ]
-    return _lines(values, ["share"], "users with a persona", ".0%") if len(values) > 1 else None
+    return _over_nights(values, "share", "users with a persona", ".0%") if len(values) > 1 else None
 
 
 def drift(rows: Rows) -> Any:
@@ -123,17 +125,8 @@ def drift(rows: Rows) -> Any:
         for row in rows
         for column, name in named.items()
     ]
-    if not values:
-        return None
-    base = alt.Chart(alt.Data(values=values)).encode(
-        x=_night(),
-        y=alt.Y("cosine:Q", title="cosine to the night before", scale=alt.Scale(zero=False)),
-        color=alt.Color("of:N", legend=_legend(), scale=alt.Scale(range=["#2f7fd1", "#d9822b"])),
-        tooltip=["night:O", "of:N", alt.Tooltip("cosine:Q", format=".3f"), alt.Tooltip("users:Q", format=",")],
-    )
-    return alt.layer(base.mark_line(), base.mark_point(filled=True, size=70, opacity=1)).properties(
-        width="container", height=200
-    )
+    colour = alt.Color("of:N", legend=_legend(), scale=alt.Scale(range=["#2f7fd1", "#d9822b"]))
+    return _over_nights(values, "cosine", "cosine to the night before", ".3f", color=colour) if values else None
 
 
 def persona_map(rows: Rows) -> Any:
@@ -176,7 +169,7 @@ def histogram(rows: Rows, column: str, title: str, *, bins: bool) -> Any:
         .mark_bar()
         .encode(
             x=x,
-            y=alt.Y("sum(answers):Q", title="answers"),
+            y=alt.Y("sum(answers):Q", title="answers", axis=alt.Axis(tickMinStep=1)),
             color=alt.Color("kind:N", legend=_legend(), scale=alt.Scale(scheme="tableau10")),
             tooltip=["kind:N", x, alt.Tooltip("sum(answers):Q", title="answers", format=",")],
         )
@@ -212,22 +205,15 @@ def cost(rows: Rows, column: str, title: str) -> Any:
     )
 
 
-def _lines(values: Sequence[dict[str, Any]], columns: Sequence[str], title: str, form: str) -> Any:
-    if not values:
-        return None
-    y = alt.Y(f"{columns[0]}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=form))
+def _over_nights(values: Sequence[dict[str, Any]], column: str, title: str, form: str, **more: Any) -> Any:
     base = alt.Chart(alt.Data(values=list(values))).encode(
         x=_night(),
-        y=y,
-        tooltip=[
-            "night:O",
-            alt.Tooltip(f"{columns[0]}:Q", title=title, format=form),
-            alt.Tooltip("users:Q", format=","),
-        ],
+        y=alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=form)),
+        tooltip=["night:O", alt.Tooltip(f"{column}:Q", title=title, format=form), alt.Tooltip("users:Q", format=",")],
+        **more,
     )
-    return alt.layer(base.mark_line(), base.mark_point(filled=True, size=70, opacity=1)).properties(
-        width="container", height=180
-    )
+    lines = alt.layer(base.mark_line(), base.mark_point(filled=True, size=70, opacity=1))
+    return lines.properties(width="container", height=180)
 
 
 def _values(row: Any) -> dict[str, Any]:

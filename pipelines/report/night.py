@@ -1,27 +1,24 @@
 """Read the numbers of a night from the tables."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 
 from embedder.errors import InputMissing
+from pipelines.report.personas import drift_and_map
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 from pipelines.verdicts.evaluated import Verdict, verdict
+from pipelines.verdicts.words import kind_words
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 NIGHTS: Final = 14
 """Nights that trends show, the night itself the last."""
-
-MAP_USERS: Final = 1_000
-"""Personas on the map."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class NightNumbers:
     histogram: Rows
     plugs: Rows
     map: Rows
-    """x, y and item_count of some personas: their first two principal components."""
+    """x, y and item_count of some personas (personas.py)."""
     examples: Rows
 
     @property
@@ -89,13 +86,15 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
     def of_nights(name: str) -> Rows:
         found = [row for row in run_query(db, name, {}).to_pylist() if row["ds"] <= ds]
         shown = sorted({row["ds"] for row in found})[-NIGHTS:]
-        return [row for row in found if row["ds"] in shown]
+        return with_words([row for row in found if row["ds"] in shown])
 
     def of_night(name: str, **params: Any) -> Rows:
-        return run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist()
+        return with_words(run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist())
 
     quality = of_night("paired_values")
-    users = {row["kind"]: row["user_count"] for row in run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist()}
+    drift, personas = drift_and_map(db, ds, NIGHTS, named=example_count > 0)
+    scored = with_words(run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist())
+    users = {row["kind"]: row["user_count"] for row in scored}
     kinds = dict.fromkeys(row["kind"] for row in quality)
     return NightNumbers(
         ds=ds,
@@ -107,52 +106,17 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         history=of_nights("evaluation_history"),
         slices=of_night("slice_values"),
         verdicts={kind: verdict([row for row in quality if row["kind"] == kind], users.get(kind, 0)) for kind in kinds},
-        drift=drift_of(db, ds),
+        drift=drift,
         staleness=run_query(db, "staleness", {}).to_pylist(),
         cost=of_nights("night_cost"),
         answers=of_night("answer_facts"),
         histogram=of_night("answer_histogram"),
         plugs=of_night("plugs"),
-        map=persona_map(of_night("persona_sample", sample=MAP_USERS), named=example_count > 0),
+        map=personas,
         examples=of_night("examples", limit=example_count) if example_count else [],
     )
 
 
-def drift_of(db: duckdb.DuckDBPyConnection, ds: date) -> Rows:
-    """How far personas moved in each of the last nights."""
-    nights = db.execute(
-        "select ds from encode_nights where ds <= $ds order by ds desc limit $most", {"ds": ds, "most": NIGHTS}
-    )
-    days = sorted(row[0] for row in nights.fetchall())
-    return [row for day in days for row in run_query(db, "drift_summary", {"ds": day.isoformat()}).to_pylist()]
-
-
-def persona_map(rows: Rows, *, named: bool) -> Rows:
-    """Personas in two dimensions, near ones near: their first two principal components.
-
-    Args:
-        rows: of `persona_sample`.
-        named: keep the ids of users.
-    """
-    if len(rows) < 3:
-        return []
-    vectors = np.array([row["persona"] for row in rows], np.float32)
-    centred = vectors - vectors.mean(0)
-    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    places = left[:, :2] * sizes[:2]
-    nearest = vectors @ vectors.T - 2 * np.eye(len(rows), dtype=np.float32)
-    return [
-        {
-            "x": round(float(x), 4),
-            "y": round(float(y), 4),
-            "items": row["item_count"],
-            "nearest": round(float(near), 3),
-            **({"user": row["user_id"]} if named else {}),
-        }
-        for (x, y), near, row in zip(places, nearest.max(1), rows, strict=True)
-    ]
-
-
-def as_json(value: object) -> str:
-    """JSON of rows; days become text."""
-    return json.dumps(value, default=str)
+def with_words(rows: Rows) -> Rows:
+    """The rows with their kinds as people call them."""
+    return [{**row, "kind": kind_words(row["kind"])} if "kind" in row else row for row in rows]

@@ -3,8 +3,7 @@ const specs = JSON.parse(document.getElementById("charts").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 function theme() {
-  const isDark = dark.matches && !window.matchMedia("print").matches;
-  const [text, line] = isDark ? ["#c6ced6", "#353d45"] : ["#3b454e", "#d9dee3"];
+  const [text, line] = ["var(--text)", "var(--line)"];  // of the page: on a dark screen as on paper
   const font = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif";
   const words = { labelColor: text, titleColor: text, labelFont: font, titleFont: font, labelFontSize: 13,
     titleFontSize: 13, titleFontWeight: "normal" };
@@ -44,5 +43,4 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/" && document.activeElement !== field) { event.preventDefault(); field.focus(); }
   if (event.key === "Escape") { field.value = ""; search(); }
 });
-dark.addEventListener("change", draw);
 draw();

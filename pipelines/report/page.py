@@ -14,7 +14,7 @@ from embedder.errors import PplugError
 from pipelines.command.cells import duration
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
-from pipelines.report.night import NightNumbers
+from pipelines.report.night import NightNumbers, Row
 from pipelines.verdicts.words import metric_words
 
 GLOSSARY: Final = {
@@ -63,6 +63,7 @@ def render(night: NightNumbers) -> str:
         tiles=tiles_of(night),
         charts=charts,
         metric_words=metric_words,
+        plug_facts=plug_facts,
         glossary=GLOSSARY,
         library=Markup(library().replace("</script", "<\\/script")),
     )
@@ -125,6 +126,24 @@ def tiles_of(night: NightNumbers) -> list[Tile]:
         if metric in ("accuracy", "mae", "rouge-L", "rouge-L-unicode"):
             made.append(tile(f"{kind}: {metric_words(metric).name}", own, ".3f"))
     return [one for one in made if one]
+
+
+def plug_facts(row: Row) -> dict[str, str]:
+    """A plug's card: what it answered with, and what its training made of it."""
+    facts = {
+        "answers of the night": number(row["answer_count"]),
+        "plug": row["plug_sha256"][:12],
+        "personas of": number(row["persona_ds"]),
+    }
+    if row["trained_at"] is None:
+        return facts | {"training": "not recorded in this warehouse"}
+    examples = f"{row['example_count']:,} examples of {row['user_count']:,} users, in {duration(row['seconds'])}"
+    losses = "nobody was held out"
+    if row["held_out_user_count"]:
+        users = f"on {row['held_out_user_count']:,} users it had not met"
+        losses = f"{row['held_out_loss']:.3f} {users}; without the plug {row['loss_without_plug']:.3f}"
+    models = {"encoder": Path(row["encoder"]).name, "language model": Path(row["llm"]).name}
+    return facts | models | {"trained": f"{row['trained_at']:%Y-%m-%d}", "learned from": examples, "loss": losses}
 
 
 def trend(values: Sequence[float]) -> str:

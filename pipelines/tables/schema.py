@@ -32,9 +32,9 @@ _COMPACT = _list_of(pa.int8())
 
 _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "answers_per_second": (_FLOAT, "answers of the arm alone, on the tasks of its first chunk"),
-    "arm": (_TEXT, "own, other, default, none, or the name of a rival"),
+    "arm": (_TEXT, "own, other, default, none, or the name of a method"),
     "choices": (_list_of(_TEXT), "closed answers, in the order of the prompt; null for free text"),
-    "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best rival in that metric"),
+    "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best baseline in that metric"),
     "config": (_TEXT, "JSON: the settings of the run"),
     "counts": (_list_of(_INT), "items behind each of `vectors`"),
     "detail": (_TEXT, "what was found there, never the value itself"),
@@ -45,7 +45,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "encoder_sha256": (_TEXT, "fingerprint of the encoder: weights and settings"),
     "ended_at": (_TIME, "end of the run"),
     "error": (_TEXT, "the one line of a run that did not end well"),
-    "finish_reason": (_TEXT, "eos, length or choice"),
+    "finish_reason": (_TEXT, "eos (an end token or a stop text), length or choice"),
     "first_posted_at": (_TIME, "time of the oldest item"),
     "high": (_FLOAT, "upper end of the 95% interval over users"),
     "input": (_TEXT, "the full prompt"),

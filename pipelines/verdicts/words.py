@@ -1,7 +1,9 @@
-"""Plain words for the compared methods and the metrics, and how a value of a metric is written."""
+"""Plain words for kinds, compared methods and metrics, and how a value of a metric is written."""
 
 from dataclasses import dataclass
 from typing import Final
+
+from llm_jobs.kinds import SPOKEN
 
 ARMS: Final[dict[str, str]] = {
     "own": "your users' own personas",
@@ -14,6 +16,8 @@ ARMS: Final[dict[str, str]] = {
     "plug_task": "a plug that sees the task only",
     "plug_mean": "the mean of the history",
     "pplug_published": "the plug as published",
+    "difference": "what sets a user apart from others",
+    "style_vector": "the language model steered by style",
     "plug_nearest": "the plug and the nearest item",
     "recency_1": "the newest item in the prompt",
     "recency_4": "4 newest items in the prompt",
@@ -59,6 +63,11 @@ METRICS: Final[dict[str, MetricWords]] = {
 
 MAIN: Final = ("accuracy", "mae", "rouge-L", "rouge-L-unicode")
 """The metrics that a verdict speaks of, the first one there is."""
+
+
+def kind_words(kind: str) -> str:
+    """What people call a kind: `headline` is LaMP_4; any other has its own name."""
+    return next((spoken for spoken, name in SPOKEN.items() if name == kind), kind)
 
 
 def metric_words(metric: str) -> MetricWords:

@@ -1,7 +1,7 @@
 -- answer_facts: how the answers of a kind ended in a night
 -- Grain:  one row per kind
 -- Reads:  outputs
--- Params: $ds (DATE)
+-- Params: $ds (DATE, null: the newest night)
 -- Holds:  answer_count >= length_count; a text repeats itself if most of its eight or more words came before
 with answers as (
     select
@@ -12,7 +12,7 @@ with answers as (
         score,
         string_split(trim(output), ' ') as words
     from outputs
-    where ds = $ds
+    where ds = coalesce($ds, (select max(outputs.ds) from outputs))
 )
 
 select

@@ -126,7 +126,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     tiny_settings.with_name("dev_questions.json").write_text(json.dumps([question]), encoding="utf8")
     golds = {"task": "LaMP_4", "golds": [{"id": "q1", "output": "Rain"}]}
     tiny_settings.with_name("dev_outputs.json").write_text(json.dumps(golds), encoding="utf8")
-    rows = dict[str, list[dict[str, Any]]]()
+    rows, told = dict[str, list[dict[str, Any]]](), dict[str, str]()
     order = [
         "kinds",
         "init",
@@ -170,7 +170,8 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
         assert name in without_night or ds in words
         said = pplug(*words, "--json")
         assert said.code == 0, said.err
-        rows[name] = said.rows
+        rows[name], told[name] = said.rows, said.err
+    assert all(f"note: {len(TASKS)} answers" in told[name] for name in ("generate", "nightly", "check"))
     assert rows["ingest histories"][0]["rows_out"] == len(ITEMS)
     assert rows["generate"][0]["rows_in"] == len(TASKS)
     assert {row["arm"] for row in rows["evaluate"]} == {"own", "other", "default", "none"}
@@ -180,7 +181,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert "Night of 2026-11-01" in tiny_settings.with_name("report.html").read_text(encoding="utf8")
     assert rows["sql"] == [{"kind": "note", "item_count": len(ITEMS)}]
     assert {"train", "encode", "generate", "evaluate"} <= {row["job"] for row in rows["runs"]}
-    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--rivals", "none,bm25_4,label_mode"]
+    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--methods", "none,bm25_4,label_mode"]
     compared = pplug(*compare, "--json")
     assert {row["arm"] for row in compared.rows} == {"own", "none", "bm25_4", "label_mode"}
     assert len(pplug(*compare, "--dry-run", "--json").rows) == 1
@@ -288,7 +289,8 @@ def test_a_settings_file_that_is_named_must_be_there(pplug: Pplug) -> None:
         ("encod", 2, "Did you mean 'encode'?"),
         ("encode", 2, "--ds"),
         ("encode --ds 2026-02-30", 2, "'2026-02-30' is no date like 2026-11-01"),
-        ("encode --ds 2026-11-01 --dtype int8", 2, "'int8' is not one of 'auto', 'float32', 'bfloat16'"),
+        ("encode --ds 2026-11-01 --dtype int8", 2, "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'"),
+        ("encode --ds 2026-11-01 --device tpu", 2, "'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
         ("encode --ds 2026-11-01", 4, "pplug ingest histories"),
         ("train --plug p --epochs 0", 2, "--epochs"),
         ("generate --ds 2026-11-01", 2, "--plug"),

@@ -12,6 +12,10 @@ IN_ORDER = ("docs/your_data.md", "docs/nights.md", "docs/tables.md", "docs/kinds
 """Pages that go on where the one before ended, in one folder."""
 
 
+CSV = "id,author,published,headline,body\n1,ann,2026-10-02,Rain again,It rained again on Monday.\n"
+OTHER_CSV = "author,day,body\nbob,2026-10-02,It snowed.\n"
+
+
 def run_page(pplug: Pplug, page: str) -> dict[str, str]:
     """Run every command of a page; what each wrote to stdout."""
     found = dict[str, str]()
@@ -58,3 +62,21 @@ def test_the_pages_run_one_after_the_other(
             assert "mara" in capfd.readouterr().out
     forgotten = tiny_models("sql", "select count(*) as rows from histories where user_id = 'mara'", "--json")
     assert forgotten.rows == [{"rows": 0}]
+
+
+def test_the_rows_and_commands_of_the_page_on_files_are_taken(pplug: Pplug, tmp_path: Path) -> None:
+    (lines,) = blocks("docs/data.md", "json")
+    item, task = lines.splitlines()
+    (settings,) = blocks("docs/data.md", "toml")
+    for name, text in {"h.jsonl": item, "t.jsonl": task, "articles.csv": CSV, "a.csv": OTHER_CSV}.items():
+        (tmp_path / name).write_text(text, encoding="utf8")
+    (tmp_path / "pplug.toml").write_text(settings, encoding="utf8")
+    shown = [line.partition(" #")[0].strip() for line in commands("docs/data.md")]
+    whole, mapped, queried = (line for line in shown if line.startswith("ingest histories"))
+    runs = [whole.replace("SOURCE...", "h.jsonl"), mapped, queried, "ingest histories articles.csv --like articles"]
+    runs.append(next(line for line in shown if line.startswith("ingest tasks")).replace("SOURCE...", "t.jsonl"))
+    for line in runs:
+        said = pplug(*shlex.split(line), "--json")
+        assert (said.code, said.rows[0]["rows_out"], said.rows[0]["rows_rejected"]) == (0, 1, 0), (line, said.err)
+    found = pplug("sql", "select user_id from histories order by user_id", "--json").rows
+    assert [row["user_id"] for row in found] == ["ann", "bob", "u7"]

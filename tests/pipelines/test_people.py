@@ -58,6 +58,9 @@ def test_a_user_is_shown_by_themes_and_every_row_can_be_exported(pplug: Pplug, a
     assert sum(row["items"] for row in found) == 6
     assert sum(row["share"] for row in found) == pytest.approx(1)
     assert "boats" in found[0]["typical texts"]
+    assert [row for row in told.rows if "night" in row] == [
+        {"night": f"{NIGHT}", "items": 6, "cosine to the one before": None}
+    ]
     assert {row["task_id"] for row in told.rows if "task_id" in row} == {"t2", "t6"}
     exported = json.loads((tmp_path / "bob.json").read_text(encoding="utf8"))
     assert (len(exported["histories"]), len(exported["tasks"]), len(exported["outputs"])) == (6, 2, 2)

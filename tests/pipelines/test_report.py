@@ -19,11 +19,13 @@ from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
-from pipelines.report.night import night_numbers, persona_map
+from pipelines.report.night import night_numbers
 from pipelines.report.page import library, number, render, tiles_of, trend, write_report
+from pipelines.report.personas import persona_map
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 NEXT = NIGHT + timedelta(days=1)
 SCRIPT = "<script>document.title = 'taken over'</script>"
@@ -71,6 +73,16 @@ def test_every_chart_is_drawn_without_a_word_in_the_console_and_fits_a_telephone
         assert page.locator(".chart svg").count() == page.locator(".chart").count()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+
+
+def test_a_dark_screen_prints_black_on_white(file: Path) -> None:
+    with opened(file, color_scheme="dark") as (page, said):
+        colour = "getComputedStyle(document.{}).{}".format
+        colours = f"[{colour('body', 'backgroundColor')}, {colour('querySelector(`svg text`)', 'fill')}]"
+        assert page.evaluate(colours) == ["rgb(20, 24, 28)", "rgb(230, 234, 238)"]
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(colours) == ["rgb(255, 255, 255)", "rgb(29, 35, 41)"]
+        assert said == []
 
 
 def test_hovering_shows_values_search_finds_rows_and_a_script_stays_text(file: Path) -> None:

@@ -190,6 +190,23 @@ def test_a_row_that_does_not_fit_becomes_a_block(
     assert "error" not in told
 
 
+def test_blocks_leave_out_what_stands_above_and_one_long_text_is_a_block(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_screen(monkeypatch, 80)
+    numbers = [{f"n{column}": at + 10**9 for column in range(9)} for at in range(2)]
+    print_rows([{"job": "encode", **row} for row in numbers])
+    above, *rest = unstyled(capsys.readouterr().out).splitlines()
+    assert above == "job encode"
+    assert [line.split() for line in rest if line] == [[name, f"{n:,}"] for row in numbers for name, n in row.items()]
+    print_rows([{"task_id": "t1", "input": "word " * 40, "answer": "yes"}], whole=True)
+    assert [line.split()[0] for line in unstyled(capsys.readouterr().out).splitlines() if line and line[0] != " "] == [
+        "task_id",
+        "input",
+        "answer",
+    ]
+
+
 def test_columns_give_way_by_width_and_what_is_the_same_stands_above(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +225,20 @@ def test_columns_give_way_by_width_and_what_is_the_same_stands_above(
     assert said.err.startswith("no room for ")
     assert "run_id" in said.err
     assert said.err.endswith(": --wide shows every column\n")
+
+
+def test_names_of_columns_stay_whole_where_there_is_room_and_long_ids_are_shortened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"user_id": f"{'u' * 60}{at}", "item_rank": at, "finish_reason_count": at} for at in range(4)]
+    at_screen(monkeypatch, 100)
+    print_rows(rows)
+    head, _, first, *_ = unstyled(capsys.readouterr().out).splitlines()
+    assert head.split() == ["user_id", "item_rank", "finish_reason_count"]
+    assert first.split()[0] == "u" * 31 + "…" + "u" * 7 + "0"
+    at_screen(monkeypatch, 60)
+    print_rows(rows)
+    assert "finish_reason_count" not in capsys.readouterr().out
 
 
 def test_wide_shows_every_column_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
