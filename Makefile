@@ -6,6 +6,8 @@ AIRFLOW := .venv-airflow
 STAMP := .venv/.up-to-date
 PYTHONS := python3.11 python3.12 python3.13 python3 python
 PYTEST_FLAGS ?= -n 3 --dist loadgroup
+# Each of the workers, and each process that a test starts, would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 DEMO_FOLDER ?= demo
 # Not --quiet: warnings that are not told are not counted, and so break nothing.
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml

@@ -3,14 +3,13 @@
 The ids of users are easy to guess, and so a plain hash of one is as good as the id. Without the key nobody can try.
 """
 
-import contextlib
 import hmac
 import os
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from embedder.durable import make_folder
 from embedder.errors import PplugError
 from pipelines.store.folder import named_causes
 from pipelines.tables.warehouse import Warehouse
@@ -58,41 +57,13 @@ def made_key(warehouse: Warehouse) -> UserKey:
     found = read_key(warehouse)
     if found is not None:
         return found
-    if warehouse.store.folder is None:
+    if warehouse.store.folder is not None:
+        make_folder(warehouse.root)
+    before = os.umask(0o077)  # its owner alone may read the key
+    try:
         warehouse.store.put_new(KEY_FILE, secrets.token_bytes(KEY_BYTES))
-    else:
-        _make_file(warehouse.root / KEY_FILE)
+    finally:
+        os.umask(before)
     made = read_key(warehouse)
     assert made is not None
     return made
-
-
-def _make_file(path: Path) -> None:
-    """Make a key that its owner alone may read."""
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with named_causes(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())  # a hash must not outlive its key
-            _name(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
-
-
-def _name(fresh: Path, path: Path) -> None:
-    """Give a finished file its name, unless another is there already."""
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
