@@ -11,7 +11,7 @@ DEMO_FOLDER ?= demo
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults airflow prism flink check format docs bench bench-scale wheel-demo
+.PHONY: help setup demo test test-fast faults airflow prism flink requirements check format docs bench bench-scale wheel-demo
 
 help: ## Show what can be made
 	@sed -En 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/:.*## /: /p' Makefile
@@ -52,6 +52,9 @@ airflow: setup ## Parse the DAG of docs/scheduling.md with a real Airflow, in an
 		print(*project["optional-dependencies"]["airflow"], sep="\n")' | \
 	xargs $(AIRFLOW)/bin/python -m pip install --disable-pip-version-check pytest hypothesis
 	$(AIRFLOW)/bin/python -m pytest tests/docs/test_airflow.py
+
+requirements: setup ## Ask pip whether the requirements of vLLM fit together; needs a package index
+	PPLUG_NETWORK=1 $(BIN)/python -m pytest -n 0 tests/docs/test_requirements.py
 
 # Beam's runner in Go, from the Go module proxy; once it is there, `make test` runs on it too.
 prism: setup ## Run the tests of workers elsewhere on Prism; needs Go

@@ -2,8 +2,11 @@
 
     vectors (n, D) float32 ─▶ codes (n, D) int8, scales (n,) float32 ─▶ vectors: codes * scales
 
-The largest number of a vector is 127 codes, so an error is at most half a scale; for a unit vector of 384 numbers the
-cosine to the exact one is about .99997. Cosines between vectors need no scale. Products of codes are whole numbers
+An error is at most half a scale. A step is so long that rounding turns a vector by a cosine of about 1 - ROUNDING_LOSS:
+the errors are uniform in a step, so D * step^2 / 12 is the square of their length (Bennett 1948, Spectra of quantized
+signals). Shorter steps would spend bytes on nothing that a plug sees: 361 instead of 336 for MiniLM's 384 numbers. Only
+where the largest number of a vector is more than 127 such steps the step is longer. Cosines between vectors need no
+scale. Products of codes are whole numbers
 below 2^24 (while D is at most 1,040), which float32 adds without rounding, so they are the same on every machine.
 """
 
@@ -19,6 +22,9 @@ FloatArray = NDArray[np.float32]
 Codes = NDArray[np.int8]
 
 LARGEST_CODE = 127
+
+ROUNDING_LOSS = 5e-5
+"""One minus the cosine of a vector to the exact one."""
 
 MOST_EXACT_WIDTH = 2**24 // LARGEST_CODE**2
 """Width up to which float32 adds the products of codes exactly."""
@@ -38,9 +44,10 @@ class CompactVectors:
         """Round vectors (n, D); a ValueError if a number is not finite."""
         if not np.isfinite(vectors).all():
             raise ValueError("vectors have numbers that are not finite")
-        scales = (np.abs(vectors).max(axis=1, initial=0.0) / LARGEST_CODE).astype(np.float32)
-        steps = np.where(scales > 0, scales, np.float32(1))
-        return cls(np.rint(vectors / steps[:, None]).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int8), scales)
+        steps = np.linalg.norm(vectors, axis=1) * np.sqrt(24 * ROUNDING_LOSS / max(1, vectors.shape[1]))
+        scales = np.maximum(np.abs(vectors).max(axis=1, initial=0.0) / LARGEST_CODE, steps).astype(np.float32)
+        divisors = np.where(scales > 0, scales, np.float32(1))
+        return cls(np.rint(vectors / divisors[:, None]).clip(-LARGEST_CODE, LARGEST_CODE).astype(np.int8), scales)
 
     @classmethod
     def empty(cls, width: int) -> Self:

@@ -1,4 +1,4 @@
-"""Texts to unit vectors, as fast as the processor multiplies matrices.
+"""Texts to unit vectors, as fast as the device multiplies matrices.
 
     texts ─▶ distinct ones ─▶ tokens ─▶ ordered by length ─▶ batches ─▶ model and pooling ─▶ unit norm
 
@@ -25,6 +25,7 @@ from tokenizers import normalizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from embedder.devices import Dtype, chosen_device, in_halves
 from embedder.errors import PplugError
 from embedder.fingerprints import fingerprint
 from embedder.linear import projection_class
@@ -32,12 +33,15 @@ from embedder.models import model_folder
 from embedder.packed_bert import PackedBert, can_pack
 from embedder.padded_model import PaddedModel, require_unseen_padding
 from embedder.plain_text import PlainTextTokenizer, load_tokenizer
-from embedder.precision import Dtype, decided_precision, has_bfloat16
+from embedder.precision import decided_precision
 from embedder.text_settings import TextSettings, read_text_settings
 from embedder.weights import load_config, load_weights, loading
 
 TOKENS_PER_BATCH = 2048
 """Tokens that go through the model together: more leave the processor's cache, fewer pay for more calls."""
+
+TOKENS_PER_GPU_BATCH = 1 << 16
+"""The same on a GPU: of BERT large 2 GB in 16 bits; a batch that does not fit is halved."""
 
 TEXTS_PER_CHUNK = 8192
 """Texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths."""
@@ -56,7 +60,7 @@ PROBE = "Héllo,  WORLD!\n\tnaïve 你好 😀 [SEP]</s> 0.5% https://example.or
 
 
 class TokenModel(Protocol):
-    """Runs of equally long texts, (tokens, texts) int64 each ─▶ (all texts, width) float32, pooled."""
+    """Runs of equally long texts, (tokens, texts) int64 each ─▶ (all texts, width) float32, pooled, on the device."""
 
     def __call__(self, runs: Sequence[Tensor]) -> Tensor: ...
 
@@ -71,8 +75,10 @@ class TextEncoder:
         kernel: how it is computed, e.g. `onednn bfloat16`; says float32 where the processor has no bfloat16.
     """
 
-    def __init__(self, folder: Path, settings: TextSettings, precision: torch.dtype) -> None:
+    def __init__(self, folder: Path, settings: TextSettings, precision: torch.dtype, device: torch.device) -> None:
         tokenizer, model = _load(folder, precision)
+        model.to(device)
+        self.device = device
         limits = (settings.max_tokens, tokenizer.model_max_length, _position_count(model))
         self.max_tokens: int = min(limit for limit in limits if limit)
         self.width: int = min(settings.width or model.config.hidden_size, model.config.hidden_size)
@@ -84,34 +90,39 @@ class TextEncoder:
         self._pad_id: int = pad_id or 0
         self._model: TokenModel
         if can_pack(model.config):
-            kind = projection_class(torch.empty(0, dtype=precision))
+            kind = projection_class(torch.empty(0, dtype=precision, device=device))
             kernel, self._model = kind.kernel, PackedBert(model, settings, precision, kind)
         else:
             kernel, padded = "transformers", PaddedModel(model, settings, self._pad_id)
             require_unseen_padding(padded, self._token_ids([PROBE])[0], str(folder))
             self._model = padded
         name = str(precision).removeprefix("torch.")
-        self.kernel = f"{kernel} {name}"
+        self.kernel = f"{kernel} {name}" + ("" if device.type == "cpu" else f" {device.type}")
         facts = {"precision": name, "max_tokens": self.max_tokens, "probe": self._token_ids([PROBE])}
         self.sha256 = fingerprint(folder, **asdict(settings) | facts)
 
     @classmethod
-    def from_pretrained(cls, name: str, dtype: Dtype = "float32", cache: Path | None = None) -> Self:
+    def from_pretrained(
+        cls, name: str, dtype: Dtype = "float32", cache: Path | None = None, device: str = "cpu"
+    ) -> Self:
         """Load an encoder by alias, folder or hub id (see `models.model_folder`).
 
         Args:
             name: which model.
             dtype: `bfloat16` is up to twice as fast (cosine to float32 above .9999 on average), depending on the
-                processor, and means float32 where that has none; `auto` is the faster one, as measured here.
+                processor, and means float32 where that has none; `float16` is for GPUs; `auto` is bfloat16 on a GPU,
+                and on the CPU the faster one, as measured here.
             cache: folder of exported models.
+            device: `cpu`, `cuda`, `mps`, or `auto`, the first that is there (see devices.py).
 
         Raises:
             InputMissing: there is no such model here.
             PplugError: the folder holds no encoder that can be run.
+            UsageError: for a device that is not there, or a precision that it does not have.
         """
         folder, settings = encoder_folder(name, cache)
-        is_bfloat16 = decided_precision(dtype, folder) == "bfloat16" and has_bfloat16()
-        return cls(folder, settings, torch.bfloat16 if is_bfloat16 else torch.float32)
+        precision = decided_precision(dtype, folder, device)
+        return cls(folder, settings, getattr(torch, precision), chosen_device(device))
 
     def encode(self, texts: Sequence[str], is_query: bool = False) -> NDArray[np.float32]:
         """Encode texts, equal ones once.
@@ -137,15 +148,21 @@ class TextEncoder:
             tokens = list(self._tokens([texts[row] for row in chunk], is_query))
             lengths = [len(ids) for ids in tokens]
             token_count += sum(lengths)
-            for number, batch in enumerate(token_batches(lengths)):
+            most = TOKENS_PER_BATCH if self.device.type == "cpu" else TOKENS_PER_GPU_BATCH
+            found: list[Tensor] = []  # on the device, which goes on while the next batch is made
+            for number, batch in enumerate(batches := list(token_batches(lengths, most))):
                 if number % BATCHES_PER_TRIM == 0:
                     return_free_memory()
-                runs = groupby((tokens[index] for index in batch), len)
-                pooled = self._model([torch.from_numpy(np.stack(list(run), 1)) for _, run in runs])
-                vectors[np.array(chunk)[batch]] = F.normalize(pooled[:, : self.width], dim=-1).numpy()
+                found += in_halves(self._pooled, [tokens[index] for index in batch])
+            vectors[np.array(chunk)[np.concatenate(batches)]] = torch.cat(found).cpu().numpy()
         copies = np.flatnonzero(source != np.arange(len(texts)))
         vectors[copies] = vectors[source[copies]]
         return vectors, token_count
+
+    def _pooled(self, tokens: Sequence[NDArray[np.int64]]) -> Tensor:
+        """Run n texts in order of their lengths: (n, width) of unit norm."""
+        runs = [torch.from_numpy(np.stack(list(run), 1)) for _, run in groupby(tokens, len)]
+        return F.normalize(self._model(runs)[:, : self.width], dim=-1)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens the model sees of each text: special tokens and text prefix included, after the cut."""
@@ -173,13 +190,13 @@ def encoder_folder(name: str, cache: Path | None = None) -> tuple[Path, TextSett
     return model_folder(str(folder / settings.transformer)), settings
 
 
-def token_batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-    """Group indices of texts, shortest first, into batches of at most TOKENS_PER_BATCH tokens (or one text)."""
+def token_batches(lengths: Sequence[int], most: int = TOKENS_PER_BATCH) -> Iterator[NDArray[np.int64]]:
+    """Group indices of texts, shortest first, into batches of at most `most` tokens (or one text)."""
     order = np.argsort(lengths, kind="stable")
     start, tokens = 0, 0
     for end, index in enumerate(order):
         tokens += lengths[index]
-        if tokens > TOKENS_PER_BATCH and start < end:
+        if tokens > most and start < end:
             yield order[start:end]
             start, tokens = end, lengths[index]
     if len(order):

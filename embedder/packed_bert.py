@@ -5,7 +5,7 @@
 Everything but attention works on single tokens, so it runs as matrix products over all T rows. On processors with
 oneDNN the weights are laid out for it once ("prepacked") and GELU is part of the product. Within a run the rows are
 ordered by position, then text: then each head of each text is one plain matrix (a view), and attention needs neither
-mask nor copy.
+mask nor copy. On a GPU attention is torch's own, one call for each run, and nothing waits for the GPU.
 """
 
 import math
@@ -50,6 +50,7 @@ class PackedBert:
 
     def __init__(self, model: nn.Module, settings: TextSettings, dtype: torch.dtype, kind: type[Projection]) -> None:
         bert: Any = model  # transformers' modules are untyped
+        self.device: torch.device = bert.device
         config, embeddings = bert.config, bert.embeddings
         self.pooling, self.dtype, self.eps = settings.pooling, dtype, config.layer_norm_eps
         self.words = embeddings.word_embeddings.weight.detach()
@@ -61,6 +62,7 @@ class PackedBert:
 
     @torch.inference_mode()
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
+        runs = [run.to(self.device, non_blocking=True) for run in runs]
         x = _whole(torch.cat([self._embed(run) for run in runs]))  # (T, d)
         x = F.layer_norm(x, x.shape[1:], *self.norm, self.eps).to(self.dtype)
         for layer in self.layers[:-1]:
@@ -104,6 +106,7 @@ class Layer:
         self.down = linear(down.dense.weight, down.dense.bias)
         self.norms = _norm(out.LayerNorm, dtype), _norm(down.LayerNorm, dtype)
         self.eps: float = config.layer_norm_eps
+        self.attend = attend if self.norms[0][0].device.type == "cpu" else attend_at_once
 
     def __call__(self, x: Tensor, runs: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
         qkv = self.qkv(x)  # (T, 3d)
@@ -111,8 +114,8 @@ class Layer:
             x = _whole(torch.cat([rows[: run.numel()] for rows, run in zip(_parts(x, runs), kept, strict=True)]))
         mixed = torch.zeros_like(x)
         for run, rows, out in zip(runs, _parts(qkv, runs), _parts(mixed, kept), strict=True):
-            heads = run.shape[1] * self.heads
-            attend(rows.view(len(run), heads, 3, -1), out=out.view(-1, heads, x.shape[1] // self.heads))
+            sizes = (run.shape[1], self.heads)  # n, A
+            self.attend(rows.view(len(run), *sizes, 3, -1), out.view(-1, *sizes, x.shape[1] // self.heads))
         x = F.layer_norm(self.out(mixed).add_(x), x.shape[1:], *self.norms[0], self.eps)
         return F.layer_norm(self.down(self.up.gelu(x, self.gelu)).add_(x), x.shape[1:], *self.norms[1], self.eps)
 
@@ -123,11 +126,11 @@ def attend(heads: Tensor, out: Tensor) -> None:
     softmax(s) is 2^t / sum 2^t with t = s·log2(e), which the query weights hold already. The usual subtraction of the
     largest score only keeps the powers in range. They nearly always are; torch's own attention does the others.
 
-    Shapes: l tokens, m = heads of all texts, h = width of a head.
-        heads  (l, m, 3, h)  query, key, value
-        out    (k, m, h)     is written: what the first k tokens see
+    Shapes: l tokens, n texts, A heads, m = n A, h = width of a head.
+        heads  (l, n, A, 3, h)  query, key, value
+        out    (k, n, A, h)     is written: what the first k tokens see
     """
-    views = heads.permute(2, 1, 0, 3)  # (3, m, l, h)
+    views = heads.flatten(1, 2).permute(2, 1, 0, 3)  # (3, m, l, h)
     is_bfloat16 = heads.dtype == torch.bfloat16  # then oneDNN multiplies, which would copy a view matrix by matrix
     q, k, v = views.contiguous() if is_bfloat16 else views
     q = q[:, : len(out)]
@@ -136,10 +139,16 @@ def attend(heads: Tensor, out: Tensor) -> None:
         total = powers.sum(-1, keepdim=True)  # (m, k, 1)
         low, high = total.aminmax()
         if low > 1e-34 and high < 1e34:  # then powers @ v stays below 3e38 too
-            torch.div(torch.bmm(powers, v).transpose(0, 1), total.transpose(0, 1), out=out)
+            torch.div(torch.bmm(powers, v).transpose(0, 1), total.transpose(0, 1), out=out.flatten(1, 2))
             return
-    mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=math.log(2))[0]  # (m, k, h)
-    out.copy_(mixed.transpose(0, 1))
+    attend_at_once(heads, out)
+
+
+def attend_at_once(heads: Tensor, out: Tensor) -> None:
+    """Do the same by torch's fused attention."""
+    q, k, v = heads.permute(3, 1, 2, 0, 4)  # (n, A, l, h)
+    mixed = F.scaled_dot_product_attention(q[:, :, : len(out)], k, v, scale=math.log(2))  # (n, A, k, h)
+    out.copy_(mixed.permute(2, 0, 1, 3))
 
 
 def _whole(x: Tensor) -> Tensor:

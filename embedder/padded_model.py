@@ -28,11 +28,12 @@ class PaddedModel:
 
     @torch.inference_mode()
     def __call__(self, runs: Sequence[Tensor]) -> Tensor:
+        device = self._model.device
         texts = [text for run in runs for text in run.T]
         padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad_id)  # (n, l)
         lengths = torch.tensor([len(text) for text in texts])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        states = self._model(input_ids=padded, attention_mask=mask).last_hidden_state  # (n, l, d)
+        states = self._model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state  # (n, l, d)
         return torch.cat([pool(row[:length, None], self._pooling) for row, length in zip(states, lengths, strict=True)])
 
 

@@ -1,14 +1,15 @@
 """The head of closed answers: it points at what the user did before instead of remembering who does what.
 
     task ─▶ text bodies: log p(label) for anybody ──────────┐
-    history ─▶ evidence of each choice (evidence.py) ───────┼─▶ (B, C, F) ─▶ one scorer for all choices ─▶ log p(choice)
+    history ─▶ evidence of each choice (evidence.py) ───────┼─▶ (B, C, F) ─▶ scorers of any choice ─▶ log p(choice)
     cosine of the task and the choice's own name ───────────┘
 
-The scorer sees a choice by what the history says of it, never by its name, so what it learns of one user's labels holds
+A scorer sees a choice by what the history says of it, never by its name, so what it learns of one user's labels holds
 for another's, and for labels that no training ever saw; the size of the history is one of the features, so that short
 ones lean on what everybody does. Only the text bodies know labels by name. Each is fitted without a fold of the users,
-so that the scorer learns from log-probabilities of bodies that have not met the user (stacked generalization, Wolpert
-1992, doi 10.1016/S0893-6080(05)80023-1); tasks get the mean of all bodies. Nothing goes through the LLM.
+so that scorers learn from log-probabilities of bodies that have not met the user (stacked generalization, Wolpert
+1992, doi 10.1016/S0893-6080(05)80023-1); tasks get the mean of all bodies, and of all
+scorers. Nothing goes through the LLM.
 """
 
 import math
@@ -18,16 +19,21 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embedder.evidence import COLUMNS, NEWEST, SHARPNESSES, Evidence
 from embedder.hashing import hash_share
 from embedder.plug_config import PlugConfig
 
 FEATURES: Final = 4 + 2 + len(SHARPNESSES) + 1 + len(NEWEST) + 2 + 1 + 5
-"""F: what the scorer sees of a choice; `choice_features` lists it."""
+"""F: what a scorer sees of a choice; `choice_features` lists it."""
+
+SCORERS: Final = 3
+"""S: networks whose probabilities are averaged (docs/experiments.md, 2026-11-28)."""
 
 HIDDEN: Final = 32
-DROPOUT: Final = 0.1
+"""Units of each."""
+
 UNKNOWN: Final = -8.0
 """Log-probability by the text bodies, and in the prior, of a label that training never saw."""
 
@@ -67,10 +73,24 @@ class Standardised(nn.Module):
         return (values - self.mean) / self.deviation / math.sqrt(values.shape[1])
 
 
+class Scorers(nn.Module):
+    """Small networks side by side, each with a straight path: features (..., F) become scores (..., S)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.straight = nn.Linear(FEATURES, SCORERS)
+        self.hidden = nn.Linear(FEATURES, SCORERS * HIDDEN)
+        self.out = nn.Parameter(torch.empty(SCORERS, HIDDEN).uniform_(-1, 1) / math.sqrt(HIDDEN))
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.gelu(self.hidden(features)).unflatten(-1, (SCORERS, HIDDEN))
+        return self.straight(features) + (hidden * self.out).sum(-1)
+
+
 class PointingHead(nn.Module):
     """Shapes: B tasks, C choices, L labels of the training, K text bodies, X = D + V what a body sees, F features."""
 
-    STAGES: Final = ("text", "scorer")
+    STAGES: Final = ("text", "scorers")
     """Stages of its training (llm_jobs/training/fit.py); neither needs the LLM."""
     STOPS_EARLY: Final = False
     """Whether its training stops by the loss on held-out users, who are then in no other part of it."""
@@ -87,10 +107,7 @@ class PointingHead(nn.Module):
             self.values = Standardised(config.values_width)
         self.feature_mean = nn.Buffer(torch.zeros(FEATURES))
         self.feature_deviation = nn.Buffer(torch.ones(FEATURES))
-        self.linear = nn.Linear(FEATURES, 1)
-        self.net = nn.Sequential(
-            nn.Linear(FEATURES, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, 1, bias=False)
-        )
+        self.scorers = Scorers()
 
     def fold_of(self, user_id: str) -> int:
         """The body that is fitted without a user."""
@@ -114,10 +131,13 @@ class PointingHead(nn.Module):
         padded = torch.cat([by_label, by_label.new_full((*by_label.shape[:-1], 1), UNKNOWN)], dim=-1)
         return padded[..., [place.get(choice, len(self.labels)) for choice in choices]].clamp(min=UNKNOWN)
 
+    def each(self, features: Tensor) -> Tensor:
+        """(B, C, S) log-probability of each choice by each scorer, of the features (B, C, F)."""
+        return self.scorers((features - self.feature_mean) / self.feature_deviation).log_softmax(1)
+
     def forward(self, features: Tensor) -> Tensor:
         """(B, C) log-probability of each choice, of the features (B, C, F)."""
-        scaled = (features - self.feature_mean) / self.feature_deviation
-        return (self.linear(scaled) + self.net(scaled)).squeeze(-1).log_softmax(-1)
+        return self.each(features).logsumexp(-1) - math.log(SCORERS)
 
     @torch.no_grad()
     def log_probs(self, task: Tensor, values: Tensor | None, batch: ChoiceBatch, choices: Sequence[str]) -> Tensor:
@@ -127,7 +147,7 @@ class PointingHead(nn.Module):
 
 
 def choice_features(batch: ChoiceBatch, text: Tensor, log_prior: Tensor) -> Tensor:
-    """(B, C, F) what the scorer sees.
+    """(B, C, F) what a scorer sees.
 
     Args:
         batch: what histories say.

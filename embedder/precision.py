@@ -6,22 +6,23 @@ A processor may have instructions for bfloat16 and still multiply float32 faster
 takes about 0.1 seconds, once per process and model.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from embedder.devices import LLMDtype, Precision, chosen_device, has_bfloat16
 from embedder.errors import PplugError, UsageError
 from embedder.linear import projection_class
 
-Precision = Literal["float32", "bfloat16"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+logger = logging.getLogger(__name__)
 
 MARGIN = 1.15
 """bfloat16 is taken if it is so many times as fast: less may be noise, and float32 is exact."""
@@ -45,25 +46,29 @@ Shapes = tuple[tuple[int, int, int], ...]
 """(outputs, inputs, how often) of a model's matrices."""
 
 
-def has_bfloat16(device: str = "cpu") -> bool:
-    """Tell whether the device multiplies bfloat16 itself; emulation would be slower than float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+def decided_precision(dtype: LLMDtype, folder: Path, device: str = "cpu") -> Precision:
+    """Decide on the precision that a model computes in: the one asked for, where the device has it.
 
-
-def decided_precision(dtype: Dtype, folder: Path, device: str = "cpu") -> Precision:
-    """Decide on the precision asked for, or with `auto` on the faster one here for the model in this folder.
+    `auto` is bfloat16 on a GPU that has it, and on the CPU what is faster for the model in this folder; weights of 8 or
+    4 bits are multiplied in bfloat16.
 
     Raises:
-        UsageError: for an unknown precision.
+        UsageError: for an unknown precision, or one that is for GPUs only.
     """
-    if dtype not in get_args(Dtype):
-        raise UsageError(f"dtype must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
-    if dtype == "auto" and device.startswith("cuda"):
-        return "bfloat16" if has_bfloat16(device) else "float32"
-    return dtype if dtype != "auto" else faster_precision(matrix_shapes(folder))
+    if dtype not in get_args(LLMDtype):
+        raise UsageError(f"dtype must be one of {', '.join(get_args(LLMDtype))}, not {dtype!r}")
+    kind = chosen_device(device).type
+    if dtype == "float16" and kind == "cpu":
+        raise UsageError("dtype float16 is for GPUs: use bfloat16 or float32 on a CPU")
+    if dtype == "auto" and kind == "cpu":
+        return faster_precision(matrix_shapes(folder))
+    if dtype in ("float32", "float16"):
+        return dtype
+    if has_bfloat16(device):
+        return "bfloat16"
+    if dtype != "auto":
+        logger.warning("%s runs in float32: this processor has no bfloat16 instructions", folder)
+    return "float32"
 
 
 def matrix_shapes(folder: Path) -> Shapes:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from embedder.devices import LLMDtype, chosen_device
 from embedder.errors import PplugError, UsageError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
-from embedder.precision import Dtype, decided_precision, has_bfloat16
+from embedder.precision import decided_precision
 from embedder.weights import load_config, load_weights, loading
 from llm_jobs.engine.causal import CausalLM
 from llm_jobs.engine.check import causal_engine, seq2seq_engine
@@ -27,8 +28,9 @@ from llm_jobs.engine.kv_cache import Prefix, values_width
 from llm_jobs.engine.rules import Rules, require_known_decoding
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.unpacked import UnpackedLM
-from llm_jobs.memory import KV_BYTES
+from llm_jobs.memory import GPU_KV_BYTES, KV_BYTES
 from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
+from llm_jobs.quantised import quantise
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 from llm_jobs.tasks import AnsweringLLM
 
@@ -73,7 +75,8 @@ class FrozenLLM(AnsweringLLM):
         if self.is_encoder_decoder:
             engine = seq2seq_engine(model, *settings, num_beams, probe)
         else:
-            engine = causal_engine(model, *settings, memory or KV_BYTES, num_beams, probe)
+            memory = memory or (KV_BYTES if model.device.type == "cpu" else GPU_KV_BYTES)
+            engine = causal_engine(model, *settings, memory, num_beams, probe)
         self.width, self.embedding_norm = _measured_embeddings(model, engine)
         """E, and the mean L2 norm of the LLM's token embeddings: the scale a soft prompt should have."""
         self.has_prefixes = isinstance(engine, CausalLM)
@@ -81,14 +84,15 @@ class FrozenLLM(AnsweringLLM):
         if isinstance(engine, CausalLM):
             self.values_width = values_width(engine.trunk.empty_prefix())
             self.kv_memory = None if model.dtype == torch.float32 else engine.memory
-        kernel = f"{engine.kernel} {str(model.dtype).removeprefix('torch.')}{note}"
+        where = "" if model.device.type == "cpu" else f" {model.device.type}"
+        kernel = f"{engine.kernel} {str(model.dtype).removeprefix('torch.')}{where}{note}"
         super().__init__(replace(reader, width=self.width), engine, reader.fingerprint(folder), kernel)
 
     @classmethod
     def from_pretrained(
         cls,
         name: str,
-        dtype: Dtype = "float32",
+        dtype: LLMDtype = "float32",
         cache: Path | None = None,
         device: str = "cpu",
         memory: int | None = None,
@@ -101,10 +105,11 @@ class FrozenLLM(AnsweringLLM):
         Args:
             name: alias, local folder or downloaded hub id.
             dtype: precision; bfloat16 becomes float32 on a processor without bfloat16 instructions (see `kernel`);
-                `auto` is the faster one, as measured here, and on a GPU bfloat16.
+                `auto` is the faster one, as measured here, and on a GPU bfloat16; float16 is for GPUs; int8 and int4
+                are those of the weights (quantised.py).
             cache: folder for exported models.
-            device: "cpu" or "cuda".
-            memory: bytes that keys and values may take while a causal LLM answers; 2 GiB unless given.
+            device: "cpu", "cuda", "mps", or "auto", the first that is there (see embedder.devices).
+            memory: bytes that keys and values may take while a causal LLM answers; unless given 2 GiB, on a GPU 8.
             num_beams: beams that free answers are decoded with, as by `transformers` (engine/beams.py); 1 is greedy.
             thinking: lets the LLM think aloud before it answers, where its chat template has a switch for that.
 
@@ -113,16 +118,17 @@ class FrozenLLM(AnsweringLLM):
             UsageError: for an unknown precision, no beam, or a device that is not there.
             PplugError: if the model cannot be used.
         """
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError(f"device {device}: torch {torch.__version__} sees no GPU: use --device cpu")
+        where = chosen_device(device)
         folder = model_folder(name, cache)
-        precision, note = decided_precision(dtype, folder, device), ""
-        if precision == "bfloat16" and not has_bfloat16(device):
-            precision, note = "float32", " (no bfloat16 instructions)"
-            logger.warning("%s runs in float32: this processor has no bfloat16 instructions", name)
+        precision = decided_precision(dtype, folder, device)
+        note = " (no bfloat16 instructions)" if precision == "float32" and dtype not in ("auto", "float32") else ""
         with loading(name, "LLM"):
-            model, tokenizer = _loaded(name, folder, getattr(torch, precision)), load_tokenizer(folder)
-        return cls(model.to(device), tokenizer, folder, note, memory, num_beams, thinking=thinking)
+            model = _loaded(name, folder, getattr(torch, precision)).to(where).requires_grad_(False)
+            tokenizer = load_tokenizer(folder)
+        if dtype in ("int8", "int4"):
+            quantise(model, dtype)
+            note += f", weights {dtype}"
+        return cls(model, tokenizer, folder, note, memory, num_beams, thinking=thinking)
 
     def generate(
         self,

@@ -5,8 +5,10 @@
 
 Prompts go in fully embedded: mixed with ids they can hit vLLM's prefix cache wrongly
 (https://github.com/vllm-project/vllm/issues/56655). vLLM gives no log-probabilities of an embedded prompt, so closed
-answers are scored a fork at a time: a request with the tokens up to where choices go different ways asks for the
-log-probabilities of the tokens that may follow. Empty beginnings go first: the others find their prompt in the cache.
+answers are scored by forks: a request with the tokens up to where choices go different ways asks for the
+log-probabilities of the tokens that may follow. All forks of a batch of tasks are handed over together, those of a task
+next to each other: the first one fills the prefix cache with their prompt. The cache tells embedded prompts apart by
+their numbers, so users with the same text and other personas share nothing but what stands before these.
 
 Which vLLM and how to install it: docs/vllm.md.
 """
@@ -25,10 +27,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from embedder.devices import LLMDtype
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
-from embedder.precision import Dtype
 from embedder.weights import load_config
 from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice
 from llm_jobs.engine.rules import require_no_rules
@@ -58,7 +60,7 @@ MOST_WAYS = 128
 
 def load_vllm(
     name: str,
-    dtype: Dtype = "bfloat16",
+    dtype: LLMDtype = "bfloat16",
     cache: Path | None = None,
     memory: int | None = None,
     *,
@@ -160,12 +162,11 @@ class VllmEngine:
         embeds = [self._embeds(request) for request in requests]
         forks = [forks_of(request.choices) for request in requests]
         known: list[dict[Ids, float]] = [{} for _ in requests]
-        for is_root in (True, False):
-            asked = [(row, fork) for row, own in enumerate(forks) for fork in own if is_root is not bool(fork.path)]
-            prompts = [torch.cat([embeds[row], self._table[list(fork.path)]]) for row, fork in asked]
-            params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
-            for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
-                known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
+        asked = [(row, fork) for row, own in enumerate(forks) for fork in own]
+        prompts = [torch.cat([embeds[row], self._table[list(fork.path)]]) for row, fork in asked]
+        params = [self._params(1, logprob_token_ids=list(fork.tokens)) for _, fork in asked]
+        for (row, fork), said in zip(asked, self._generate(prompts, params), strict=True):
+            known[row] |= {(*fork.path, token): said.logprobs[0][token].logprob for token in fork.tokens}
         return [
             best_choice(request.choices, choice_scores(request.choices, log_probs))
             for request, log_probs in zip(requests, known, strict=True)
@@ -253,12 +254,12 @@ def embedding_table(folder: Path, config: Any) -> Tensor:
     raise PplugError(f"{folder} has no tensor {name}: check that its safetensors are complete")
 
 
-def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memory: int | None) -> Any:
+def _started(folder: Path, config: Any, dtype: LLMDtype, context_length: int, memory: int | None) -> Any:
     """Load the model in vLLM."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     vllm: Any = import_module("vllm")
-    sizes: dict[str, Any] = {"tensor_parallel_size": max(1, torch.cuda.device_count())}
+    sizes: dict[str, Any] = {"tensor_parallel_size": gpus_for(config, torch.cuda.device_count())}
     if import_module("vllm.platforms").current_platform.is_cpu():  # would take nearly all of the memory
         memory = memory or max(KV_TOKENS, context_length) * _kv_bytes(config, dtype)
         sizes = {"block_size": 32}
@@ -276,7 +277,13 @@ def _started(folder: Path, config: Any, dtype: Dtype, context_length: int, memor
     )
 
 
-def _kv_bytes(config: Any, dtype: Dtype) -> int:
+def gpus_for(config: Any, gpu_count: int) -> int:
+    """Choose over how many GPUs a model is spread: as many as its heads can be dealt out to evenly."""
+    heads: int = config.get_text_config().num_attention_heads
+    return max(count for count in range(1, max(1, gpu_count) + 1) if heads % count == 0)
+
+
+def _kv_bytes(config: Any, dtype: LLMDtype) -> int:
     """Count the bytes of the keys and values of a token."""
     head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

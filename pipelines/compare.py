@@ -1,13 +1,12 @@
 """Compare a plug with every other way to personalise the same frozen LLM, on the same tasks of a night.
 
     plugs ─▶ by kind and aggregation ─┐
-    histories ─▶ regression, LoRA ────┼─▶ rivals ─▶ answers of all arms ─▶ metrics per slice ─▶ evaluations
+    histories ─▶ regression, LoRA ────┼─▶ methods ─▶ answers of all arms ─▶ metrics per slice ─▶ evaluations
     tasks, personas, items ─▶ cases ──┘
 
 Nothing is written but numbers: `outputs` stays as it is, and need not be there.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -19,29 +18,27 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kinds import Kind, Metric
+from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
-from pipelines.erasure.user_key import read_key
-from pipelines.evaluate import JOB, labels_of, referenced_tasks
+from pipelines.baselines.answering import Arm, answer_arms, answer_timed, tell_of_shortened
+from pipelines.baselines.cases import CaseReader
+from pipelines.baselines.kept import NUMBER_BYTES
+from pipelines.baselines.labels import LabelRegression, most_frequent
+from pipelines.baselines.lora import LoraConfig, adapt, most_active
+from pipelines.baselines.night import NightOfKind, require_own_engine
+from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
+from pipelines.baselines.registry import DIFFERENCE, LORA, MET, METHODS, SHUFFLED, Bench, Method, plain
+from pipelines.baselines.table import OWN
+from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms, answer_timed, tell_of_shortened
-from pipelines.rivals.authorship import with_authorship
-from pipelines.rivals.cases import CaseReader
-from pipelines.rivals.kept import NUMBER_BYTES
-from pipelines.rivals.labels import LabelRegression, most_frequent
-from pipelines.rivals.lora import LoraConfig, adapt, most_active
-from pipelines.rivals.plugs import PlugsOfKind, compared_plugs
-from pipelines.rivals.registry import LORA, MET, RIVALS, SHUFFLED, Bench, Rival, plain
-from pipelines.rivals.table import OWN, comparison_rows
-from pipelines.slices import ORDER, is_unseen, slices_of
-from pipelines.tables.schema import file_schema
+from pipelines.slices import ORDER
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, TrainingData, training_data
+from pipelines.training_data import TrainingData
 
 LORA_SLICE = "lora users"
 """The slice of the users who have an adapter of their own; the only one that has the arm `lora`."""
@@ -53,17 +50,17 @@ class CompareConfig:
 
     kind: str | None = None
     """Only this kind; all that have a plug unless given."""
-    rivals: tuple[str, ...] = ()
-    """Names of `RIVALS`; every one that can answer unless given. The plug itself is always there."""
+    methods: tuple[str, ...] = ()
+    """Names of `METHODS`; every one that can answer unless given. The plug itself is always there."""
     lora_users: int = 0
     """Users, the most active ones, for whom an adapter is trained; that takes minutes for each."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.rivals if name not in RIVALS]
+        unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             hint = "; lora is asked for with --lora-users N" if unknown[0] == LORA else ""
-            raise UsageError(f"--rivals {unknown[0]!r} is not known: use {', '.join(RIVALS)}{hint}")
+            raise UsageError(f"--methods {unknown[0]!r} is not known: use {', '.join(METHODS)}{hint}")
 
 
 def compare_night(
@@ -82,7 +79,7 @@ def compare_night(
         warehouse: read; only `evaluations` and `runs` are appended to.
         ds: night of the tasks.
         kinds: how each kind is worded and scored.
-        plugs: folders; of each kind the plug itself, and those with other aggregations as its rivals.
+        plugs: folders; of each kind the plug itself, and those with other aggregations as its baselines.
         config: the models.
         compare: what is compared.
         progress: told of the tasks done.
@@ -92,7 +89,7 @@ def compare_night(
 
     Raises:
         InputMissing: if no task of the night has a reference, no night up to it was encoded, or a library is missing.
-        UsageError: if the plugs do not fit together, or a rival lacks its plug.
+        UsageError: if the plugs do not fit together, or a method lacks its plug.
     """
     settings = asdict(config) | {"plugs": [str(folder) for folder in plugs], "compare": asdict(compare)}
     with recorded_run(warehouse, JOB, ds, settings) as record:
@@ -105,25 +102,14 @@ def compare_night(
             mine = [row for row in scored if row["kind"] == name]
             if not mine:
                 raise InputMissing(f"no task of kind {name} on {ds} has a reference: run `pplug ingest tasks FILE`")
-            comparison = Comparison(warehouse, ds, kinds, kinds[name], models, of_kind, mine)
+            comparison = Comparison(NightOfKind(warehouse, ds, kinds, kinds[name], models, mine), of_kind)
             rows += comparison.rows(config, compare, progress)
             shortened += comparison.shortened_count
             record.rows_in += len(mine)
-        table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
+        table = keep_rows(warehouse, ds, record, rows)
         record.rows_out = record.rows_in
         record.config = {**record.config, "shortened_count": shortened}
     return table
-
-
-def require_own_engine(config: GenerateConfig) -> None:
-    """Refuse an engine that cannot count the tokens of retrieved items, or be adapted.
-
-    Raises:
-        UsageError: naming it.
-    """
-    if config.engine != "transformers":
-        raise UsageError(f"--compare cannot use the engine {config.engine}: leave --engine out")
 
 
 def chosen_plugs(
@@ -143,79 +129,51 @@ def chosen_plugs(
 class Comparison:
     """One kind of task of one night."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        ds: date,
-        kinds: Mapping[str, Kind],
-        kind: Kind,
-        models: Models,
-        plugs: PlugsOfKind,
-        scored: Sequence[Mapping[str, Any]],
-    ) -> None:
-        self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
-        self._models, self._plugs, self._scored = models, plugs, scored
+    def __init__(self, night: NightOfKind, plugs: PlugsOfKind) -> None:
+        self._night, self._plugs = night, plugs
         self.shortened_count = 0
         """Answers to prompts that lost their middle."""
-        plugs.require_unseen((row["user_id"] for row in scored), read_key(warehouse))
 
     def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
         """Rows of `evaluations`, apart from the run."""
-        with connect(self._warehouse) as db:
-            reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
-            data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
-            rivals = self._rivals(data, compare.rivals, has_others=reader.has_others)
-            arms = answer_arms(reader.chunks(), rivals, self._models.llm, reader.task_count, progress)
-            members = self._members(reader.item_counts)
+        night = self._night
+        with connect(night.warehouse) as db:
+            reader = night.reader(db)
+            data = night.data(reader.persona_ds)
+            methods = self._methods(data, compare.methods, has_others=reader.has_others)
+            arms = answer_arms(reader.chunks(), methods, night.models.llm, reader.task_count, progress)
+            found = night.members(reader.item_counts)
+            members = {name: found[name] for name in ORDER if name in found}
             if compare.lora_users:
                 arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
         self.shortened_count = tell_of_shortened(arms.values())
-        if self._kind.metric is Metric.ROUGE:
-            arms = with_authorship(arms, "other", data.outputs)
-        labels = labels_of(self._scored, self._kinds)[self._kind.name]
-        return comparison_rows(self._kind, arms, members, labels)
+        return night.rows(arms, members, data)
 
-    def _rivals(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Rival]:
+    def _methods(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Method]:
         """Those that can answer; of the ones asked for by name all must have their plug."""
+        kind, models = self._night.kind, self._night.models
         outputs = [target.target for target in data.targets.found]
-        is_closed = any(row["choices"] for row in self._scored) and len(set(outputs)) > 1
+        is_closed = any(row["choices"] for row in self._night.scored) and len(set(outputs)) > 1
         names = list[str]()
-        for name, entry in RIVALS.items():
+        for name, entry in METHODS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
-            is_possible = is_possible and not (entry.needs_soft_prompt and self._plugs.points)
+            is_possible = is_possible and not (entry.is_free and self._plugs.points)
             has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
-            if name in wanted and entry.plug in (SHUFFLED, MET):
-                raise UsageError(f"--rivals {name} is trained for a comparison on folds: add --folds 5")
+            if name in wanted and entry.plug in (SHUFFLED, MET, DIFFERENCE):
+                raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")
             if name in wanted and not has_plug:
                 raise UsageError(
-                    f"--rivals {name} needs a plug of kind {self._kind.name} trained with --aggregation {entry.plug}: "
+                    f"--methods {name} needs a plug of kind {kind.name} trained with --aggregation {entry.plug}: "
                     "pass it with --plug"
                 )
             if name == OWN or (is_possible and has_plug and (not wanted or name in wanted)):
                 names.append(name)
-        bench = Bench(
-            self._kind,
-            trainable(self._models.llm),
-            self._plugs.by_aggregation,
-            self._regression(data) if "label_regression" in names else None,
-            most_frequent(outputs),
-        )
-        return {name: RIVALS[name].build(bench) for name in names}
-
-    def _regression(self, data: TrainingData) -> LabelRegression:
-        """The regression, of the users that the plug was trained on."""
-        found = data.targets.found
-        seen = [target for target in found if not (self._plugs.has_unseen and is_unseen(target.user_id))]
-        return LabelRegression.fit(seen, data.items, self._kind, self._models.encoder)
-
-    def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
-        """The tasks of each slice."""
-        members = defaultdict[str, list[str]](list)
-        for row in self._scored:
-            user_id = row["user_id"]
-            for name in slices_of(user_id, item_counts.get(user_id, 0), has_unseen=self._plugs.has_unseen):
-                members[name].append(row["task_id"])
-        return dict(sorted(members.items(), key=lambda member: ORDER.index(member[0])))
+        regression = None
+        if "label_regression" in names:
+            regression = LabelRegression.fit(data.targets.found, data.items, kind, models.encoder)
+        plugs = self._plugs.by_aggregation
+        bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
+        return {name: METHODS[name].build(bench) for name in names}
 
     def _lora(
         self,
@@ -235,7 +193,7 @@ class Comparison:
             own = [target for target in targets if target.user_id == user]
             adapted = adapt(base, folder, own, compare.lora)
             cases = reader.cases_of(user, user)
-            alone = Rival(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=plain)
+            alone = Method(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=plain)
             answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
             arm.parameters = adapted.parameters
             arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
@@ -252,14 +210,14 @@ def plan_compare(
     config: GenerateConfig,
     compare: CompareConfig,
 ) -> Plan:
-    """What `compare_night` would answer, adapters and label rivals apart; nothing is written."""
+    """What `compare_night` would answer, adapters and label methods apart; nothing is written."""
     require_own_engine(config)
     referenced_tasks(warehouse, ds)
     chosen = chosen_plugs(plugs, load_models(with_precisions(warehouse, config)), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
     one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}
-    names = [name for name in compare.rivals or RIVALS if RIVALS[name].plug in {None, *there}]
-    times = sum(RIVALS[name].draws for name in {OWN, *names} if not RIVALS[name].is_closed)
+    names = [name for name in compare.methods or METHODS if METHODS[name].plug in {None, *there}]
+    times = sum(METHODS[name].draws for name in {OWN, *names} if not METHODS[name].is_closed)
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

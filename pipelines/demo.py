@@ -25,7 +25,8 @@ from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from embedder.devices import Dtype, device_facts
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
-from embedder.precision import Dtype
 from llm_jobs.kinds import Kind
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
@@ -69,13 +69,15 @@ class EncodeConfig:
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
     dtype: Dtype = "auto"
-    """float32, bfloat16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
+    """float32, bfloat16, float16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
     max_vectors: int = 128
     """Most vectors that stand for one user."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
     """Where exported models are kept; the user's cache folder unless given."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps: where the encoder computes (embedder/devices.py)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class EncodeJob:
     unit = "items"
     reads = READS
     writes = WRITES
+    takes_parts = False
 
     @property
     def shard_rows(self) -> int:
@@ -103,11 +106,11 @@ class EncodeJob:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The config, for the run record."""
-        return asdict(self.config)
+        """The config, for the run record, and the card that computes."""
+        return asdict(self.config) | device_facts(self.config.device)
 
     def decided(self, warehouse: Warehouse) -> "EncodeJob":
-        """Decide the encoder's precision."""
+        """Decide the device and the encoder's precision."""
         return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:

@@ -23,14 +23,14 @@ from llm_jobs.kinds import Kind
 from llm_jobs.labels import fixed_labels
 from llm_jobs.metrics import Scored
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
+from pipelines.baselines.answering import Arm, answer_arms, tell_of_shortened
+from pipelines.baselines.cases import CaseReader
+from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
+from pipelines.baselines.table import slice_rows
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
-from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms, tell_of_shortened
-from pipelines.rivals.cases import CaseReader
-from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
-from pipelines.rivals.table import slice_rows
+from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.slices import ALL
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 JOB = "evaluate"
 
 CONTROLS = ("other", "default", "none")
-"""Rivals that are answered with --controls."""
+"""What is answered with --controls."""
 
 Arms = dict[str, list[Scored]]
 
@@ -84,14 +84,16 @@ def evaluate_night(
             count = tell_of_shortened(arm for controls in answered.values() for arm in controls.values())
             record.config = {**record.config, "shortened_count": count}
         labels = labels_of(scored, kinds)
-        rows = [
-            row | {"kind": kind, "run_id": record.run_id}
-            for kind, by_arm in arms.items()
-            for row in arm_rows(kinds[kind], by_arm, labels[kind])
-        ]
-        table = pa.Table.from_pylist(rows, schema=file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
+        rows = [row for kind, by_arm in arms.items() for row in arm_rows(kinds[kind], by_arm, labels[kind])]
+        table = keep_rows(warehouse, ds, record, rows)
         record.rows_in = record.rows_out = sum(len(by_arm["own"]) for by_arm in arms.values())
+    return table
+
+
+def keep_rows(warehouse: Warehouse, ds: date, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Append rows to `evaluations`, as those of a run."""
+    table = pa.Table.from_pylist([{**row, "run_id": record.run_id} for row in rows], file_schema("evaluations"))
+    warehouse.append("evaluations", ds, record.run_id, table)
     return table
 
 
@@ -163,8 +165,8 @@ def controls_of(
                 continue
             reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
             bench = Bench(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
-            rivals = {arm: RIVALS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
-            found[kind] = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, progress)
+            methods = {arm: METHODS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
+            found[kind] = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, progress)
     return found
 
 
@@ -176,9 +178,9 @@ def labels_of(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> d
 
 
 def arm_rows(kind: Kind, arms: Arms, labels: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Rows of `evaluations` of one kind, apart from kind and run, each with its paired difference."""
-    task_count = len(arms["own"])
-    return [{"slice": ALL, **row, "task_count": task_count} for row in slice_rows(kind, arms, labels)]
+    """Rows of `evaluations` of one kind, apart from the run, each with its paired difference."""
+    same = {"kind": kind.name, "slice": ALL, "task_count": len(arms["own"])}
+    return [{**row, **same} for row in slice_rows(kind, arms, labels)]
 
 
 def scored_users(warehouse: Warehouse, ds: date) -> dict[str, int]:
@@ -195,6 +197,6 @@ def plan_evaluate(
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)
-    times = sum(RIVALS[name].draws for name in CONTROLS)
+    times = sum(METHODS[name].draws for name in CONTROLS)
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

@@ -18,34 +18,32 @@ import pyarrow as pa
 from embedder.errors import InputMissing, UsageError
 from embedder.hashing import hash_share
 from llm_jobs.closed import refused, with_values
-from llm_jobs.kinds import Kind, Metric
+from llm_jobs.kinds import Kind
 from llm_jobs.metrics import evaluate_answers
 from llm_jobs.training.data import TrainConfig
-from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
-from pipelines.compare import CompareConfig, require_own_engine
-from pipelines.evaluate import JOB, labels_of, referenced_tasks
+from pipelines.answers.models import GenerateConfig, load_models, trainable
+from pipelines.baselines.answering import Arm, answer_arms
+from pipelines.baselines.cases import Case
+from pipelines.baselines.labels import LabelRegression, most_frequent
+from pipelines.baselines.night import NightOfKind, require_own_engine
+from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, Bench, Method, TrainedPlug
+from pipelines.baselines.table import OWN
+from pipelines.baselines.training import FoldTrainer
+from pipelines.compare import CompareConfig
+from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Row, examples_of
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.rivals.answering import Arm, answer_arms
-from pipelines.rivals.authorship import with_authorship
-from pipelines.rivals.cases import Case, CaseReader
-from pipelines.rivals.labels import LabelRegression, most_frequent
-from pipelines.rivals.registry import MET, OWN_PLUG, RIVALS, SHUFFLED, Bench, Rival, TrainedPlug
-from pipelines.rivals.table import OWN, comparison_rows
-from pipelines.rivals.training import FoldTrainer
-from pipelines.slices import slices_of
-from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, TrainingData, training_data
+from pipelines.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
 FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none")
 CLOSED_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "label_mode", "label_vote", "label_regression")
-"""What is compared unless --rivals says so; other rivals take a training through the LLM for each fold and seed."""
+"""What is compared unless --methods says so; other methods take a training through the LLM for each fold and seed."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def compare_folds(
         ds: night of the tasks.
         kinds: how each kind is worded and scored.
         config: the models.
-        compare: the kind, and the rivals where others than the usual ones are wanted.
+        compare: the kind, and the methods where others than the usual ones are wanted.
         folds: how users are divided.
         progress: told of steps and tasks done.
 
@@ -104,10 +102,9 @@ def compare_folds(
         kind = kinds[kind_of(scored, compare.kind, kinds)]
         mine = [row for row in scored if row["kind"] == kind.name]
         models = load_models(with_precisions(warehouse, config, record))
-        rows = FoldedComparison(warehouse, ds, kinds, kind, models, mine, compare, folds).rows(progress)
+        night = NightOfKind(warehouse, ds, kinds, kind, models, mine)
+        table = keep_rows(warehouse, ds, record, FoldedComparison(night, compare, folds).rows(progress))
         record.rows_in = record.rows_out = len(mine)
-        table = pa.Table.from_pylist([row | {"run_id": record.run_id} for row in rows], file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
     return table
 
 
@@ -119,7 +116,7 @@ def plan_folds(
     name = kind_of(scored, compare.kind, kinds)
     mine = [row for row in scored if row["kind"] == name]
     usual = CLOSED_ARMS if any(row["choices"] for row in mine) else FREE_ARMS
-    chosen = [RIVALS[name] for name in {OWN, *(compare.rivals or usual)}]
+    chosen = [METHODS[name] for name in {OWN, *(compare.methods or usual)}]
     answers = sum(entry.draws * (folds.seeds if entry.plug else 1) for entry in chosen)
     return Plan(JOB, ds, len({row["user_id"] for row in mine}), answers * len(mine))
 
@@ -137,59 +134,46 @@ def kind_of(scored: Sequence[Row], wanted: str | None, kinds: Mapping[str, Kind]
 class FoldedComparison:
     """One kind of task of one night."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        ds: date,
-        kinds: Mapping[str, Kind],
-        kind: Kind,
-        models: Models,
-        scored: Sequence[Row],
-        compare: CompareConfig,
-        folds: FoldConfig,
-    ) -> None:
-        self._warehouse, self._ds, self._kinds, self._kind = warehouse, ds, kinds, kind
-        self._models, self._scored, self._compare, self._folds = models, scored, compare, folds
+    def __init__(self, night: NightOfKind, compare: CompareConfig, folds: FoldConfig) -> None:
+        self._night, self._compare, self._folds = night, compare, folds
 
     def rows(self, progress: Progress) -> list[dict[str, Any]]:
         """Rows of `evaluations`, apart from the run."""
-        arms, item_counts = dict[str, Arm](), dict[str, int]()
-        with connect(self._warehouse) as db:
-            reader = CaseReader(db, self._ds, self._kind, self._models.encoder, self._scored)
-            data = training_data(self._warehouse, PlugChoice(self._kind.name, reader.persona_ds), self._kinds)
-            examples = examples_of(data.targets.found, data.items, self._kinds, self._models.encoder)
+        arms, item_counts, night = dict[str, Arm](), dict[str, int](), self._night
+        with connect(night.warehouse) as db:
+            data = night.data(night.reader(db).persona_ds)
+            examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             names = self._names(data)
-            trainer = FoldTrainer(self._kind, self._models, data.labels, examples, self._folds.train, progress)
+            trainer = FoldTrainer(night.kind, night.models, data.labels, examples, self._folds.train, progress)
             met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
             for fold in range(self._folds.count):
-                mine = [row for row in self._scored if fold_of(row["user_id"], self._folds.count) == fold]
+                mine = [row for row in night.scored if fold_of(row["user_id"], self._folds.count) == fold]
                 if not mine:
                     continue
-                cases = CaseReader(db, self._ds, self._kind, self._models.encoder, mine)
+                cases = night.reader(db, mine)
                 item_counts |= cases.item_counts
                 chunks = [self._with_values(chunk) for chunk in cases.chunks()]
-                for rivals in self._rivals(trainer, fold, names, met):
-                    found = answer_arms(chunks, rivals, self._models.llm, cases.task_count, progress)
+                for methods in self._methods(trainer, fold, names, met):
+                    found = answer_arms(chunks, methods, night.models.llm, cases.task_count, progress)
                     for name, arm in found.items():
                         arms.setdefault(name, Arm()).add_all(arm)
         self._log_seeds(arms, data)
-        if self._kind.metric is Metric.ROUGE:
-            arms = with_authorship(arms, "other", data.outputs)
-        labels = labels_of(self._scored, self._kinds)[self._kind.name]
-        return comparison_rows(self._kind, arms, self._members(item_counts), labels)
+        members = night.members(item_counts, lambda row: [f"fold {fold_of(row['user_id'], self._folds.count)}"])
+        in_order = sorted(members.items(), key=lambda member: (member[0].startswith("fold"), member[0] != "all"))
+        return night.rows(arms, dict(in_order), data)
 
     def _names(self, data: TrainingData) -> list[str]:
         usual = CLOSED_ARMS if data.labels else FREE_ARMS
-        return [name for name in RIVALS if name == OWN or name in (self._compare.rivals or usual)]
+        return [name for name in METHODS if name == OWN or name in (self._compare.methods or usual)]
 
     @property
     def _seeds(self) -> range:
         first = self._folds.train.seed
         return range(first, first + self._folds.seeds)
 
-    def _rivals(
+    def _methods(
         self, trainer: FoldTrainer, fold: int, names: Sequence[str], met: Mapping[int, TrainedPlug]
-    ) -> Iterator[dict[str, Rival]]:
+    ) -> Iterator[dict[str, Method]]:
         """The arms of a fold, seed by seed; what is not trained by seed comes with the first."""
 
         def is_known(user_id: str) -> bool:
@@ -198,44 +182,34 @@ class FoldedComparison:
         known = [example for example in trainer.examples if is_known(example.user_id)]
         common = most_frequent([example.target for example in known])
         for seed in self._seeds:
-            of_seed = [name for name in names if RIVALS[name].plug is not None or seed == self._seeds[0]]
+            of_seed = [name for name in names if METHODS[name].plug is not None or seed == self._seeds[0]]
             plugs = {MET: met[seed]} if met else {}
-            for need in sorted({str(RIVALS[name].plug) for name in of_seed} - {"None", MET}):
+            for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
                 plugs[need] = trainer.trained(need, seed, is_known)
             regression = LabelRegression.of_examples(known) if "label_regression" in of_seed else None
-            bench = Bench(self._kind, trainable(self._models.llm), plugs, regression, common)
-            yield {name: RIVALS[name].build(bench) for name in of_seed}
+            bench = Bench(self._night.kind, trainable(self._night.models.llm), plugs, regression, common)
+            yield {name: METHODS[name].build(bench) for name in of_seed}
 
     def _with_values(self, cases: Sequence[Case]) -> list[Case]:
         """The cases with the LLM's values of their prompts, which all arms and seeds see, where plugs see these."""
-        llm = self._models.llm
-        if not (self._kind.sees_llm_values and llm.values_width):
+        llm = self._night.models.llm
+        if not (self._night.kind.sees_llm_values and llm.values_width):
             return list(cases)
         read = [case.personal for case in cases if refused(llm, case.personal, can_be_said=True) is None]
         known = {id(task): found for task, found in zip(read, with_values(llm, read), strict=True)}
         return [replace(case, personal=known.get(id(case.personal), case.personal)) for case in cases]
 
-    def _members(self, item_counts: Mapping[str, int]) -> dict[str, list[str]]:
-        """The tasks of each slice: all, by the length of the history, and of each fold."""
-        members: dict[str, list[str]] = {}
-        for row in self._scored:
-            user_id = row["user_id"]
-            of_length = slices_of(user_id, item_counts.get(user_id, 0), has_unseen=False)
-            for name in (*of_length, f"fold {fold_of(user_id, self._folds.count)}"):
-                members.setdefault(name, []).append(row["task_id"])
-        return dict(sorted(members.items(), key=lambda member: (member[0].startswith("fold"), member[0] != "all")))
-
     def _log_seeds(self, arms: Mapping[str, Arm], data: TrainingData) -> None:
         """Tell how far the seeds of each trained method are apart."""
         for name, arm in arms.items():
             draws = len(next(iter(arm.scored.values()), []))
-            if RIVALS[name].plug is None or draws % self._folds.seeds:
+            if METHODS[name].plug is None or draws % self._folds.seeds:
                 continue
             each = draws // self._folds.seeds
             by_seed = [
                 [one for found in arm.scored.values() for one in found[at * each : (at + 1) * each]]
                 for at in range(self._folds.seeds)
             ]
-            values = [evaluate_answers(self._kind.metric, answers, data.choices) for answers in by_seed]
+            values = [evaluate_answers(self._night.kind.metric, answers, data.choices) for answers in by_seed]
             told = ", ".join(f"{found[0].value:.3f}" for found in values if found)
             logger.info("%s: %s by seed %s", name, values[0][0].metric if values[0] else "", told)

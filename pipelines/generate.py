@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from embedder.devices import device_facts
 from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import fingerprint
@@ -71,6 +72,7 @@ class GenerateJob:
     unit = "tasks"
     reads = READS
     writes = WRITES
+    takes_parts = False
 
     @property
     def shard_rows(self) -> int:
@@ -79,8 +81,8 @@ class GenerateJob:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The config, for the run record."""
-        return asdict(self.config)
+        """The config, for the run record, and the card that computes."""
+        return asdict(self.config) | device_facts(self.config.device)
 
     def decided(self, warehouse: Warehouse) -> "GenerateJob":
         """Decide the precision of both models."""

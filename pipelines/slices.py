@@ -1,12 +1,6 @@
-"""The parts of a comparison: tasks by the length of their user's history, and users whom training never saw.
-
-Every task is in `all` and in one slice of history length; where the plug was trained with --unseen-users also in `seen`
-or `unseen`.
-"""
+"""The parts of a comparison: every task is in `all` and in one slice by the length of its user's history."""
 
 from typing import Final
-
-from embedder.hashing import hash_share
 
 ALL: Final = "all"
 
@@ -19,30 +13,10 @@ HISTORY_LENGTHS: Final[dict[str, int]] = {
 }
 """Slices by the items of a user, each from its least number on to the next one's."""
 
-SEEN, UNSEEN = "seen", "unseen"
-
-ORDER: Final = (ALL, *HISTORY_LENGTHS, SEEN, UNSEEN)
+ORDER: Final = (ALL, *HISTORY_LENGTHS)
 """In which a table shows them."""
 
-UNSEEN_SHARE: Final = 0.2
 
-
-def is_unseen(user_id: str) -> bool:
-    """Whether `--unseen-users` keeps this user out of training: one user in five, by a hash of the id alone.
-
-    The hash has words of its own before the id, so that the choice is independent of the users who only tell when
-    training stops (`llm_jobs.training.data.split_users`), who are chosen by the plain id.
-    """
-    return hash_share(f"unseen user {user_id}") < UNSEEN_SHARE
-
-
-def slices_of(user_id: str, item_count: int, *, has_unseen: bool) -> list[str]:
-    """The slices of a task, `all` first.
-
-    Args:
-        user_id: whose task it is.
-        item_count: items that the user's persona was made of; 0 without one.
-        has_unseen: the plug was trained with --unseen-users.
-    """
-    length = [name for name, least in HISTORY_LENGTHS.items() if item_count >= least][-1]
-    return [ALL, length, *([UNSEEN if is_unseen(user_id) else SEEN] if has_unseen else [])]
+def slices_of(item_count: int) -> list[str]:
+    """The slices of a task whose user's persona was made of so many items, 0 without one; `all` first."""
+    return [ALL, [name for name, least in HISTORY_LENGTHS.items() if item_count >= least][-1]]

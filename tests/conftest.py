@@ -47,7 +47,7 @@ LONG = (
     "pipelines/nights/test_night.py::test_a_finished_shard",
     "pipelines/nights/test_running.py",
     "pipelines/remote",
-    "pipelines/rivals/test_lora.py",
+    "pipelines/baselines/test_lora.py",
     "pipelines/store/test_location.py",
     "pipelines/tables/test_upsert.py",
     "pipelines/tables/test_warehouse.py",

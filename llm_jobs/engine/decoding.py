@@ -53,7 +53,8 @@ def _best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class GreedySearch:
     """Grows the greedy answers of many rows, each a slot that may be given to another request.
 
-    No call costs more Python work for more rows, but `result`.
+    No call costs more Python work for more rows, but `result`; `add` and `next_tokens` wait for no number of a GPU, if
+    no request has a guide.
     """
 
     width: Final = 1
@@ -63,10 +64,10 @@ class GreedySearch:
         self._end_ids = end_ids
         like = end_ids.new_zeros(rows)
         self._tokens = like.clone()  # (B,) the last token of each row
-        self._ids = end_ids.new_zeros(rows, longest)
+        self._ids = end_ids.new_zeros(rows, longest + 1)  # the last column takes what is not wanted
         self._scores = like.float()
         self._counts, self._ties, self._limits = like.clone(), like.clone(), like.clone()
-        self._has_ended, self._is_done = like.bool(), like.bool()
+        self._has_ended, self._is_done = like.bool(), ~like.bool()
         self._guides: list[Guide | None] = [None] * rows
 
     def start(self, rows: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
@@ -83,24 +84,21 @@ class GreedySearch:
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
         """Add the most probable token of each row's logits (B, V); a row that is done is left as it is."""
-        best = self._best(rows, logits)
-        going = self.going(rows)
-        if not bool(going.all()):
-            rows, best = rows[going], Best(*(part[going] for part in best))
+        best, going, counts = self._best(rows, logits), self.going(rows), self._counts[rows]
         self._tokens[rows] = best.tokens
-        self._ids[rows, self._counts[rows]] = best.tokens
-        self._counts[rows] += 1
-        self._scores[rows] += best.log_probs
-        self._ties[rows] += best.is_tie
-        self._has_ended[rows] = torch.isin(best.tokens, self._end_ids)
-        is_full = self._counts[rows] >= self._limits[rows]
-        self._is_done[rows] = self._has_ended[rows] | is_full | ~best.log_probs.isfinite()
+        self._ids[rows, counts.where(going, self._ids.shape[1] - 1)] = best.tokens
+        self._counts[rows] = counts = counts + going
+        self._scores[rows] += best.log_probs.where(going, 0)
+        self._ties[rows] += best.is_tie & going
+        is_end = torch.isin(best.tokens, self._end_ids)
+        self._has_ended[rows] = is_end.where(going, self._has_ended[rows])
+        self._is_done[rows] = ~going | is_end | (counts >= self._limits[rows]) | ~best.log_probs.isfinite()
 
     def _best(self, rows: Tensor, logits: Tensor) -> Best:
         """Find the best tokens by the rules; their log-probabilities are the model's own."""
-        guides = [self._guides[row] for row in rows.tolist()]
-        if not any(guides):
+        if not any(self._guides):
             return best_tokens(logits)
+        guides = [self._guides[row] for row in rows.tolist()]
         answers = zip(self._ids[rows], self._counts[rows].tolist(), strict=True)
         ruled = [
             scores if guide is None else guide(ids[:count], scores)

@@ -72,6 +72,8 @@ class LlamaTrunk:
         self.spans: Sequence[Span] = tuple(dict.fromkeys(spans))
         self._span_of = [self.spans.index(span) for span in spans * (len(self._layers) // len(spans))]
         self.kernel = "pplug llama"
+        self._is_fused = self._norm.device.type != "cpu"
+        """Attention in one kernel, which a GPU is fast at."""
 
     def embed(self, ids: Tensor) -> Tensor:
         return self._embedding(ids)
@@ -161,9 +163,15 @@ class LlamaTrunk:
         query = query.reshape(rows, count, *query.shape[1:]) if group.pick is None else query[group.pick]
         # Contiguous, because the matrix product would else copy it head by head, which takes three times as long.
         keys, values = (part[:, :, :seen][group.rows].contiguous() for part in store)
-        scores = self._by_key_head(query) @ keys.transpose(2, 3)  # (B, H, G Q, K)
-        scores.view(rows, self._heads, self._group, count, seen).add_(mask[:, None, None])
-        attended = self._by_token(scores.softmax(-1) @ values).flatten(0, 1)
+        query = self._by_key_head(query)  # (B, H, G Q, D)
+        if self._is_fused:
+            added = mask.repeat(1, self._group, 1)[:, None]  # (B, 1, G Q, K)
+            found = F.scaled_dot_product_attention(query, keys, values, added, scale=1.0)
+        else:
+            scores = query @ keys.transpose(2, 3)  # (B, H, G Q, K)
+            scores.view(rows, self._heads, self._group, count, seen).add_(mask[:, None, None])
+            found = scores.softmax(-1) @ values
+        attended = self._by_token(found).flatten(0, 1)
         return attended if group.back is None else attended.index_select(0, group.back)
 
     def _by_key_head(self, query: Tensor) -> Tensor:
@@ -204,6 +212,8 @@ def is_supported(model: PreTrainedModel) -> bool:
     """Tell whether LlamaTrunk computes what the model does."""
     untyped: Any = model
     config = untyped.config
+    if any(type(weight.data) is not Tensor for weight in model.parameters()):  # quantised
+        return False
     if config.model_type not in MODEL_TYPES or config.hidden_act != "silu" or getattr(config, "mlp_bias", False):
         return False
     return untyped.model.layers[0].self_attn.o_proj.bias is None

@@ -6,15 +6,20 @@
 
 A slot is what a request has of the cache: one row for a greedy answer; with K beams (beams.py) K rows next to each
 other, of which the first reads the prompt.
+
+A GPU is far behind the program that tells it what to do, which should not wait for it: whether an answer has ended is
+asked for every few steps only, and a step, whose sizes hardly change, is recorded once and replayed (recorded.py).
 Shapes: B rows, E width.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from embedder.devices import free_memory
 from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.choices import score_choices
 from llm_jobs.engine.decoding import GreedySearch
@@ -22,12 +27,19 @@ from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice
 from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
 from llm_jobs.engine.packing import step
 from llm_jobs.engine.prefill import PromptRows
+from llm_jobs.engine.recorded import Recorded
 from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import Ids
 
+logger = logging.getLogger(__name__)
+
 MOST_ROWS: Final = 128
 """Requests decoded at once. Matrix products of 128 rows run at 93% of the speed of 1,024, 64 at 87%."""
+MOST_GPU_ROWS: Final = 256
+"""The same on a GPU."""
+GPU_STEPS: Final = 8
+"""Steps between two looks at which answers have ended, on a GPU; the others go on for nothing meanwhile."""
 LONGEST_TO_SHORTEST: Final = 2
 """The longest request of a cache has at most so many times the tokens of the shortest; then a new one is made."""
 
@@ -41,21 +53,39 @@ class Scheduler:
         self._trunk, self._end_ids, self._memory, self._num_beams = trunk, end_ids, memory, num_beams
         self._rules = rules
         self._head_ids, self._head = head
+        self._most_rows = MOST_ROWS if end_ids.device.type == "cpu" else MOST_GPU_ROWS
 
     def run(self, requests: Sequence[Prepared]) -> dict[Prepared, Result]:
         """Decode an answer to each request."""
         results: dict[Prepared, Result] = {}
         for batch in batches(requests):
-            beams = 1 if batch[0].choices else self._num_beams
-            most = min(MOST_ROWS, self._memory // row_bytes(self._head, batch[0].tokens)) // beams
-            cache = KVCache.empty(self._head, min(len(batch), max(1, most)) * beams, batch[0].tokens)
+            while (found := self._answered(batch)) is None:
+                free_memory()
+            results |= found
+        return results
+
+    def _answered(self, batch: Sequence[Prepared]) -> dict[Prepared, Result] | None:
+        """Answer requests that share a cache; None if there is no memory for it, and next time it has half the rows.
+
+        Raises:
+            torch.OutOfMemoryError: if there is none for a single request.
+        """
+        beams = 1 if batch[0].choices else self._num_beams
+        most = min(self._most_rows, self._memory // row_bytes(self._head, batch[0].tokens)) // beams
+        count = min(len(batch), max(1, most))
+        try:
+            cache = KVCache.empty(self._head, count * beams, batch[0].tokens)
             rows = PromptRows(self._trunk, cache, len(self._head_ids))
             if batch[0].choices:
-                results |= choose(rows, batch)
-            else:
-                end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(batch[0].stop_ids)])
-                results |= _Decoding(rows, batch, end_ids, self._rules, beams).run()
-        return results
+                return choose(rows, batch)
+            end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(batch[0].stop_ids)])
+            return _Decoding(rows, batch, end_ids, self._rules, beams).run()
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            self._most_rows = count * beams // 2
+            logger.warning("no memory for %d requests at once: going on with %d", count, count // 2)
+            return None
 
 
 def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
@@ -89,6 +119,11 @@ def choose(rows: PromptRows, requests: Sequence[Prepared]) -> dict[Prepared, Res
     return results
 
 
+def runs_ahead(device: torch.device) -> bool:
+    """Tell whether the program should not wait for the device after each step."""
+    return device.type != "cpu"
+
+
 class _Decoding:
     """Free answers, one or more rows for each slot; the slots in use are the first ones."""
 
@@ -104,6 +139,8 @@ class _Decoding:
         self._search = GreedySearch(*shape) if beams == 1 else BeamSearch(*shape, beams)
         self._lengths = end_ids.new_zeros(self._count)
         self._numbers = torch.arange(self._count, device=end_ids.device)
+        self._is_ahead = runs_ahead(end_ids.device) and beams == 1 and not rules.settings
+        self._advance = Recorded(self._step, end_ids.device) if self._is_ahead else self._step
 
     def run(self) -> dict[Prepared, Result]:
         """Decode until nothing runs or waits."""
@@ -118,8 +155,14 @@ class _Decoding:
             for slot in reversed(done):
                 self._give_up(slot)
             if self._running:
-                self._step()
+                for _ in range(GPU_STEPS if self._is_ahead else 1):
+                    self._advance(self._step_slots())
         return self._results
+
+    def _step_slots(self) -> int:
+        """Count the slots that a step goes through: those in use, and where steps are recorded a power of two."""
+        used = len(self._running)
+        return min(self._count, 1 << (used - 1).bit_length()) if self._is_ahead else used
 
     def _finish(self, slot: int) -> None:
         result = self._results[self._running[slot]] = self._search.result(slot)
@@ -157,13 +200,13 @@ class _Decoding:
             self._lengths[slot] = self._lengths[last]
         self._running.pop()
 
-    def _step(self) -> None:
-        """Add a token to every row in use."""
-        slots, trunk, cache = self._numbers[: len(self._running)], self._rows.trunk, self._rows.cache
-        lengths = self._lengths[slots]
+    def _step(self, count: int) -> None:
+        """Add a token to every row of the first slots; those that are done, or not in use, stay as they are."""
+        slots, trunk, cache = self._numbers[:count], self._rows.trunk, self._rows.cache
+        lengths, going = self._lengths[slots], self._search.going(slots)
         batch = step(lengths.repeat_interleave(self._beams), cache.cells, self._rows.dtype, trunk.spans)
         hidden = trunk.read(trunk.embed(self._search.next_tokens(slots)), batch, cache)
-        self._lengths[slots] = lengths = lengths + 1
+        self._lengths[slots] = lengths = lengths + going
         parents = self._search.add(slots, trunk.logits(hidden))
         if parents is not None and isinstance(self._search, BeamSearch):
             moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero().flatten()

@@ -1,6 +1,6 @@
 """Train a plug: whatever its head is made of, stage after stage.
 
-    examples ─▶ prepare ─▶ train_plug ─▶ stages of the head ─┬─▶ text, scorer    (labels.py, no LLM)
+    examples ─▶ prepare ─▶ train_plug ─▶ stages of the head ─┬─▶ text, scorers   (labels.py, no LLM)
                                                              └─▶ llm             (through_llm.py)
 
 A stage fits some of the weights in place. Stages that stop by the loss on held-out users see the other users only;
@@ -28,7 +28,7 @@ from llm_jobs.prompts import Placement, PromptRefused
 from llm_jobs.training import REPORT
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
-from llm_jobs.training.labels import fit_scorer, fit_text
+from llm_jobs.training.labels import fit_scorers, fit_text
 from llm_jobs.training.prefix_cache import Progress
 from llm_jobs.training.through_llm import fit_through_llm
 from llm_jobs.training.training import Training, with_values
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 STAGES: Final[Mapping[str, Callable[[Training], list[EpochLoss]]]] = {
     "text": fit_text,
-    "scorer": fit_scorer,
+    "scorers": fit_scorers,
     "llm": fit_through_llm,
 }
 """What fits the weights of a stage that a head names."""

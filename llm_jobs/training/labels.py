@@ -2,10 +2,10 @@
 
     examples ─▶ folds of users ─▶ text bodies, each fitted without a fold          fit_text
     examples ─▶ histories, whole and cut to random lengths ─▶ evidence ─┐
-    of each example the body that has not met its user ─────────────────┴─▶ scorer fit_scorer
+    of each example the body that has not met its user ─────────────────┴─▶ scorers  fit_scorers
 
 Histories are cut to short ones often, labels are taken from the bodies at random, and a user counts by the square root
-of their examples: so the scorer learns to read any history, and not these users. docs/experiments.md, 2026-11-28, has
+of their examples: so scorers learn to read any history, and not these users. docs/experiments.md, 2026-11-28, has
 the numbers.
 """
 
@@ -26,11 +26,14 @@ from embedder.histories import NEWEST_LABELS, History, PastLabels
 from embedder.pointing import UNKNOWN, ChoiceBatch, PointingHead, choice_features
 from llm_jobs.labels import spelled_as
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Prepared
+from llm_jobs.training.data import Example, Prepared
 from llm_jobs.training.training import Training
 
 TEXT_STEPS = 300
 """Most iterations of L-BFGS; it converges earlier."""
+
+TEXT_C = 3.0
+"""Inverse strength of the text bodies' L2, as scikit-learn's C (docs/experiments.md, 2026-11-28)."""
 
 STEPS = 800
 BATCH = 256
@@ -44,14 +47,14 @@ WHOLE = 0.5
 """Share of the examples of a batch that see all of their history."""
 
 MASKED = 0.1
-"""Share of the labels that half of the batches take for unknown, so that the scorer can do without the text bodies."""
+"""Share of the labels that half of the batches take for unknown, so that scorers can do without the text bodies."""
 
 MOST_ITEMS = 2048
 """Newest items that an example's evidence is made of in training: bounds the time for users with very many."""
 
 
 def fit_text(training: Training) -> list[EpochLoss]:
-    """Fit each text body to the users of the other folds: logistic regressions, with L2 as scikit-learn's C = 1.
+    """Fit each text body to the users of the other folds: logistic regressions with L2.
 
     Raises:
         PplugError: if no target is a label.
@@ -72,8 +75,8 @@ def fit_text(training: Training) -> list[EpochLoss]:
     return []
 
 
-def fit_scorer(training: Training) -> list[EpochLoss]:
-    """Fit the scorer to what the text bodies and the histories say; the loss is that of a label."""
+def fit_scorers(training: Training) -> list[EpochLoss]:
+    """Fit the scorers to what the text bodies and the histories say; the loss is that of a label."""
     head = pointing_head(training)
     known = known_examples(training, training.train)
     with torch.no_grad():
@@ -85,15 +88,14 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
     targets, weights = targets_of(head, known), user_weights(known)
     with torch.random.fork_rng():
         torch.manual_seed(training.config.seed)
-        trained = [*head.linear.parameters(), *head.net.parameters()]
-        optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(head.scorers.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         total = 0.0
-        head.train()
         for step in range(STEPS):
             rows = torch.randint(len(known), (BATCH,))
             features = drawn_features(head, stacked, text, rows)
-            losses = F.cross_entropy(head(features), targets[rows], reduction="none")
+            each = head.each(features)  # (B, L, S)
+            losses = F.nll_loss(each, targets[rows, None].expand(-1, each.shape[2]), reduction="none").mean(1)
             loss = (losses * weights[rows]).sum() / weights[rows].sum()
             optimizer.zero_grad()
             loss.backward()
@@ -101,7 +103,6 @@ def fit_scorer(training: Training) -> list[EpochLoss]:
             schedule.step()
             total += loss.item()
             training.progress(f"steps without the LLM, loss {total / (step + 1):.3f}", step + 1, STEPS)
-    head.eval()
     train_loss = label_loss(head, known, copies[0])
     if not (held_out := known_examples(training, training.held_out)):
         return [EpochLoss(0, train_loss, train_loss)]
@@ -160,7 +161,7 @@ def fit_body(head: PointingHead, body: int, seen: Tensor, targets: Tensor) -> No
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        fit = F.cross_entropy(seen @ weight + bias, targets, reduction="sum") + weight.square().sum() / 2
+        fit = F.cross_entropy(seen @ weight + bias, targets, reduction="sum") + weight.square().sum() / (2 * TEXT_C)
         loss = fit / len(seen)
         loss.backward()
         return loss
@@ -187,7 +188,7 @@ def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: 
     """(B, C, F) of some examples, about half of them with a part of their history, some labels taken for unknown.
 
     Args:
-        head: the scorer's.
+        head: the scorers'.
         copies: of all examples, with one more dimension before the others: the first copy has the whole histories.
         text: (n, L) log-probabilities for anybody.
         rows: (B,) which examples.
@@ -211,7 +212,7 @@ def label_loss(head: PointingHead, known: Sequence[Prepared], batch: ChoiceBatch
 def evidence_batch(training: Training, known: Sequence[Prepared], rng: np.random.Generator | None) -> ChoiceBatch:
     """What histories say of the labels; with `rng` random parts of them."""
     labels = training.plug.config.labels
-    found = [evidence_of(item, past, labels, rng) for item, past in with_past(known, labels)]
+    found = [evidence_of(item, past, labels, rng) for item, past in with_past([one.example for one in known], labels)]
     names = torch.zeros(len(labels), known[0].example.task.size)
     if training.names is not None:
         names = torch.from_numpy(training.names)
@@ -219,22 +220,22 @@ def evidence_batch(training: Training, known: Sequence[Prepared], rng: np.random
     return ChoiceBatch.of(found, task @ names.T)
 
 
-def with_past(known: Sequence[Prepared], labels: Sequence[str]) -> Iterator[tuple[Prepared, PastLabels]]:
+def with_past(examples: Sequence[Example], labels: Sequence[str]) -> Iterator[tuple[Example, PastLabels]]:
     """Each example with all labels of its user, which are made once for the examples of a user."""
     of_user: dict[int, PastLabels] = {}
-    for item in known:
-        outputs = item.example.outputs
+    for example in examples:
+        outputs = example.outputs
         if id(outputs) not in of_user:
             spelled = [None if output is None else spelled_as(output, labels) for output in outputs]
             of_user[id(outputs)] = PastLabels.of_items(spelled)
-        yield item, of_user[id(outputs)]
+        yield example, of_user[id(outputs)]
 
 
-def evidence_of(item: Prepared, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
+def evidence_of(one: Example, past: PastLabels, labels: Sequence[str], rng: np.random.Generator | None) -> Evidence:
     """What an example's history says of the labels; with `rng` a random part of it."""
-    count, vectors = len(item.example.history), item.example.history[-MOST_ITEMS:]
+    count, vectors = len(one.history), one.history[-MOST_ITEMS:]
     rows = slice(None) if rng is None else random_part(len(vectors), rng)
-    scores: FloatArray = (vectors @ item.example.task)[rows]
+    scores: FloatArray = (vectors @ one.task)[rows]
     shares = past.shares[count - len(vectors) : count][rows]
     newest = shares[-2 * NEWEST_LABELS :]
     order = tuple(newest.argmax(1)[newest.any(1)][-NEWEST_LABELS:].tolist()) if past.names else ()

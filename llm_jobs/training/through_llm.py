@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from embedder.compact import FloatArray
+from embedder.devices import in_halves
 from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
@@ -137,13 +139,20 @@ class TrainingRun:
         """
         soft, _ = self.plug(*plug_inputs(batch, self.config, rng))
         order = sorted(range(len(batch)), key=lambda at: batch[at].behind)
-        parts = [self._losses(batch, soft, order[at : at + ROWS]) for at in range(0, len(order), ROWS)]
-        return torch.cat(parts)[np.argsort(order)]
+        parts = [order[at : at + ROWS] for at in range(0, len(order), ROWS)]
+        found = [done for rows in parts for done in in_halves(partial(self._losses, batch, soft), rows)]
+        losses, gradients = (torch.cat(column)[np.argsort(order)] for column in zip(*found, strict=True))
+        # The LLM is done with, so that memory holds it for one part at a time; this sum has the value and the gradient.
+        along = (soft * gradients).sum((1, 2))
+        return losses + along - along.detach()
 
-    def _losses(self, batch: Sequence[Prepared], soft: Tensor, rows: Sequence[int]) -> Tensor:
-        """(R,) the same of R rows of the batch."""
+    def _losses(self, batch: Sequence[Prepared], soft: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(R,) the same of R rows of the batch, and its gradient (R, S, E) by their soft prompts; zeros without one."""
         chosen = [batch[row] for row in rows]
         prefixes = self.cache.prefixes([item.parts.before for item in chosen])
-        return -self.llm.answer_log_probs(
-            [item.parts for item in chosen], soft[rows], [item.answer for item in chosen], prefixes
+        vectors = soft.detach()[list(rows)].requires_grad_(soft.requires_grad)
+        losses = -self.llm.answer_log_probs(
+            [item.parts for item in chosen], vectors, [item.answer for item in chosen], prefixes
         )
+        gradient = torch.autograd.grad(losses.sum(), vectors)[0] if losses.requires_grad else vectors.new_zeros(())
+        return losses.detach().to(soft.device), gradient.expand_as(vectors)

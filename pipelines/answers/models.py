@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from embedder.devices import Dtype, LLMDtype
 from embedder.encoder import TextEncoder
 from embedder.errors import UsageError
 from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
-from embedder.precision import Dtype
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.vllm_engine import load_vllm
@@ -25,12 +25,12 @@ class GenerateConfig:
 
     llm: str = "smollm2"
     """Alias, folder or hub id of the frozen LLM."""
-    llm_dtype: Dtype = "auto"
-    """float32, bfloat16 or auto, the precision the LLM computes in (see nights/precisions.py)."""
+    llm_dtype: LLMDtype = "auto"
+    """float32, bfloat16, float16, int8, int4 or auto: the LLM's precision (see nights/precisions.py)."""
     encoder: str = "minilm"
     """Alias, folder or hub id of the text encoder."""
     dtype: Dtype = "auto"
-    """float32, bfloat16 or auto, the precision the encoder computes in."""
+    """float32, bfloat16, float16 or auto, the precision the encoder computes in."""
     shard_tasks: int = 500
     """Most tasks of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
@@ -43,8 +43,12 @@ class GenerateConfig:
     """Beams that free answers are decoded with; 1 is greedy. Closed answers need none."""
     thinking: bool = False
     """The LLM may think aloud before it answers, where its chat template has a switch for that."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps: where both models compute (embedder/devices.py)."""
 
     def __post_init__(self) -> None:
+        if self.engine == "vllm" and self.llm_dtype in ("int8", "int4"):
+            raise UsageError(f"--engine vllm has no --llm-dtype {self.llm_dtype}: leave one out")
         if self.engine == "vllm" and self.num_beams > 1:
             raise UsageError(f"--engine vllm decodes greedily, not with --num-beams {self.num_beams}: leave one out")
 
@@ -71,7 +75,7 @@ def load_models(config: GenerateConfig) -> Models:
     more: dict[str, Any] = {"memory": config.memory, "thinking": config.thinking}
     if config.engine == "vllm":
         return Models(encoder, load_vllm(*named, **more))
-    return Models(encoder, FrozenLLM.from_pretrained(*named, **more, num_beams=config.num_beams))
+    return Models(encoder, FrozenLLM.from_pretrained(*named, config.device, **more, num_beams=config.num_beams))
 
 
 def trainable(llm: AnsweringLLM) -> FrozenLLM:

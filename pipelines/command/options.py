@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from embedder.devices import Device, Dtype, LLMDtype
 from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.command.console import format_logs, loud_libraries, message
 from pipelines.command.tables import Form, Row, print_rows
@@ -172,7 +173,6 @@ def no_plugs(plugs: list[Path]) -> None:
         raise UsageError(f"encoding takes no plug, saw --plug {plugs[0]}: pplug backfill generate ... --plug DIR")
 
 
-Dtype = Literal["auto", "float32", "bfloat16"]
 AUTO = "Precision of {}; auto: as in its last run, at first the faster one."
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
@@ -203,10 +203,9 @@ Engine = Annotated[
 MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
 Aggregation = Annotated[
-    Literal["attention", "mean", "task", "none"],
-    option("--aggregation", "What the plug sees: attention for the plug itself, the others for its rivals."),
+    Literal["attention", "mean", "task", "none", "published"],
+    option("--aggregation", "What the plug sees: attention for the plug itself, the others to be compared with it."),
 ]
-UnseenUsers = Annotated[bool, option("--unseen-users", "Keep one user in five out of training, to be compared later.")]
 Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],
@@ -391,6 +390,7 @@ class EncoderNames:
     cache: Annotated[Path | None, option("--cache", "Folder of exported models; your cache unless given.", **PATH)] = (
         None
     )
+    device: Annotated[Device, option("--device", "What computes; auto: a GPU if there is one, else the CPU.")] = "auto"
 
 
 @dataclass(frozen=True)
@@ -398,7 +398,7 @@ class ModelNames(EncoderNames):
     """Which models a command uses."""
 
     llm: Annotated[str, option("--llm", "smollm2, a folder, or a downloaded hub id.")] = "smollm2"
-    llm_dtype: Annotated[Dtype, option("--llm-dtype", AUTO.format("the LLM"))] = "auto"
+    llm_dtype: Annotated[LLMDtype, option("--llm-dtype", AUTO.format("the LLM"))] = "auto"
     memory: Annotated[
         int | None,
         option("--memory", "Most the LLM's keys and values take, like 4G; 2G unless given.", **SIZE),

@@ -28,8 +28,8 @@ class Compared:
         bool, opt.option("--compare", "Answer again in every other way to personalise; keep the numbers.")
     ] = False
     kind: Annotated[str | None, opt.option("--kind", "With --compare: only this kind.", callback=opt.kind_name)] = None
-    rivals: Annotated[
-        str, opt.option("--rivals", "With --compare: names of rivals, like none,bm25_4; all unless given.")
+    methods: Annotated[
+        str, opt.option("--methods", "With --compare: names of methods, like none,bm25_4; all unless given.")
     ] = ""
     lora_users: Annotated[
         int, opt.option("--lora-users", "With --compare: users who get a LoRA of their own.", min=0)
@@ -42,8 +42,8 @@ class Compared:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The rivals asked for."""
-        return tuple(name.strip() for name in self.rivals.split(",") if name.strip())
+        """The methods asked for."""
+        return tuple(name.strip() for name in self.methods.split(",") if name.strip())
 
 
 @app.command()
@@ -57,16 +57,15 @@ def train(
     epochs: opt.Epochs = 3,
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
-    unseen_users: opt.UnseenUsers = False,
     limit: opt.Limit = None,
     *,
     models: opt.ModelNames,
     common: opt.Writing,
 ) -> None:
-    """Train a plug through the frozen LLM.
+    """Train a plug, of free answers through the frozen LLM.
 
-    One plug is for one kind of task; that of a closed kind first learns its labels without the LLM, in three passes
-    that --epochs does not change. A run that was killed goes on where it was. Prompts whose keys and values have no
+    One plug is for one kind of task; that of a closed kind learns to point at choices without the LLM, and --epochs
+    does not change it. A run that was killed goes on where it was. Prompts whose keys and values have no
     room in --memory (6G unless given, whatever is free) are read again in every epoch. The process takes up to
     3.5 GB more than --memory. A plug that answers worse than a guess among the labels is told: its training never
     got going, as happens with few examples; try another --seed or more --epochs.
@@ -76,13 +75,14 @@ def train(
     from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
-    from pipelines.train import PlugChoice, plan_train, train_job
+    from pipelines.train import plan_train, train_job
+    from pipelines.training_data import PlugChoice
     from pipelines.verdicts.trained import training_verdict
 
     config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
     if models.memory is not None:
         training = replace(training, cache_gib=models.memory / 2**30)
-    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, unseen_users, limit)
+    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, limit)
     what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
@@ -114,7 +114,7 @@ def evaluate(
     With --compare --folds 5 they are answered by plugs and baselines that never met their users, trained for it. With
     --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
     --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
-    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --rivals none,bm25_4,label_mode`.
+    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --methods none,bm25_4,label_mode`.
 
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
@@ -189,7 +189,7 @@ def compare_plugs(
 
 def show_comparison(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
     """Print a comparison: for a person that of all tasks, then the slices, and what each method costs with --wide."""
-    from pipelines.rivals.table import printed_tables
+    from pipelines.baselines.table import printed_tables
 
     show_evaluations(common, rows, user_counts)
     if common.form is Form.TABLE:

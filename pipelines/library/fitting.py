@@ -18,7 +18,8 @@ from pipelines.examples import ChoiceLists, Row, Target, examples_of, history_ta
 from pipelines.library.rows import NIGHT
 from pipelines.library.saved import report_of
 from pipelines.nights.runs import Progress
-from pipelines.train import TrainingData, plug_config, tell_of_labels, warn_of_failure
+from pipelines.train import plug_config, warn_of_failure
+from pipelines.training_data import TrainingData, tell_of_labels
 
 
 def data_of(items: Sequence[Row], tasks: Sequence[Row], kind: Kind, limit: int | None) -> TrainingData:

@@ -14,11 +14,12 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
+from embedder.devices import Dtype
 from embedder.encoder import encoder_folder
 from embedder.errors import UsageError
 from embedder.models import model_folder
 from embedder.plug import PersonaPlug
-from embedder.precision import Dtype, decided_precision
+from embedder.precision import decided_precision
 from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Refusal
@@ -293,7 +294,7 @@ def _decided(saved: Saved) -> Saved:
     """The models with float32 or bfloat16 wherever `auto` stands; the one that is faster here."""
     names, config = dict(saved.models), saved.config
     if config.dtype == "auto":
-        names["dtype"] = decided_precision("auto", encoder_folder(config.encoder, config.cache)[0])
+        names["dtype"] = decided_precision("auto", encoder_folder(config.encoder, config.cache)[0], config.device)
     if config.llm_dtype == "auto":
-        names["llm_dtype"] = decided_precision("auto", model_folder(config.llm, config.cache))
+        names["llm_dtype"] = decided_precision("auto", model_folder(config.llm, config.cache), config.device)
     return Saved(names, saved.max_vectors, saved.kinds, saved.columns)

@@ -11,12 +11,12 @@ from llm_jobs.kinds import Kind
 from llm_jobs.labels import fixed_labels
 from pipelines.answers.models import Models
 from pipelines.answers.queue import QueuedTask, personal_tasks
+from pipelines.baselines.answering import answer_arms
+from pipelines.baselines.cases import CHUNK, DRAWS, Case, other_users
+from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
+from pipelines.baselines.table import OWN, slice_rows
 from pipelines.library.personas import Persona
 from pipelines.nights.runs import Progress
-from pipelines.rivals.answering import answer_arms
-from pipelines.rivals.cases import CHUNK, DRAWS, Case, other_users
-from pipelines.rivals.registry import OWN_PLUG, RIVALS, Bench, TrainedPlug
-from pipelines.rivals.table import OWN, slice_rows
 
 COMPARED = ("other", "default", "none")
 """Methods beside the user's own persona: another user's, that of a user without a history, and no plug at all."""
@@ -54,9 +54,9 @@ def score_rows(
     """
     names = [name for name in (OWN, *compared) if name != "other" or all(case.others for case in cases)]
     bench = Bench(kind, models.llm, {OWN_PLUG: TrainedPlug(plug, None)})
-    rivals = {name: RIVALS[name].build(bench) for name in names}
+    methods = {name: METHODS[name].build(bench) for name in names}
     chunks = (cases[start : start + CHUNK] for start in range(0, len(cases), CHUNK))
-    arms = answer_arms(chunks, rivals, models.llm, len(cases), progress)
+    arms = answer_arms(chunks, methods, models.llm, len(cases), progress)
     labels = fixed_labels([case.task.choices for case in cases], kind.choices)
     rows = slice_rows(kind, {name: arm.answers for name, arm in arms.items()}, labels)
     return [{**row, "task_count": len(cases)} for row in rows]

@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 import duckdb
 import pyarrow.parquet as pq
 
+from embedder.devices import Dtype
 from embedder.errors import UsageError
-from embedder.precision import Dtype
 from llm_jobs.kinds import load_kinds
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_job
@@ -35,7 +35,7 @@ from pipelines.nights.steps import Step, raise_worst
 from pipelines.tables import warehouse as tables
 from pipelines.tables.schema import TABLES
 from pipelines.tables.statements import reading_text
-from pipelines.tables.views import make_views
+from pipelines.tables.views import make_views, open_database
 
 MAX_REJECT_RATE: Final = 0.05
 
@@ -177,8 +177,8 @@ class Warehouse(tables.Warehouse):
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         """A connection that lives as long as the relations made with it."""
-        spill = str(Path(tempfile.gettempdir(), f"pplug-{uuid.uuid4().hex}"))  # made, and removed, by DuckDB
-        db = duckdb.connect(":memory:", config={"temp_directory": spill, "autoinstall_known_extensions": False})
+        spill = str(Path(tempfile.gettempdir(), f"pplug-{uuid.uuid4().hex}"))
+        db = open_database(spill)
         make_views(db, self, {name: self.live(name) for name in TABLES}, has_personas=True)
         return db
 

@@ -69,6 +69,11 @@ class NightJob(Protocol):
         ...
 
     @property
+    def takes_parts(self) -> bool:
+        """Whether it also does parts of a user who has more rows than a shard takes, and what needs all of them."""
+        ...
+
+    @property
     def force(self) -> bool:
         """Compute everything anew."""
         ...

@@ -56,8 +56,12 @@ def run_night(
         since = inputs.counts()
         night = night_of_workers(job, inputs, record.run_id, lease)
         shards = cut(job, inputs)
-        finish_shards(night, shards, (runner or Runner()).run, progress, record)
-        job.warn(inputs, publish(inputs, night, shards, since, record))
+        run = (runner or Runner()).run
+        with noted_cost(night, record):
+            finish_shards(night, shards, run, progress)
+            closing = closing_shards(night, shards)
+            finish_shards(night, closing, run, no_progress)
+        job.warn(inputs, publish(inputs, night, [*shards, *closing], since, record))
     return record
 
 
@@ -97,7 +101,8 @@ def cut(job: NightJob, inputs: NightInputs) -> list[Shard]:
         InputMissing: if there is no row, and the night does not stand on another.
     """
     with connect(inputs.warehouse, files=inputs.reads) as db:
-        shards = cut_shards(_users(job.row_counts(db, inputs).to_arrow_reader()), job.shard_rows)
+        users = _users(job.row_counts(db, inputs).to_arrow_reader())
+        shards = cut_shards(users, job.shard_rows, in_parts=job.takes_parts)
     if not shards and not inputs.based_on:
         table, ds = job.reads[0], inputs.ds
         raise InputMissing(f"no {table} as of {ds} in {inputs.warehouse}: run `pplug ingest {table} FILE --ds {ds}`")
@@ -111,16 +116,32 @@ def _users(batches: Any) -> Iterator[tuple[str, int, int]]:
         yield from zip(*columns, *columns[1:] if len(columns) == 2 else (), strict=True)
 
 
-def finish_shards(night: Night, shards: Sequence[Shard], run: RunShards, progress: Progress, record: RunRecord) -> None:
-    """Have the shards finished that have no manifest that fits, and note in `record` what that cost."""
+def closing_shards(night: Night, shards: Sequence[Shard]) -> list[Shard]:
+    """One more shard for each user who was cut into parts; it reads what they wrote, too."""
+    first = {shard.first_user: shard for shard in shards if shard.parts > 1 and shard.part == 0}
+    found = list[Shard]()
+    for index, shard in enumerate(first.values(), len(shards)):
+        own = [manifest for at in range(shard.parts) if (manifest := night.log.manifest(shard.index + at))]
+        files = {name: (*there, *files_of(own, name, night.ds)) for name, there in shard.files.items()}
+        found.append(Shard(index, shard.first_user, shard.last_user, 0, files, is_closing=True))
+    return found
+
+
+def finish_shards(night: Night, shards: Sequence[Shard], run: RunShards, progress: Progress) -> None:
+    """Have the shards finished that have no manifest that fits."""
     night.log.drop(night.log.unfit(night.run_id))
     done = night.log.finished()
-    todo = [shard for shard in shards if shard.index not in done]
+    with watched(night, shards, progress):
+        if todo := [shard for shard in shards if shard.index not in done]:
+            run(night, todo)
+
+
+@contextmanager
+def noted_cost(night: Night, record: RunRecord) -> Generator[None]:
+    """Note in `record` what the shards of this run cost."""
     start = time.perf_counter()
     try:
-        with watched(night, shards, progress):
-            if todo:
-                run(night, todo)
+        yield
     finally:
         own = [manifest for manifest in night.log.manifests().values() if manifest.run_id == night.run_id]
         record.tokens = sum(manifest.tokens for manifest in own)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any, Final, TypeVar
 
+from embedder.devices import gpu_of_worker
 from embedder.errors import PplugError, error_line
 from pipelines.nights import working
 from pipelines.nights.job import Night
@@ -45,17 +46,19 @@ def elsewhere(work: Callable[..., Returned], *args: Any) -> Returned:
 
 
 def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
-    """Deal the shards out to so many processes, each with its share of cores and memory.
+    """Deal the shards out to so many processes, each with its share of cores and memory, and in turn a GPU.
 
     Raises:
         WorkerLost: if one ends before its shards are finished; the others are ended too.
     """
-    count = max(1, min(count, len(shards)))
+    import torch
+
+    count, gpu_count = max(1, min(count, len(shards))), torch.cuda.device_count()
     threads = max(1, core_count() // count)
     workers = [
         _context().Process(
             target=_work,
-            args=(dict(os.environ), night, shards[at::count], threads),
+            args=(dict(os.environ) | gpu_of_worker(at, gpu_count), night, shards[at::count], threads),
             name=f"worker {at + 1} of {count}",
             daemon=True,
         )

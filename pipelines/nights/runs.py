@@ -241,15 +241,18 @@ def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
 @contextmanager
 def named_in_logs(record: RunRecord) -> Generator[None]:
     """Let every line that is logged meanwhile, in whatever thread, carry run, job and night."""
-    plain = logging.getLogRecordFactory()
+    before = logging.getLogRecordFactory()
+    names = {"run_id": record.run_id, "job": record.job, "ds": record.ds}
 
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        made = plain(*args, **kwargs)
-        vars(made).update(run_id=record.run_id, job=record.job, ds=record.ds)
+        made = before(*args, **kwargs)
+        vars(made).update(names)
         return made
 
     logging.setLogRecordFactory(make)
     try:
         yield
     finally:
-        logging.setLogRecordFactory(plain)
+        names.clear()  # a run that began meanwhile in another thread may end later, and give this one back
+        if logging.getLogRecordFactory() is make:
+            logging.setLogRecordFactory(before)

@@ -40,6 +40,12 @@ class Shard:
     row_count: int
     files: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict[str, tuple[DataFile, ...]])
     """The files of each table that may hold something of these users."""
+    part: int = 0
+    parts: int = 1
+    """More than one: all shards of one user who has more rows than a shard takes; this one's are those whose key hashes
+    to `part`."""
+    is_closing: bool = False
+    """It has no rows of its own, and makes what needs all parts of its user."""
 
 
 @dataclass(frozen=True)
@@ -159,18 +165,26 @@ def canonical_sha256(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def cut_shards(users: Iterable[tuple[str, int, int]], most: int) -> list[Shard]:
-    """Cut users into shards of at most so much weight; no user is ever split.
+def cut_shards(users: Iterable[tuple[str, int, int]], most: int, *, in_parts: bool = False) -> list[Shard]:
+    """Cut users into shards of at most so much weight.
 
     Args:
         users: id, rows and weight of each, in the order of the ids.
         most: weight of a shard, unless one user alone is heavier.
+        in_parts: give a user who is heavier shards of parts; the driver does not know which rows are in which, so their
+            row counts are right only in sum.
     """
     shards: list[Shard] = []
     filled = 0
     for user_id, rows, weight in users:
         last = shards[-1] if shards else None
-        if last is not None and filled + weight <= most:
+        parts = min(-(-weight // most), rows) if in_parts else 1
+        if parts > 1:
+            sizes = [rows // parts + (part < rows % parts) for part in range(parts)]
+            new = enumerate(sizes)
+            shards += [Shard(len(shards) + at, user_id, user_id, size, {}, at, parts) for at, size in new]
+            filled = most
+        elif last is not None and filled + weight <= most:
             shards[-1] = Shard(last.index, last.first_user, user_id, last.row_count + rows)
             filled += weight
         else:

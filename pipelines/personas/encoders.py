@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from embedder.devices import Dtype
 from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
-from embedder.precision import Dtype
 from pipelines.nights.loading import load_once
 from pipelines.nights.processes import elsewhere
 
@@ -20,6 +20,8 @@ class NamesEncoder(Protocol):
     def dtype(self) -> Dtype: ...
     @property
     def cache(self) -> Path | None: ...
+    @property
+    def device(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class EncoderFacts:
 
 def load_encoder(config: NamesEncoder) -> TextEncoder:
     """Load the encoder that a config names; the last one is kept."""
-    return _loaded(config.encoder, config.dtype, config.cache)
+    return _loaded(config.encoder, config.dtype, config.cache, config.device)
 
 
 def encoder_facts(config: NamesEncoder, *, is_apart: bool) -> EncoderFacts:
     """Find out what an encoder is, if `is_apart` in a process of its own, so that this one holds no weights."""
-    named = (config.encoder, config.dtype, config.cache)
+    named = (config.encoder, config.dtype, config.cache, config.device)
     return _facts_apart(*named) if is_apart else _facts(*named)
 
 
@@ -60,15 +62,15 @@ def absolute_model(name: str) -> str:
 
 
 @load_once
-def _loaded(name: str, dtype: Dtype, cache: Path | None) -> TextEncoder:
-    return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache)
+def _loaded(name: str, dtype: Dtype, cache: Path | None, device: str) -> TextEncoder:
+    return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache, device=device)
 
 
 @load_once
-def _facts_apart(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
-    return elsewhere(_facts, name, dtype, cache)
+def _facts_apart(name: str, dtype: Dtype, cache: Path | None, device: str) -> EncoderFacts:
+    return elsewhere(_facts, name, dtype, cache, device)
 
 
-def _facts(name: str, dtype: Dtype, cache: Path | None) -> EncoderFacts:
-    encoder = _loaded(name, dtype, cache)
+def _facts(name: str, dtype: Dtype, cache: Path | None, device: str) -> EncoderFacts:
+    encoder = _loaded(name, dtype, cache, device)
     return EncoderFacts(encoder.sha256, encoder.kernel, encoder.width)

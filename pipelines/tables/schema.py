@@ -32,9 +32,9 @@ _COMPACT = _list_of(pa.int8())
 
 _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "answers_per_second": (_FLOAT, "answers of the arm alone, on the tasks of its first chunk"),
-    "arm": (_TEXT, "own, other, default, none, or the name of a rival"),
+    "arm": (_TEXT, "own, other, default, none, or the name of a method"),
     "choices": (_list_of(_TEXT), "closed answers, in the order of the prompt; null for free text"),
-    "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best rival in that metric"),
+    "compared_with": (_TEXT, "arm that `difference` is to: own, or for own the best baseline in that metric"),
     "config": (_TEXT, "JSON: the settings of the run"),
     "counts": (_list_of(_INT), "items behind each of `vectors`"),
     "detail": (_TEXT, "what was found there, never the value itself"),

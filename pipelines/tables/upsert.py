@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
 from pipelines.tables.schema import KEYS, MADE, file_schema
-from pipelines.tables.views import quoted
+from pipelines.tables.views import open_database, quoted
 from pipelines.tables.warehouse import Staged, Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
@@ -63,8 +63,7 @@ class Upserted:
 
 def scratch(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that sorts and joins what does not fit into memory in a folder."""
-    db = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "duckdb")})
-    return db.execute("set TimeZone = 'UTC'").execute("set preserve_insertion_order = false")
+    return open_database(folder / "duckdb", MEMORY_LIMIT).execute("set preserve_insertion_order = false")
 
 
 def upsert(
@@ -281,18 +280,19 @@ def _without(file: Path, places: NDArray[Any]) -> Iterator[pa.RecordBatch]:
 
 def _sorted_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> Iterator[pa.RecordBatch]:
     """The changed rows in the order of users: dealt into parts that fit into memory, then part by part."""
-    dealt = db.sql(f"""
-        select
-            place,
-            old_file is not null as is_edit,
-            (sum(size) over (order by owner, place rows unbounded preceding) // {PART_BYTES})::integer as part
-        from replaced
-        where fate = 'changed'""").to_arrow_table()
-    if not dealt.num_rows:
-        return
-    row_count, places = pq.read_metadata(staged).num_rows, dealt["place"].to_numpy()
+    row_count = pq.read_metadata(staged).num_rows
     parts, edits = np.full(row_count, -1, np.int32), np.zeros(row_count, bool)
-    parts[places], edits[places] = dealt["part"].to_numpy(), dealt["is_edit"].to_numpy(zero_copy_only=False)
+    begun = 0
+    # sums over a window are held in memory, an order is not
+    rows = db.sql("""
+        select place, size, old_file is not null as is_edit
+        from replaced
+        where fate = 'changed'
+        order by owner, place""")
+    for batch in rows.to_arrow_reader(ROW_GROUP_ROWS):
+        places, sizes = batch["place"].to_numpy(), batch["size"].to_numpy().cumsum() + begun
+        parts[places], edits[places] = sizes // PART_BYTES, batch["is_edit"].to_numpy(zero_copy_only=False)
+        begun = sizes[-1]
     files = _deal(parts, edits, file_schema(name), staged)
     for part in sorted(files):
         with pa.memory_map(str(files[part])) as source, pa.ipc.open_stream(source) as rows:

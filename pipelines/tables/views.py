@@ -27,6 +27,10 @@ ALSO: Final = {"settled_histories": "histories", "reusable_vectors": "history_ve
 """Views of some files of a table beside the others, which `encode` asks for."""
 
 
+MEMORY_LIMIT: Final = "1GB"
+"""Of a DuckDB."""
+
+
 def quoted(path: Path) -> str:
     """A path that DuckDB reads literally: its file lists are glob patterns."""
     return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in str(path))
@@ -73,11 +77,23 @@ def table_rows(
     return named_rows(db, warehouse, name, files)
 
 
+def open_database(spill: Path | str, memory_limit: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB in memory that reads in UTC and says nothing meanwhile.
+
+    Args:
+        spill: a folder for sorts and joins that do not fit, which DuckDB makes and removes.
+        memory_limit: beyond it they go there.
+    """
+    settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
+    db = duckdb.connect(config=settings | {"memory_limit": memory_limit})
+    return db.execute("set TimeZone = 'UTC'").execute("set enable_progress_bar = false")
+
+
 @contextlib.contextmanager
 def connect(
     warehouse: Warehouse,
     versions: Mapping[str, int] | None = None,
-    memory_limit: str = "1GB",
+    memory_limit: str = MEMORY_LIMIT,
     files: Mapping[str, Sequence[DataFile]] | None = None,
 ) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a view of every table.
@@ -96,15 +112,9 @@ def connect(
     if files is None:
         pinned = warehouse.versions() if versions is None else versions
         files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
-    with tempfile.TemporaryDirectory(prefix="pplug-") as spill:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": memory_limit,
-            "temp_directory": spill,
-            "autoinstall_known_extensions": False,
-        }
-        with duckdb.connect(":memory:", config=settings) as db:
-            make_views(db, warehouse, files, has_personas=has_personas)
-            yield db
+    with tempfile.TemporaryDirectory(prefix="pplug-") as spill, open_database(spill, memory_limit) as db:
+        make_views(db, warehouse, files, has_personas=has_personas)
+        yield db
 
 
 def make_views(
@@ -119,7 +129,6 @@ def make_views(
     Raises:
         PplugError: if a file is not there.
     """
-    db.execute("set TimeZone = 'UTC'")
     with lost_files():
         for view, there in files.items():
             name = ALSO.get(view, view)

@@ -21,8 +21,8 @@ from decoding.engines import requests_of
 from decoding.loads import LOADS, job_of
 from generate_job import requests_of_night
 
+from embedder.devices import Dtype
 from embedder.models import model_folder
-from embedder.precision import Dtype
 from llm_jobs import FrozenLLM
 from llm_jobs.prompts import Answer, Placement, Request
 from pipelines.answers.models import GenerateConfig, load_models

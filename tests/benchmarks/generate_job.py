@@ -30,8 +30,8 @@ import torch
 from encode_job import NIGHT, Cost, cost_of, few_words, pplug
 from encoder import made_up_texts
 
+from embedder.devices import Dtype
 from embedder.models import model_folder
-from embedder.precision import Dtype
 from llm_jobs.answers import personal_requests
 from llm_jobs.kinds import load_kinds
 from llm_jobs.prompts import Answer, Placement, Request

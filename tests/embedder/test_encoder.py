@@ -36,11 +36,12 @@ from transformers import (
 
 from embedder import TextEncoder
 from embedder import encoder as encoder_module
-from embedder.encoder import has_bfloat16, token_batches
+from embedder.devices import has_bfloat16
+from embedder.encoder import token_batches
 from embedder.errors import PplugError, UsageError
 from embedder.linear import PackedProjection, Projection, projection_class
 from embedder.models import model_folder
-from embedder.packed_bert import PackedBert, attend
+from embedder.packed_bert import PackedBert, attend, attend_at_once
 from embedder.text_settings import TextSettings
 
 Array = NDArray[np.float32]
@@ -209,8 +210,10 @@ def test_float32_is_what_a_processor_without_bfloat16_gets(monkeypatch: pytest.M
 
 
 def test_another_dtype_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="float16"):
-        TextEncoder.from_pretrained("minilm", dtype="float16")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="float16 is for GPUs"):
+        TextEncoder.from_pretrained("minilm", dtype="float16")
+    with pytest.raises(UsageError, match="dtype must be one of"):
+        TextEncoder.from_pretrained("minilm", dtype="int9")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -236,9 +239,10 @@ def test_attention_keeps_to_softmax_when_scores_leave_the_range_of_powers(
     q, k, v = heads.double().permute(2, 1, 0, 3)
     wanted = ((q @ k.mT * np.log(2)).softmax(-1) @ v).transpose(0, 1)
     for count in (length, 1):  # all tokens, or only the first
-        out = torch.empty(count, 6, 8)
-        attend(heads, out)
-        torch.testing.assert_close(out.double(), wanted[:count], atol=2e-4, rtol=1e-3)
+        for way in (attend, attend_at_once):
+            out = torch.empty(count, 2, 3, 8)
+            way(heads.unflatten(1, (2, 3)), out)
+            torch.testing.assert_close(out.flatten(1, 2).double(), wanted[:count], atol=2e-4, rtol=1e-3)
 
 
 def test_hard_texts_give_unit_vectors(encoders: dict[str, TextEncoder], minilm: TextEncoder) -> None:

@@ -22,7 +22,8 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 Job = Callable[[Path], None]
 

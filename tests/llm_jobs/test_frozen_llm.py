@@ -25,9 +25,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from embedder.devices import has_bfloat16
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import weights_sha256
-from embedder.precision import has_bfloat16
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.causal import CausalLM
 from llm_jobs.engine.check import causal_engine

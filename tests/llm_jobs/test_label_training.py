@@ -234,9 +234,9 @@ def test_of_ratings_the_median_is_answered(llm: FrozenLLM) -> None:
     plug = new_plug(llm, labels).eval()
     with torch.no_grad():
         plug.head.text_bias[:] = torch.tensor([0.4, 0.3, 0.31]).log()
-        plug.head.linear.weight.zero_()
-        plug.head.linear.weight[0, 0] = 1  # the text's log-probability alone
-        plug.head.net[-1].weight.zero_()
+        plug.head.scorers.straight.weight.zero_()
+        plug.head.scorers.straight.weight[:, 0] = 1  # the text's log-probability alone
+        plug.head.scorers.out.zero_()
     nobody = PersonalTask("how many stars?", unit(np.ones(WIDTH)), History.empty(WIDTH), labels, 4)
     found = answer_tasks(llm, plug, [nobody, replace(nobody, is_scale=True)])
     assert [one.text for one in found if isinstance(one, Answer)] == ["1", "2"]

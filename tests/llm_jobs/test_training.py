@@ -1,8 +1,9 @@
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from embedder.plug_config import PlugConfig
 from llm_jobs import FrozenLLM
 from llm_jobs.prompts import Placement
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, split_users
+from llm_jobs.training.data import Example, TrainConfig, batches, drop_history, plug_inputs, split_users
 from llm_jobs.training.descent import learning_rate_share
 from llm_jobs.training.fit import prepare, seeded_plug, train_plug
 from llm_jobs.training.prefix_cache import Progress
@@ -228,6 +229,29 @@ def test_losses_are_those_of_one_example_at_a_time_in_the_order_of_the_batch(
     run = TrainingRun(new_plug(llm).eval(), llm, CONFIG, prepared, quiet)
     alone = torch.cat([run.losses([item], None) for item in prepared])
     torch.testing.assert_close(run.losses(prepared, None), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_memory_is_halved_and_gives_the_same_gradient(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = FrozenLLM.from_pretrained(str(llama))
+    prepared = prepare(examples(7), llm, Placement.AFTER)
+    run = TrainingRun(new_plug(llm).eval(), llm, CONFIG, prepared, quiet)
+    weights, plain = list(run.plug.parameters()), llm.answer_log_probs
+    whole = torch.cat(
+        [plain([one.parts], run.plug(*plug_inputs([one], CONFIG, None))[0], [one.answer]) for one in prepared]
+    )
+    wanted = torch.autograd.grad(-whole.mean(), weights)
+
+    def small(parts: Sequence[Any], *rest: Any) -> torch.Tensor:
+        if len(parts) > 2:
+            raise torch.OutOfMemoryError
+        return plain(parts, *rest)
+
+    monkeypatch.setattr(llm, "answer_log_probs", small)
+    losses = run.losses(prepared, None)
+    torch.testing.assert_close(losses, -whole)
+    torch.testing.assert_close(torch.autograd.grad(losses.mean(), weights), wanted, rtol=1e-3, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ class LettersJob:
     reads: tuple[str, ...] = ("histories",)
     writes: tuple[str, ...] = ("tasks",)
     shard_rows: int = 4
+    takes_parts: bool = False
     force: bool = False
 
     waits_for: ClassVar[list[threading.Event]] = []

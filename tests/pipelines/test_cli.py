@@ -181,7 +181,7 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     assert "Night of 2026-11-01" in tiny_settings.with_name("report.html").read_text(encoding="utf8")
     assert rows["sql"] == [{"kind": "note", "item_count": len(ITEMS)}]
     assert {"train", "encode", "generate", "evaluate"} <= {row["job"] for row in rows["runs"]}
-    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--rivals", "none,bm25_4,label_mode"]
+    compare = ["evaluate", "--ds", ds, "--compare", "--plug", "plugs/news", "--methods", "none,bm25_4,label_mode"]
     compared = pplug(*compare, "--json")
     assert {row["arm"] for row in compared.rows} == {"own", "none", "bm25_4", "label_mode"}
     assert len(pplug(*compare, "--dry-run", "--json").rows) == 1
@@ -289,7 +289,8 @@ def test_a_settings_file_that_is_named_must_be_there(pplug: Pplug) -> None:
         ("encod", 2, "Did you mean 'encode'?"),
         ("encode", 2, "--ds"),
         ("encode --ds 2026-02-30", 2, "'2026-02-30' is no date like 2026-11-01"),
-        ("encode --ds 2026-11-01 --dtype int8", 2, "'int8' is not one of 'auto', 'float32', 'bfloat16'"),
+        ("encode --ds 2026-11-01 --dtype int8", 2, "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'"),
+        ("encode --ds 2026-11-01 --device tpu", 2, "'tpu' is not one of 'auto', 'cpu', 'cuda', 'mps'"),
         ("encode --ds 2026-11-01", 4, "pplug ingest histories"),
         ("train --plug p --epochs 0", 2, "--epochs"),
         ("generate --ds 2026-11-01", 2, "--plug"),

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_night import ITEMS, NIGHT, TASKS, item, task
+from small_night import ITEMS, NIGHT, TASKS
 
-from embedder.errors import InputMissing, PplugError, UsageError
+from embedder.errors import InputMissing, UsageError
 from embedder.histories import History
+from embedder.soft_prompt import SoftPromptHead
 from llm_jobs.answers import answer_tasks, personal_requests, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement
@@ -17,22 +18,22 @@ from llm_jobs.tasks import PersonalTask
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
 from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.baselines import cases
+from pipelines.baselines.answering import answer_arms
+from pipelines.baselines.cases import CaseReader, other_users
+from pipelines.baselines.lora import LoraConfig
+from pipelines.baselines.plugs import compared_plugs
+from pipelines.baselines.registry import METHODS, Bench
+from pipelines.baselines.table import COSTS, printed_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.generate import generate_night
 from pipelines.personas.nights import newest_nights, nights_of
-from pipelines.rivals import cases
-from pipelines.rivals.answering import answer_arms
-from pipelines.rivals.cases import CaseReader, other_users
-from pipelines.rivals.lora import LoraConfig
-from pipelines.rivals.plugs import compared_plugs
-from pipelines.rivals.registry import RIVALS, Bench
-from pipelines.rivals.table import COSTS, printed_tables
-from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 AGGREGATIONS = ("attention", "mean", "task", "none")
 TRAIN = TrainConfig(epochs=1, batch_size=4, held_out=0.0)
@@ -48,9 +49,9 @@ class Night:
     kinds: dict[str, Kind]
     config: GenerateConfig
 
-    def compare(self, *rivals: str, **settings: Any) -> list[dict[str, Any]]:
+    def compare(self, *methods: str, **settings: Any) -> list[dict[str, Any]]:
         what = self.warehouse, NIGHT, self.kinds, self.plugs, self.config
-        return compare_night(*what, CompareConfig(rivals=rivals, **settings)).to_pylist()
+        return compare_night(*what, CompareConfig(methods=methods, **settings)).to_pylist()
 
 
 @pytest.fixture
@@ -81,8 +82,8 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
         reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
         plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
         bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
-        rivals = {name: RIVALS[name].build(bench) for name in names}
-        arms = answer_arms(reader.chunks(), rivals, models.llm, reader.task_count, lambda *_: None)
+        methods = {name: METHODS[name].build(bench) for name in names}
+        arms = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, lambda *_: None)
     return {
         name: {task: [one.prediction for one in found] for task, found in arm.scored.items()}
         for name, arm in arms.items()
@@ -158,8 +159,8 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "plug_task": night.plugs[2],
         "instruction": night.plugs[3],
     }.items():
-        (rival,) = load_plugs([folder], models).values()
-        wanted[arm] = asked(models, personal_requests(rival.plug, personal)[0], placement)
+        (method,) = load_plugs([folder], models).values()
+        wanted[arm] = asked(models, personal_requests(method.plug, personal)[0], placement)
     found = answers_of(night, list(wanted), chunk)
     for name, texts in wanted.items():
         assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name
@@ -173,6 +174,10 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         assert [lent[one.task_id][draw] for one in tasks] == pointed(swapped)
 
 
+NOT_HERE = {"plug_nearest", "style_vector", "pplug_published", "difference", "shuffled", "met"}
+"""Of free answers only, not given, or trained for folds."""
+
+
 def request_with(request: Any, prompt: str) -> Any:
     return replace(request, prompt=prompt)
 
@@ -182,8 +187,7 @@ def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(n
     rows = night.compare()
     changed = night.warehouse.versions()
     assert {name for name in changed if changed[name] != versions.get(name)} == {"evaluations", "runs"}
-    # A plug that points has no prompt to put the nearest item in; the others were not given, or are trained for folds.
-    assert set(by_arm(rows)) == set(RIVALS) - {"plug_nearest", "pplug_published", "shuffled", "met"}
+    assert set(by_arm(rows)) == set(METHODS) - NOT_HERE
     sizes = {row["slice"]: row["task_count"] for row in rows}
     assert sizes == {"all": 5, "history 0": 1, "history 1-3": 1, "history 4-15": 3}
     for row in rows:
@@ -205,7 +209,9 @@ def test_what_an_arm_costs(night: Night) -> None:
     width = load_models(night.config).encoder.width
     (loaded,) = load_plugs(night.plugs[:1], load_models(night.config)).values()
     (instruction,) = load_plugs(night.plugs[3:], load_models(night.config)).values()
-    assert arms["instruction"]["parameters"] == instruction.plug.head.instruction.numel()
+    head = instruction.plug.head
+    assert isinstance(head, SoftPromptHead)
+    assert arms["instruction"]["parameters"] == head.instruction.numel()
     assert arms["own"]["parameters"] == sum(weight.numel() for weight in loaded.plug.parameters())
     assert arms["own"]["train_seconds"] == pytest.approx(
         json.loads((night.plugs[0] / "training.json").read_text(encoding="utf8"))["seconds"]
@@ -250,46 +256,13 @@ def test_controls_of_evaluate_are_the_same_arms(night: Night) -> None:
     assert {arm: row["value"] for arm, row in controls.items()} == {arm: row["value"] for arm, row in compared.items()}
 
 
-def test_users_kept_out_of_training_are_a_slice(
-    fill: Callable[..., Warehouse],
-    kinds: dict[str, Kind],
-    encode_config: EncodeConfig,
-    generate_config: GenerateConfig,
-    tmp_path: Path,
-) -> None:
-    users = [f"u{at}" for at in range(12)]
-    items = [
-        item(user, at, f"{user} text {at}", ["red", "blue"][at % 2], day=9 - at) for user in users for at in range(4)
-    ]
-    warehouse = fill(items, [task(f"t-{user}", user, f"{user} asks") for user in users])
-    encode_night(warehouse, NIGHT, encode_config, kinds)
-    models = (generate_config, TRAIN, kinds)
-    trained = train_job(warehouse, tmp_path / "plug", PlugChoice("note", NIGHT, unseen_users=True), *models)
-    unseen = [user for user in users if is_unseen(user)]
-    assert 0 < len(unseen) < len(users)
-    assert trained.example_count == 4 * (len(users) - len(unseen))
-    night = Night(warehouse, [tmp_path / "plug"], kinds, generate_config)
-    rows = night.compare("none", "label_regression")
-    assert by_arm(rows, part="unseen")["own"]["task_count"] == len(unseen)
-    assert by_arm(rows, part="seen")["own"]["task_count"] == len(users) - len(unseen)
-    report = tmp_path / "plug/training.json"
-    told = json.loads(report.read_text(encoding="utf8"))
-    everybody = train_job(warehouse, tmp_path / "all", PlugChoice("note", NIGHT), *models)
-    assert everybody.example_count == len(items)
-    users = json.loads((tmp_path / "all/training.json").read_text("utf8"))["user_hmac_sha256"]
-    lying = told | {"user_hmac_sha256": users}
-    report.write_text(json.dumps(lying), encoding="utf8")
-    with pytest.raises(PplugError, match="users that --unseen-users keeps out"):
-        night.compare("none")
-
-
 def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--rivals 'bm26'"):
-        CompareConfig(rivals=("bm26",))
-    with pytest.raises(UsageError, match=r"--rivals shuffled .* --folds 5"):
+    with pytest.raises(UsageError, match="--methods 'bm26'"):
+        CompareConfig(methods=("bm26",))
+    with pytest.raises(UsageError, match=r"--methods shuffled .* --folds 5"):
         night.compare("shuffled")
     with pytest.raises(UsageError, match="--lora-users"):
-        CompareConfig(rivals=("lora",))
+        CompareConfig(methods=("lora",))
     with pytest.raises(UsageError, match="--kind"):
         night.compare(kind="LaMP_4")
     with pytest.raises(UsageError, match="--engine"):
@@ -306,7 +279,7 @@ def test_what_does_not_fit_is_one_line_with_the_next_command(night: Night, tmp_p
 
 def test_the_plan_counts_the_answers_and_writes_nothing(night: Night) -> None:
     before = night.warehouse.versions()
-    compare = CompareConfig(rivals=("other", "none", "label_mode"))
+    compare = CompareConfig(methods=("other", "none", "label_mode"))
     plan = plan_compare(night.warehouse, NIGHT, night.kinds, night.plugs, night.config, compare)
     assert plan.row_count == (1 + 5 + 1) * len(TASKS)
     assert night.warehouse.versions() == before

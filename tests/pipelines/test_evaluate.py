@@ -14,10 +14,10 @@ from pipelines.compare import CompareConfig, compare_night
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, plan_evaluate
 from pipelines.generate import generate_night
-from pipelines.slices import is_unseen
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, plan_train, tell_of_labels, train_job, training_data
+from pipelines.train import plan_train, train_job
+from pipelines.training_data import PlugChoice, tell_of_labels, training_data
 
 Fill = Callable[..., Warehouse]
 
@@ -114,8 +114,8 @@ def test_tasks_with_choices_of_their_own_are_scored_by_their_own(
         ("own", "accuracy"): 1.0,
         ("own", "f1-occurring"): 1.0,
     }
-    rivals = CompareConfig(rivals=("none", "label_mode"))
-    compared = compare_night(warehouse, NIGHT, kinds, [plug], generate_config, rivals).to_pylist()
+    methods = CompareConfig(methods=("none", "label_mode"))
+    compared = compare_night(warehouse, NIGHT, kinds, [plug], generate_config, methods).to_pylist()
     assert {row["arm"] for row in compared} == {"own", "none", "label_mode"}
     assert {row["metric"]: row["value"] for row in compared} == {"accuracy": 1.0, "f1-occurring": 1.0}
 
@@ -230,17 +230,10 @@ def test_prompts_that_lost_their_middle_are_counted_and_told(
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=generate_config)
-    compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(rivals=("none",)))
+    compare_night(warehouse, NIGHT, kinds, [plug], generate_config, CompareConfig(methods=("none",)))
     told = "1 of 6 answers are to prompts that lost their middle to fit the LLM's context"  # only of the arm `none`
     assert [line for line in caplog.messages if "answers are to prompts" in line] == [told, told]
     with connect(warehouse) as db:
         configs = db.sql("select config from runs where job = 'evaluate' order by started_at").fetchall()
     assert [json.loads(config)["shortened_count"] for (config,) in configs] == [1, 1]
     assert "endless" not in caplog.text
-
-
-def test_unseen_users_that_are_all_there_are_is_told(fill: Fill, kinds: dict[str, Kind]) -> None:
-    user = next(f"u{at}" for at in range(100) if is_unseen(f"u{at}"))
-    warehouse = fill([{**one, "user_id": user} for one in ITEMS[:3]])
-    with pytest.raises(UsageError, match="--unseen-users keeps all 1 users out of the training: leave it out"):
-        training_data(warehouse, PlugChoice("note", NIGHT, unseen_users=True), kinds)

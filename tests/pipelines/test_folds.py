@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 from small_night import NIGHT, item, task
 
 from embedder.errors import InputMissing, UsageError
+from embedder.histories import History
 from llm_jobs.kinds import Kind
+from llm_jobs.prompts import PromptParts
+from llm_jobs.tasks import PersonalTask
 from llm_jobs.training import labels as stages
-from llm_jobs.training.data import Example, TrainConfig
+from llm_jobs.training.data import Example, Prepared, TrainConfig
 from pipelines.answers.models import GenerateConfig
+from pipelines.baselines.difference import PEERS, Peers
+from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
-from pipelines.rivals.training import shuffled
 from pipelines.tables.warehouse import Warehouse
 
 USERS = [f"u{at}" for at in range(10)]
@@ -39,8 +43,8 @@ def folds_of(
     warehouse = fill(ITEMS, TASKS)
     encode_night(warehouse, NIGHT, encode_config, kinds)
 
-    def compared(*rivals: str) -> list[dict[str, Any]]:
-        found = compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig(rivals=rivals), FOLDS)
+    def compared(*methods: str) -> list[dict[str, Any]]:
+        found = compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig(methods=methods), FOLDS)
         return found.to_pylist()
 
     return compared
@@ -62,7 +66,21 @@ def test_every_task_is_answered_once_for_each_seed_by_what_never_met_its_user(
 
 
 def test_a_soft_prompt_can_be_compared_on_folds_as_well(folds_of: Callable[..., list[dict[str, Any]]]) -> None:
-    assert {row["arm"] for row in folds_of("pplug_published", "none")} == {"own", "pplug_published", "none"}
+    assert {row["arm"] for row in folds_of("pplug_published", "difference")} == {"own", "pplug_published", "difference"}
+
+
+def test_a_difference_is_to_the_nearest_items_of_others_and_none_without_others() -> None:
+    def user(name: str, *vectors: Sequence[float]) -> Prepared:
+        history = np.array(vectors, np.float32)
+        return Prepared(Example(name, "?", "red", history[0], history), PromptParts((1,), ()), (1,))
+
+    made = [user("a", (1, 0), (0, 1)), user("b", *[(1, 0.5)] * PEERS, *[(-1, 0)] * PEERS), user("b", (1, 0.5))]
+    wide = Peers(made).examples(made)
+    asked = PersonalTask("?", made[0].example.task, History.of_items(made[0].example.history), None, 4)
+    assert wide[0].example.history.tolist() == [[1, 0, 0, -0.5], [0, 1, -1, 0.5]]
+    assert np.shares_memory(wide[1].example.history, wide[2].example.history)
+    assert Peers(made[1:]).examples(made[1:])[1].example.history.tolist() == [[1, 0.5, 0, 0]]
+    assert Peers(made[1:]).task(asked, "c").history.vectors.tolist() == wide[0].example.history.tolist()
 
 
 def test_the_fold_of_a_user_depends_on_the_id_alone() -> None:
@@ -93,5 +111,5 @@ def test_what_cannot_be_compared_is_one_line(
         compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig("LaMP_4"), FOLDS)
     with pytest.raises(UsageError, match="at least 2 folds and 1 seed"):
         FoldConfig(1)
-    plan = plan_folds(warehouse, NIGHT, kinds, CompareConfig(rivals=("own", "other", "label_vote")), FOLDS)
+    plan = plan_folds(warehouse, NIGHT, kinds, CompareConfig(methods=("own", "other", "label_vote")), FOLDS)
     assert plan.row_count == (2 * (1 + 5) + 1) * len(TASKS)

@@ -35,7 +35,8 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse, write_shard
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 Fill = Callable[..., Warehouse]
 

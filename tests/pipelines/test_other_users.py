@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.rivals.cases import other_users
+from pipelines.baselines.cases import other_users
 
 users = st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=30)
 

@@ -24,7 +24,8 @@ from pipelines.report.page import library, number, render, tiles_of, trend, writ
 from pipelines.report.personas import persona_map
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import PlugChoice, train_job
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
 
 NEXT = NIGHT + timedelta(days=1)
 SCRIPT = "<script>document.title = 'taken over'</script>"

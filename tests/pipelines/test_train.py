@@ -9,7 +9,8 @@ from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.fit import guessing_loss
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.examples import Target, Targets
-from pipelines.train import TrainingData, plug_config, warn_of_failure
+from pipelines.train import plug_config, warn_of_failure
+from pipelines.training_data import TrainingData
 
 KINDS = load_kinds()
 

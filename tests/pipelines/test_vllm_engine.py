@@ -94,6 +94,19 @@ def test_closed_answers_are_those_of_the_default_engine(
 
 
 @needs_vllm
+def test_users_with_the_same_text_get_answers_of_their_own_from_the_prefix_cache(
+    pair: list[AnsweringLLM], articles: list[tuple[str, str, str]]
+) -> None:
+    text = requests_of(articles[:1], None)[0]
+    requests = [replace(text, persona=other.persona) for other in requests_of(articles[:6], None)]
+    for placement in Placement:  # the second time the whole prompt is in the cache
+        together, again, ours = (llm.answer(requests, placement) for llm in (pair[1], pair[1], pair[0]))
+        assert_same(ours, together)
+        assert_same(again, together)
+        assert len({answer.text for answer in together if isinstance(answer, Answer)}) > 1
+
+
+@needs_vllm
 def test_a_broken_request_is_refused_and_spoils_no_other(pair: list[AnsweringLLM]) -> None:
     good = Request("Write a headline: it rained.", torch.full((2, 576), 0.1), None, 6)
     bad = [
@@ -183,3 +196,9 @@ def test_forks_ask_for_every_token_of_every_choice_once() -> None:
     scores = choice_scores(choices, {edge: -float(sum(edge)) for edge in asked})
     assert isinstance(scores, torch.Tensor)
     assert scores[:3].tolist() == pytest.approx([-(1 + 3 + 3) / 3, -(1 + 4 + 4) / 3, -(4 + 4) / 2])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_quantised_weights_are_for_the_default_engine(dtype: Any) -> None:
+    with pytest.raises(UsageError, match=f"--engine vllm has no --llm-dtype {dtype}"):
+        GenerateConfig(engine="vllm", llm_dtype=dtype)

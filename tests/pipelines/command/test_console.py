@@ -67,3 +67,16 @@ def test_json_logs_are_one_object_a_line_with_the_run_they_belong_to(
     assert lines[-1].pop("traceback").endswith("ValueError: odd")
     assert all(datetime.fromisoformat(line.pop("time")).tzinfo for line in lines)
     assert lines == wanted
+
+
+@pytest.mark.usefixtures("loggers")
+def test_lines_after_runs_that_overlapped_name_none_of_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    console.quiet_libraries()
+    console.format_logs(as_json=True)
+    first, second = (recorded_run(Warehouse(tmp_path), job, date(2026, 11, 1), {}) for job in ("encode", "generate"))
+    for run in (first, second):
+        run.__enter__()
+    for run in (first, second):
+        run.__exit__(None, None, None)
+    logging.getLogger("pipelines.x").info("later")
+    assert "run_id" not in json.loads(capsys.readouterr().err.splitlines()[-1])

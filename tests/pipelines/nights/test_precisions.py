@@ -12,7 +12,8 @@ from small_night import NIGHT
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig, EncodeJob, encode_night
+from pipelines.generate import GenerateJob
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import recorded_run
 from pipelines.tables.warehouse import Warehouse
@@ -40,7 +41,7 @@ def test_a_new_model_is_measured_and_what_is_asked_for_stays(auto: Auto, tmp_pat
     assert with_precisions(warehouse, encode).dtype == "float32"
     found = with_precisions(warehouse, generate)
     assert (found.dtype, found.llm_dtype) == ("float32", "float32")
-    asked = replace(generate, dtype="bfloat16", llm_dtype="float32")
+    asked = replace(generate, dtype="bfloat16", llm_dtype="float32", device="cpu")
     assert with_precisions(warehouse, asked) is asked
 
 
@@ -89,3 +90,28 @@ def test_a_run_records_what_was_decided_and_the_night_stays_done(
     assert again.config["published_by"] == first.run_id
     named = encode_night(warehouse, NIGHT, replace(auto[0], dtype="float32"), kinds)
     assert named.config["published_by"] == first.run_id
+
+
+def test_the_run_record_names_the_device_and_the_card(
+    auto: Auto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = Warehouse(tmp_path / "w")
+    jobs = EncodeJob(auto[0], {}), GenerateJob(auto[1], (), {})
+    for job in jobs:
+        assert job.decided(warehouse).settings["device"] == "cpu"
+        assert "card" not in job.settings
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A card")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    for job in jobs:
+        settings = job.decided(warehouse).settings
+        assert (settings["device"], settings["card"], settings["dtype"]) == ("cuda", "A card", "bfloat16")
+    with recorded_run(warehouse, "train", NIGHT, {}) as record:
+        with_precisions(warehouse, auto[1], record)
+    assert record.config == {
+        "device": "cuda",
+        "card": "A card",
+        "dtype": "bfloat16",
+        "llm_dtype": "bfloat16",
+    }

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.rivals.registry import LORA, RIVALS
+from pipelines.baselines.registry import LORA, METHODS
 from pipelines.verdicts.evaluated import Finding, drawn, reach, verdict
 from pipelines.verdicts.words import ARMS, METRICS, metric_words, points
 
@@ -48,7 +48,7 @@ def test_an_interval_is_drawn_on_an_axis_that_shows_the_difference() -> None:
 
 
 def test_every_compared_method_and_metric_has_words() -> None:
-    assert {*RIVALS, LORA} == set(ARMS)
+    assert {*METHODS, LORA} == set(ARMS)
     assert metric_words("bleu").name == "bleu"
     assert points(0.005, "accuracy") == "0.5 points"
     assert all(words.meaning for words in METRICS.values())

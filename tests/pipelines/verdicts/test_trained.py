@@ -4,7 +4,7 @@ import pytest
 
 from llm_jobs.training.checkpoint import EpochLoss
 from pipelines.examples import Target
-from pipelines.train import limited
+from pipelines.training_data import limited
 from pipelines.verdicts.trained import training_verdict, what_data_allow
 
 LOSSES = [EpochLoss(0, 2.0, 1.5), EpochLoss(1, 1.0, 1.2)]

@@ -18,8 +18,9 @@ from llm_jobs.training.data import Example, Prepared, TrainConfig
 from llm_jobs.training.fit import prepare, seeded_plug, train_plug
 from llm_jobs.training.training import with_values
 from pipelines.answers.models import Models, trainable
+from pipelines.baselines.difference import Peers
+from pipelines.baselines.registry import DIFFERENCE, OWN_PLUG, SHUFFLED, TrainedPlug
 from pipelines.nights.runs import Progress
-from pipelines.rivals.registry import OWN_PLUG, SHUFFLED, TrainedPlug
 from pipelines.train import plug_config
 
 
@@ -46,20 +47,26 @@ class FoldTrainer:
             is_known: tells of a user whether the plug learns of them.
         """
         llm = trainable(self.models.llm)
-        config = plug_config(self.kind, self.models, OWN_PLUG if need == SHUFFLED else need, self.labels)
+        aggregation = OWN_PLUG if need in (SHUFFLED, DIFFERENCE) else need
+        config = plug_config(self.kind, self.models, aggregation, () if need == DIFFERENCE else self.labels)
         known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
         if not config.values_width:
             known = [replace(one, values=None) for one in known]
         if need == SHUFFLED:
             wrong = shuffled([one.example for one in known], seed)
             known = [replace(one, example=example) for one, example in zip(known, wrong, strict=True)]
-        start, plug = time.perf_counter(), seeded_plug(config, seed)
+        start, peers = time.perf_counter(), None
+        if need == DIFFERENCE:
+            peers = Peers(known)
+            known, config = peers.examples(known), replace(config, encoder_width=2 * config.encoder_width)
+        plug = seeded_plug(config, seed)
         names = self.models.encoder.encode(config.labels) if config.labels else None
         held_out = self.config.held_out if plug.head.STOPS_EARLY else 0.0  # else it only tells a loss
         settings = replace(self.config, seed=seed, held_out=held_out)
         with tempfile.TemporaryDirectory() as folder:
             train_plug(plug, llm, known, settings, Path(folder), self.progress, names)
-        return TrainedPlug(plug, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return TrainedPlug(plug, seconds, peers.task) if peers else TrainedPlug(plug, seconds)
 
     def prepared(self, placement: Placement) -> list[Prepared]:
         """The examples of all users, with the LLM's values of their prompts where plugs of the kind see these."""

@@ -15,8 +15,8 @@ import numpy as np
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused
-from pipelines.rivals.cases import Case, Item
-from pipelines.rivals.extra import required
+from pipelines.baselines.cases import Case, Item
+from pipelines.baselines.extra import required
 
 ITEM_TOKENS = 256
 """Tokens that the text of an item may take; what one leaves unused goes to the next. LaMP's whole prompt has 256."""
@@ -43,7 +43,7 @@ def by_bm25(kind: Kind) -> Ranking:
     """The best match first, of text with task; of equal ones the newest.
 
     Lucene's BM25 (idf never negative, k1 = 1.5, b = .75) over the user's own items. LaMP splits at blanks and keeps
-    case; words in lower case match better, and the rival shall be strong.
+    case; words in lower case match better, and the baseline shall be strong.
     """
 
     def rank(case: Case) -> list[Item]:

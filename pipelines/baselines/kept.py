@@ -1,9 +1,9 @@
-"""What each rival has to keep of a user, in bytes: vectors in 8 bits, texts as UTF-8, ids and times left out."""
+"""What each method has to keep of a user, in bytes: vectors in 8 bits, texts as UTF-8, ids and times left out."""
 
 from collections.abc import Callable
 from typing import Final
 
-from pipelines.rivals.cases import Case
+from pipelines.baselines.cases import Case
 
 NUMBER_BYTES: Final = 4
 """Of a scale, of a count and of the number that stands for a label."""

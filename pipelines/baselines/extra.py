@@ -1,4 +1,4 @@
-"""Libraries that only the rivals need: the extra `compare`."""
+"""Libraries that only the methods need: the extra `compare`."""
 
 from importlib import import_module
 from typing import Any
@@ -18,5 +18,5 @@ def required(module: str) -> Any:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
         raise InputMissing(
-            f"this rival needs {module.partition('.')[0]}, which is not installed: run `pip install 'pplug[compare]'`"
+            f"this method needs {module.partition('.')[0]}, which is not installed: run `pip install 'pplug[compare]'`"
         ) from error

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rival_cases import case, item
+from method_cases import case, item
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
-from pipelines.rivals.extra import required
-from pipelines.rivals.retrieval import (
+from pipelines.baselines.extra import required
+from pipelines.baselines.retrieval import (
     ITEM_TOKENS,
     bm25_scores,
     by_bm25,

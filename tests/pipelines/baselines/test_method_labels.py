@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rival_cases import CHOICES, case, item
+from method_cases import CHOICES, case, item
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind, load_kinds
+from pipelines.baselines.cases import Case
+from pipelines.baselines.labels import LabelRegression, best_allowed, mode_answers, most_frequent, vote_answers
 from pipelines.examples import ChoiceLists, history_targets
-from pipelines.rivals.cases import Case
-from pipelines.rivals.labels import LabelRegression, best_allowed, mode_answers, most_frequent, vote_answers
 
 labels = st.lists(st.sampled_from([*CHOICES, "elsewhere", None]), max_size=12)
 START = datetime(2026, 1, 1, tzinfo=UTC)

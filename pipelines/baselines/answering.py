@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from llm_jobs.metrics import Scored
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM
+from pipelines.baselines.cases import Case
+from pipelines.baselines.registry import Method
 from pipelines.nights.runs import Progress
-from pipelines.rivals.cases import Case
-from pipelines.rivals.registry import Rival
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Arm:
-    """What a rival answered, and what it cost."""
+    """What a method answered, and what it cost."""
 
     parameters: int = 0
     """Trained numbers behind one answer."""
@@ -81,26 +81,26 @@ class Arm:
 
 
 def answer_arms(
-    chunks: Iterable[Sequence[Case]], rivals: Mapping[str, Rival], llm: AnsweringLLM, total: int, progress: Progress
+    chunks: Iterable[Sequence[Case]], methods: Mapping[str, Method], llm: AnsweringLLM, total: int, progress: Progress
 ) -> dict[str, Arm]:
-    """The answers of every rival to every case.
+    """The answers of every method to every case.
 
     Args:
         chunks: the cases, a few at a time.
-        rivals: by the name of their arm.
+        methods: by the name of their arm.
         llm: the frozen LLM.
         total: how many cases there are.
         progress: told of the cases done.
     """
-    arms = {name: Arm(rival.parameters, rival.seconds) for name, rival in rivals.items()}
+    arms = {name: Arm(method.parameters, method.seconds) for name, method in methods.items()}
     done = 0
     for cases in chunks:
         if not cases:
             continue
         if done:
-            answer_chunk(cases, rivals, arms, llm)
+            answer_chunk(cases, methods, arms, llm)
         else:
-            answer_timed(cases, rivals, arms, llm)
+            answer_timed(cases, methods, arms, llm)
         done += len(cases)
         progress("compared tasks", done, total)
     return arms
@@ -117,34 +117,34 @@ def tell_of_shortened(arms: Iterable[Arm]) -> int:
 
 
 def answer_timed(
-    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+    cases: Sequence[Case], methods: Mapping[str, Method], arms: Mapping[str, Arm], llm: AnsweringLLM
 ) -> None:
     """Answer arm by arm. What the first arm would pay for all, memory that is touched first, is paid before."""
-    answer_chunk(cases[:1], rivals, {name: Arm() for name in rivals}, llm)
-    for name, rival in rivals.items():
+    answer_chunk(cases[:1], methods, {name: Arm() for name in methods}, llm)
+    for name, method in methods.items():
         start = time.perf_counter()
-        answer_chunk(cases, {name: rival}, arms, llm)
+        answer_chunk(cases, {name: method}, arms, llm)
         arms[name].seconds += time.perf_counter() - start
-        arms[name].timed_count += len(cases) * rival.draws
+        arms[name].timed_count += len(cases) * method.draws
 
 
 def answer_chunk(
-    cases: Sequence[Case], rivals: Mapping[str, Rival], arms: Mapping[str, Arm], llm: AnsweringLLM
+    cases: Sequence[Case], methods: Mapping[str, Method], arms: Mapping[str, Arm], llm: AnsweringLLM
 ) -> None:
     """Answer cases in all arms, those of one placement in one call."""
     asked = defaultdict[Placement, list[tuple[str, Case, Request]]](list)
-    for name, rival in rivals.items():
-        if rival.labels is not None:
-            for at, label in enumerate(rival.labels(cases)):
+    for name, method in methods.items():
+        if method.texts is not None:
+            for at, text in enumerate(method.texts(cases)):
                 case = cases[at % len(cases)]
-                arms[name].add(case, label, rival.user_bytes(case))
-        if rival.requests is not None:
-            requests = rival.requests(cases)
-            asked[rival.placement] += [(name, cases[at % len(cases)], request) for at, request in enumerate(requests)]
+                arms[name].add(case, text, method.user_bytes(case))
+        if method.requests is not None:
+            requests = method.requests(cases)
+            asked[method.placement] += [(name, cases[at % len(cases)], request) for at, request in enumerate(requests)]
     for placement, entries in asked.items():
         answers = llm.answer([request for _, _, request in entries], placement)
         for (name, case, _), answer in zip(entries, answers, strict=True):
-            keep_answer(arms[name], case, answer, rivals[name].user_bytes(case))
+            keep_answer(arms[name], case, answer, methods[name].user_bytes(case))
 
 
 def keep_answer(arm: Arm, case: Case, answer: Answer | Refusal, user_bytes: int) -> None:

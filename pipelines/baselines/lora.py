@@ -21,8 +21,8 @@ from torch import Tensor
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement, PromptRefused
+from pipelines.baselines.extra import required
 from pipelines.examples import Target
-from pipelines.rivals.extra import required
 
 logger = logging.getLogger(__name__)
 

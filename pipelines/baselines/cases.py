@@ -1,10 +1,10 @@
-"""Read what a comparison is about, a few users at a time: each task with all that a rival may know of its user.
+"""Read what a comparison is about, a few users at a time: each task with all that a method may know of its user.
 
     tasks ─▶ users with their number of tasks ─▶ chunks of users ─┬─▶ tasks ⋈ personas      ┐
                                                                   ├─▶ items of the personas ├─▶ Case
                                                                   └─▶ other users' personas ┘
 
-A rival knows the very items that the user's persona was made of, no fewer and no later ones.
+A method knows the very items that the user's persona was made of, no fewer and no later ones.
 """
 
 from collections import Counter, defaultdict
@@ -49,7 +49,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A task of the night with all that any rival may know of its user."""
+    """A task of the night with all that any method may know of its user."""
 
     task: QueuedTask
     personal: PersonalTask

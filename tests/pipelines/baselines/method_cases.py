@@ -8,7 +8,7 @@ import numpy as np
 from embedder.histories import History
 from llm_jobs.answers import PersonalTask
 from pipelines.answers.queue import QueuedTask
-from pipelines.rivals.cases import Case, Item
+from pipelines.baselines.cases import Case, Item
 
 CHOICES = ("red", "blue", "green")
 START = datetime(2026, 1, 1, tzinfo=UTC)

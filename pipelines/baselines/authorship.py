@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llm_jobs.metrics import Scored
-from pipelines.rivals.answering import Arm
+from pipelines.baselines.answering import Arm
 
 LENGTHS = (2, 3, 4)
 """Characters of an n-gram."""

@@ -9,22 +9,25 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
+from embedder.evidence import COLUMNS, Evidence, label_evidence
+from embedder.histories import History
 from llm_jobs.kinds import Kind
-from llm_jobs.labels import best_label, label_of, spelled_as
+from llm_jobs.labels import best_label, label_of
 from llm_jobs.training.data import Example
+from llm_jobs.training.labels import evidence_of, with_past
+from pipelines.baselines.cases import Case
+from pipelines.baselines.extra import required
 from pipelines.examples import Row, Target, examples_of
-from pipelines.rivals.cases import Case
-from pipelines.rivals.extra import required
 
-SHARPNESS = 20.0
-"""Of the vote: an item whose cosine is .1 nearer to the task weighs e^2 times as much."""
+ITEMS, VOTE = COLUMNS.index("items"), COLUMNS.index("vote 20")
+"""Columns of the evidence: an item whose cosine is .1 nearer to the task weighs e^2 times as much in this vote."""
 
 
 def most_frequent(labels: Sequence[str]) -> str:
@@ -46,9 +49,9 @@ def vote_answers(cases: Sequence[Case], fallback: str) -> list[str]:
     """
     found: list[str] = []
     for case in cases:
-        shares = label_votes(case.personal.task, past_of(case)) or {allowed(fallback, case): 1.0}
-        best, _ = best_label(np.array(list(shares.values())), list(shares), is_scale=case.personal.is_scale)
-        found.append(list(shares)[best])
+        names = list(dict.fromkeys(item.output or "" for item in case.labelled)) or [allowed(fallback, case)]
+        votes = past_of(case, names).choices[:, VOTE]
+        found.append(names[best_label(votes, names, is_scale=case.personal.is_scale)[0]])
     return found
 
 
@@ -58,35 +61,12 @@ def allowed(fallback: str, case: Case) -> str:
     return (label_of(fallback, choices) or choices[0]) if choices else fallback
 
 
-class Past(NamedTuple):
-    """A user's labelled items, oldest first."""
-
-    labels: Sequence[str]
-    vectors: FloatArray
-    """(n, D) the encoder's, of text and label."""
-
-
-def past_of(case: Case) -> Past:
-    """What a case's user has labelled."""
+def past_of(case: Case, labels: Sequence[str]) -> Evidence:
+    """What a case's user has done with labels."""
     items = case.labelled
     vectors = np.array([item.vector for item in items], np.float32).reshape(len(items), case.personal.task.size)
-    return Past([item.output or "" for item in items], vectors)
-
-
-def label_votes(task: FloatArray, past: Past) -> dict[str, float]:
-    """For each past label, in the order of its first, the weight of its items; the weights sum to one.
-
-    Args:
-        task: (D,) vector of the task.
-        past: the user's items.
-    """
-    votes: dict[str, float] = {}
-    if past.labels:
-        scores = SHARPNESS * (past.vectors @ task).astype(np.float64)
-        weights = np.exp(scores - scores.max())
-        for label, weight in zip(past.labels, weights / weights.sum(), strict=True):
-            votes[label] = votes.get(label, 0.0) + float(weight)
-    return votes
+    history = History.of_items(vectors, [item.output for item in items])
+    return label_evidence(case.personal.task, history, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,20 +121,17 @@ class LabelRegression:
         linear_model, start = required("sklearn.linear_model"), time.perf_counter()
         labels = sorted({example.target for example in examples})
         if len(labels) < 2:
-            raise InputMissing("label_regression needs two labels in the histories: leave it out with --rivals")
-        spelled: dict[int, list[str]] = {}  # of each user's outputs, which their examples share
-        rows = list[FloatArray]()
-        for example in examples:
-            if id(example.outputs) not in spelled:
-                spelled[id(example.outputs)] = [spelled_as(output or "", labels) for output in example.outputs]
-            past = Past(spelled[id(example.outputs)][: len(example.history)], example.history)
-            rows.append(features(example.task, past, labels))
+            raise InputMissing("label_regression needs two labels in the histories: leave it out with --methods")
+        rows = [
+            features(example.task, evidence_of(example, past, labels, None))
+            for example, past in with_past(examples, labels)
+        ]
         model = linear_model.LogisticRegression(max_iter=2_000).fit(rows, [example.target for example in examples])
         return cls(model, labels, time.perf_counter() - start)
 
     def answers(self, cases: Sequence[Case]) -> list[str]:
         """The most probable label that the task allows, of a scale the median."""
-        rows = [features(case.personal.task, past_of(case), self.labels) for case in cases]
+        rows = [features(case.personal.task, past_of(case, self.labels)) for case in cases]
         probabilities = self.model.predict_proba(np.stack(rows))
         names = [str(name) for name in self.model.classes_]
         return [
@@ -175,9 +152,7 @@ def best_allowed(names: Sequence[str], probabilities: FloatArray, choices: Seque
     return list(known)[best]
 
 
-def features(task: FloatArray, past: Past, labels: Sequence[str]) -> FloatArray:
+def features(task: FloatArray, past: Evidence) -> FloatArray:
     """(D + 2 L,) what `LabelRegression` sees of a task and of the user's past items."""
-    counts, votes = Counter(past.labels), label_votes(task, past)
-    known = np.array([[each.get(label, 0) for label in labels] for each in (counts, votes)], np.float32)  # (2, L)
-    shares = known / np.maximum(known.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.concatenate([task, *shares])
+    shares = past.choices[:, ITEMS] / max(1.0, past.labelled)
+    return np.concatenate([task, shares, past.choices[:, VOTE]])

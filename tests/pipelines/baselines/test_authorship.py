@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from llm_jobs.kinds import load_kinds
 from llm_jobs.metrics import Scored, evaluate_answers
-from pipelines.rivals.answering import Arm
-from pipelines.rivals.authorship import LEAST_OUTPUTS, REFERENCE, Voices, auc, with_authorship
-from pipelines.rivals.table import comparison_rows
+from pipelines.baselines.answering import Arm
+from pipelines.baselines.authorship import LEAST_OUTPUTS, REFERENCE, Voices, auc, with_authorship
+from pipelines.baselines.table import comparison_rows
 
 KIND = load_kinds()["LaMP_4"]
 LOUD, DRY = "Wow!!! you won't believe this: {}", "Report on the {} of the committee"
@@ -60,7 +60,7 @@ def test_answers_are_held_against_those_to_the_same_task_with_another_persona() 
     assert with_authorship({"own": ARMS["own"]}, "other", OUTPUTS) == {"own": ARMS["own"]}
 
 
-def test_what_users_really_wrote_is_a_ceiling_and_no_rival() -> None:
+def test_what_users_really_wrote_is_a_ceiling_and_no_method() -> None:
     told = with_authorship(ARMS, "other", OUTPUTS)
     rows = comparison_rows(KIND, told, {"all": ["t-loud", "t-dry", "t-new"]}, None)
     by_arm = {(row["arm"], row["metric"]): row for row in rows}

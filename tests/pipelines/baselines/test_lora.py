@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement, Request
+from pipelines.baselines.lora import LoraConfig, adapt, batch_loss, most_active
 from pipelines.examples import Target
-from pipelines.rivals.lora import LoraConfig, adapt, batch_loss, most_active
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = LoraConfig(epochs=6, batch_size=4, learning_rate=1e-2)

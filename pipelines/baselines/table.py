@@ -1,10 +1,10 @@
 """One table per kind: every arm in every slice, with its interval and its paired difference.
 
     arms ─▶ answers of a slice ─┬─▶ metrics, 95% intervals
-                                └─▶ own against the best rival, every rival against own, over the same users
+                                └─▶ own against the best baseline, every baseline against own, over the same users
 
-The difference of a row is its own value less that of the arm in `compared_with`: of `own` the best rival in that metric
-and slice, of every rival `own`.
+The difference of a row is its own value less that of the arm in `compared_with`: of `own` the best baseline in that
+metric and slice, of every baseline `own`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_difference
-from pipelines.rivals.answering import Arm
-from pipelines.rivals.authorship import REFERENCE
-from pipelines.rivals.registry import MET
+from pipelines.baselines.answering import Arm
+from pipelines.baselines.authorship import REFERENCE
+from pipelines.baselines.registry import MET
 from pipelines.slices import ALL
 from pipelines.verdicts.words import ERRORS
 
@@ -62,7 +62,7 @@ def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequ
         for metric, value in by_metric.items():
             if arm == REFERENCE and metric != "authorship":
                 continue
-            against = best_rival(metric, values) if arm == OWN else OWN
+            against = best_baseline(metric, values) if arm == OWN else OWN
             rows.append({"arm": arm, **value._asdict(), "compared_with": against})
     differences = {
         (arm, against): {
@@ -80,11 +80,11 @@ def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequ
     return rows
 
 
-def best_rival(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) -> str | None:
-    """The arm with the best value of a metric, of those that are rivals; of equal ones the first; None without any."""
+def best_baseline(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) -> str | None:
+    """The baseline with the best value of a metric; of equal ones the first; None without any."""
     sign = -1 if metric in ERRORS else 1
-    rivals = [arm for arm in values if arm not in (OWN, MET, REFERENCE)]
-    return max(rivals, key=lambda arm: sign * values[arm][metric].value, default=None)
+    baselines = [arm for arm in values if arm not in (OWN, MET, REFERENCE)]
+    return max(baselines, key=lambda arm: sign * values[arm][metric].value, default=None)
 
 
 def printed_tables(rows: Iterable[Mapping[str, Any]]) -> list[tuple[list[Row], tuple[str, ...]]]:

@@ -1,0 +1,275 @@
+"""Every way to answer that is compared, by name.
+
+    cases ─▶ requests: which prompt, whose history, which plug ─▶ FrozenLLM.answer ─┐
+    cases ─▶ texts: past labels, no LLM ────────────────────────────────────────────┴─▶ answers
+
+A new method is one more line of `METHODS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from embedder.histories import History
+from embedder.plug import PersonaPlug
+from embedder.plug_config import PUBLISHED
+from llm_jobs.answers import personal_requests, plain_requests
+from llm_jobs.closed import chosen_labels
+from llm_jobs.frozen_llm import FrozenLLM
+from llm_jobs.kinds import Kind
+from llm_jobs.prompts import Placement, Request
+from llm_jobs.tasks import AnsweringLLM, PersonalTask
+from pipelines.baselines.cases import DRAWS, Case, Item
+from pipelines.baselines.kept import (
+    NUMBER_BYTES,
+    Kept,
+    kept_items,
+    kept_labelled_vectors,
+    kept_labels,
+    kept_mean,
+    kept_nothing,
+    kept_persona,
+    kept_texts,
+)
+from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
+from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
+from pipelines.baselines.style import steered_answers
+
+LORA: Final = "lora"
+"""The method that is an LLM of its own for each user (`pipelines.baselines.lora`): asked for with --lora-users."""
+
+SHUFFLED: Final = "shuffled"
+"""The plug trained on histories that were given to the wrong users; with --folds only."""
+
+MET: Final = "met"
+"""The plug trained on the histories of the tasks' own users, too; with --folds only, beside the others."""
+
+DIFFERENCE: Final = "difference"
+"""A plug of what sets a user apart from others (`pipelines.baselines.difference`); with --folds only."""
+
+OWN_PLUG: Final = "attention"
+"""Aggregation of the plug that the others are compared with."""
+
+Whose = Callable[[Case], Sequence[History]]
+"""The histories to answer a case with: one answer each."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPlug:
+    """A plug and what it cost."""
+
+    plug: PersonaPlug
+    seconds: float | None
+    """Time of its training; None where training.json does not say."""
+    seen: Callable[[PersonalTask, str], PersonalTask] = lambda task, _: task
+    """How the plug sees a task of a user."""
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        return sum(weight.numel() for weight in self.plug.parameters())
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What methods of one kind are built from."""
+
+    kind: Kind
+    llm: AnsweringLLM
+    """Its tokens count in the prompts of retrieval, and plugs with labels may see its values."""
+    plugs: Mapping[str, TrainedPlug]
+    """By aggregation."""
+    regression: LabelRegression | None = None
+    common_label: str = ""
+    """Everybody's most frequent label: the answer where a user has none."""
+
+
+def own_history(case: Case) -> Sequence[History]:
+    """The user's own."""
+    return (case.task.history,)
+
+
+def no_history(case: Case) -> Sequence[History]:
+    """As if the user had none."""
+    return (History.empty(case.task.history.vectors.shape[1]),)
+
+
+def other_histories(case: Case) -> Sequence[History]:
+    """Other users'."""
+    return case.others
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One way to answer: either with `requests` to the frozen LLM, or with `texts` of its own."""
+
+    parameters: int = 0
+    seconds: float | None = 0.0
+    """Time of training; None where it is not known."""
+    user_bytes: Kept = kept_nothing
+    placement: Placement = Placement.AFTER
+    draws: int = 1
+    """Answers to each case; their mean counts."""
+    requests: Callable[[Sequence[Case]], list[Request]] | None = None
+    """All cases of the first draw, then all of the second, and so on."""
+    texts: Callable[[Sequence[Case]], list[str]] | None = None
+
+
+Build = Callable[[Bench], Method]
+
+
+def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
+    """Answer with the plug of an aggregation, and with the history that `whose` gives."""
+
+    def build(bench: Bench) -> Method:
+        trained = bench.plugs[name]
+
+        def tasks_of(cases: Sequence[Case]) -> list[PersonalTask]:
+            given = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
+            return [trained.seen(task, case.task.user_id) for task, case in zip(given, [*cases] * draws, strict=True)]
+
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            return personal_requests(trained.plug, tasks_of(cases))[0]
+
+        def labels(cases: Sequence[Case]) -> list[str]:
+            return chosen_labels(bench.llm, trained.plug, tasks_of(cases))
+
+        if trained.plug.config.labels:
+            return Method(trained.parameters, trained.seconds, kept, draws=draws, texts=labels)
+        placement = Placement(trained.plug.config.placement)
+        return Method(trained.parameters, trained.seconds, kept, placement, draws, requests)
+
+    return build
+
+
+def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> Build:
+    """Put the best of the user's own items into the prompt; no soft prompt."""
+
+    def build(bench: Bench) -> Method:
+        ranking = rank(bench.kind)
+        return Method(
+            user_bytes=kept,
+            requests=lambda cases: plain_requests(with_items(cases, ranking, count, bench, soft=0)),
+        )
+
+    return build
+
+
+def nearest_method(bench: Bench) -> Method:
+    """The plug, and the one nearest item in the prompt."""
+    trained = bench.plugs[OWN_PLUG]
+
+    def requests(cases: Sequence[Case]) -> list[Request]:
+        tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
+        return personal_requests(trained.plug, tasks)[0]
+
+    def kept(case: Case) -> int:
+        return kept_persona(case) + kept_items(case)
+
+    return Method(
+        trained.parameters, trained.seconds, kept, Placement(trained.plug.config.placement), requests=requests
+    )
+
+
+def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, soft: int) -> list[PersonalTask]:
+    """The tasks with the best of the user's own items in their prompts."""
+
+    def prompt(case: Case) -> str:
+        items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
+        assert isinstance(bench.llm, FrozenLLM), "no method retrieves for another engine"
+        return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
+
+    needs_output = "{output}" in bench.kind.retrieved_item
+
+    return [replace(case.personal, prompt=prompt(case)) for case in cases]
+
+
+def style_method(bench: Bench) -> Method:
+    """The LLM, steered by what sets the user's texts apart from its own."""
+    assert isinstance(bench.llm, FrozenLLM), "no method steers another engine"
+    width = bench.llm.width
+    return Method(user_bytes=lambda _: NUMBER_BYTES * width, texts=steered_answers(bench.llm, bench.kind))
+
+
+def plain(cases: Sequence[Case]) -> list[Request]:
+    """The tasks as they are."""
+    return plain_requests([case.personal for case in cases])
+
+
+def plain_method(bench: Bench) -> Method:
+    """The LLM alone."""
+    del bench
+    return Method(requests=plain)
+
+
+def mode_method(bench: Bench) -> Method:
+    """Each user's most frequent label."""
+    return Method(user_bytes=kept_labels, texts=lambda cases: mode_answers(cases, bench.common_label))
+
+
+def vote_method(bench: Bench) -> Method:
+    """A vote of the user's past labels."""
+    return Method(user_bytes=kept_labelled_vectors, texts=lambda cases: vote_answers(cases, bench.common_label))
+
+
+def regression_method(bench: Bench) -> Method:
+    """A logistic regression on the task's vector, the shares of the user's past labels and their vote."""
+    regression = bench.regression
+    assert regression is not None
+    return Method(regression.parameters, regression.seconds, kept_labelled_vectors, texts=regression.answers)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method before it is built."""
+
+    meaning: str
+    build: Build = field(repr=False)
+    plug: str | None = None
+    """Aggregation of the plug that it needs."""
+    is_closed: bool = False
+    """It answers closed tasks only, without the LLM."""
+    is_free: bool = False
+    """It answers free tasks only, through the LLM."""
+    draws: int = 1
+    """Answers to each task."""
+
+
+METHODS: Final[Mapping[str, Entry]] = {
+    "own": Entry("the plug", plug_method(OWN_PLUG), OWN_PLUG),
+    "other": Entry(
+        "the plug with another user's persona",
+        plug_method(OWN_PLUG, other_histories, draws=DRAWS),
+        OWN_PLUG,
+        draws=DRAWS,
+    ),
+    "default": Entry(
+        "the plug as for a user without history", plug_method(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
+    ),
+    SHUFFLED: Entry("the plug, trained on histories given to the wrong users", plug_method(SHUFFLED), SHUFFLED),
+    MET: Entry("the plug, trained on the histories of these users too", plug_method(MET), MET),
+    "none": Entry("the language model alone", plain_method),
+    "instruction": Entry(
+        "a plug of instruction vectors only", plug_method("none", no_history, kept=kept_nothing), "none"
+    ),
+    "plug_task": Entry(
+        "a plug that sees the task and nothing of the user", plug_method("task", no_history, kept=kept_nothing), "task"
+    ),
+    "plug_mean": Entry("a plug with the plain mean of the history", plug_method("mean", kept=kept_mean), "mean"),
+    "pplug_published": Entry("the plug as its authors published it", plug_method(PUBLISHED), PUBLISHED),
+    DIFFERENCE: Entry(
+        "a plug of what sets the user apart from others who wrote the like", plug_method(DIFFERENCE), DIFFERENCE
+    ),
+    "style_vector": Entry("the language model, steered by the user's style", style_method, is_free=True),
+    "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_method, OWN_PLUG, is_free=True),
+    "recency_1": Entry("the newest item in the prompt", retrieval_method(lambda _: by_recency, 1, kept_texts)),
+    "recency_4": Entry("the 4 newest items in the prompt", retrieval_method(lambda _: by_recency, 4, kept_texts)),
+    "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_method(by_bm25, 1, kept_texts)),
+    "bm25_4": Entry("the 4 best items by BM25 in the prompt", retrieval_method(by_bm25, 4, kept_texts)),
+    "dense_1": Entry("the nearest item in the prompt", retrieval_method(lambda _: by_cosine, 1, kept_items)),
+    "dense_4": Entry("the 4 nearest items in the prompt", retrieval_method(lambda _: by_cosine, 4, kept_items)),
+    "label_mode": Entry("the user's most frequent label, no LLM", mode_method, is_closed=True),
+    "label_vote": Entry("a vote of the user's past labels, no LLM", vote_method, is_closed=True),
+    "label_regression": Entry("a regression on text and past labels, no LLM", regression_method, is_closed=True),
+}
+"""By the name of its arm in `evaluations`."""

@@ -1,0 +1,117 @@
+"""What the engine does on a GPU, without one: the same answers, no number waited for, less memory than wanted."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prepared_requests import prepared
+from tiny_models import tiny_llama
+
+from embedder.errors import InputMissing
+from llm_jobs import FrozenLLM
+from llm_jobs.engine import scheduler
+from llm_jobs.engine.kv_cache import KVCache
+from llm_jobs.engine.llama import LlamaTrunk
+from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.prefill import PromptRows, read
+from llm_jobs.engine.rules import Rules
+from llm_jobs.prompts import Placement, Request
+
+drawn_requests = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 14), st.booleans()), min_size=1, max_size=12
+)
+
+
+def requests_of(llm: FrozenLLM, drawn: list[tuple[int, int, int, bool]]) -> list[Request]:
+    """Prompts of mixed lengths, some of them equal; soft prompts that all differ; some closed."""
+    labels, generator = ("arts & culture", "arts", "sports"), torch.Generator().manual_seed(len(drawn))
+    soft = [torch.randn(size, llm.width, generator=generator) if size else None for _, size, _, _ in drawn]
+    return [
+        Request("which " * (1 + text), vectors, labels if closed else None, limit)
+        for (text, _, limit, closed), vectors in zip(drawn, soft, strict=True)
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(drawn=drawn_requests, most=st.integers(1, 6))
+def test_steps_that_are_not_waited_for_give_the_same_answers(tiny_llm: FrozenLLM, drawn: Any, most: int) -> None:
+    requests = requests_of(tiny_llm, drawn)
+    wanted = tiny_llm.answer(requests, Placement.AFTER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "runs_ahead", lambda device: True)
+        patch.setattr(scheduler, "MOST_ROWS", most)
+        patch.setattr(vars(tiny_llm.engine)["trunk"], "_is_fused", True)
+        found = tiny_llm.answer(requests, Placement.AFTER)
+    for answer, other in zip(found, wanted, strict=True):
+        score = other.score  # type: ignore[union-attr]  # none is refused
+        assert vars(answer) | {"score": 0} == vars(other) | {"score": 0}
+        assert answer.score == pytest.approx(score, abs=1e-4)  # type: ignore[union-attr]
+
+
+def test_reading_and_a_step_wait_for_no_number() -> None:
+    # Tensors on "meta" have no numbers: whatever asks for one, as a GPU's host would have to wait for it, fails.
+    model: Any = tiny_llama(0, 64).eval().requires_grad_(False)
+    rules = Rules(model, [2])
+    model.to("meta")
+    trunk = LlamaTrunk(model)
+    cache = KVCache.empty(trunk.empty_prefix(), 4, 40)
+    embeds = trunk.embed(torch.zeros(9, dtype=torch.long, device="meta"))
+    assert [state.shape for state in read(trunk, cache, [Chunk(0, 0, embeds), Chunk(1, 3, embeds[:4])])] == [
+        (9, 32),
+        (4, 32),
+    ]
+    requests = [prepared((5, 6), limit=9) for _ in range(4)]
+    decoding = scheduler._Decoding(
+        PromptRows(trunk, cache, 0), requests, torch.tensor([2], device="meta"), rules, beams=1
+    )
+    vars(decoding)["_advance"](4)
+    vars(decoding)["_advance"](2)
+
+
+def test_a_queue_without_memory_goes_on_with_fewer_rows(
+    tiny_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = requests_of(tiny_llm, [(at % 4, 2, 1 + at, at % 3 == 0) for at in range(9)])
+    wanted = tiny_llm.answer(requests, Placement.AFTER)
+    plain = KVCache.empty
+
+    def small(like: Any, rows: int, cells: int) -> KVCache:
+        if rows > 2:
+            raise torch.OutOfMemoryError
+        return plain(like, rows, cells)
+
+    monkeypatch.setattr(KVCache, "empty", small)
+    found = tiny_llm.answer(requests, Placement.AFTER)
+    assert [vars(answer) | {"score": 0} for answer in found] == [vars(answer) | {"score": 0} for answer in wanted]
+    assert "requests at once: going on with" in caplog.text
+    monkeypatch.setattr(KVCache, "empty", lambda *_: small(None, 9, 9))
+    with pytest.raises(torch.OutOfMemoryError):
+        tiny_llm.answer(requests, Placement.AFTER)
+
+
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
+def test_without_torchao_the_error_says_how_to_get_it(tiny_llm_folder: Path) -> None:
+    with pytest.raises(InputMissing, match=r"--llm-dtype int8 needs torchao: run `pip install 'pplug\[quantised\]'`"):
+        FrozenLLM.from_pretrained(str(tiny_llm_folder), "int8")
+
+
+def test_weights_of_eight_bits_answer_and_let_gradients_through(tiny_llm_folder: Path, tiny_llm: FrozenLLM) -> None:
+    pytest.importorskip("torchao", reason="the extra `quantised` is not installed")
+    parts = [tiny_llm.parts("which category", Placement.AFTER, 20)]
+    answers, soft = [tiny_llm.answer_ids("arts")], torch.randn(1, 3, tiny_llm.width)
+    for dtype in ("int8", "int4"):
+        llm = FrozenLLM.from_pretrained(str(tiny_llm_folder), dtype)  # type: ignore[arg-type]  # the two
+        assert llm.kernel.startswith(("transformers bfloat16", "transformers float32"))
+        assert llm.kernel.endswith(f", weights {dtype}")
+        assert llm.sha256 == tiny_llm.sha256
+        assert len(llm.generate(["which category", "arts"], max_new_tokens=5)) == 2
+        vectors = soft.clone().requires_grad_()
+        found = llm.answer_log_probs(parts, vectors, answers)
+        exact = tiny_llm.answer_log_probs(parts, soft, answers)
+        assert (found - exact).abs().max() < (0.5 if dtype == "int8" else 3)
+        (gradient,) = torch.autograd.grad(found.sum(), vectors)
+        assert gradient.abs().sum() > 0
