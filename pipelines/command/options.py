@@ -81,6 +81,15 @@ def find_warehouse(ctx: typer.Context, value: str) -> Any:
     return open_store(value, state.settings.warehouse_options if state else {})
 
 
+def limit_queries(value: int | None) -> int | None:
+    """Obey --query-memory, in the processes that this one starts too."""
+    if value is not None:
+        from pipelines.tables.views import QUERY_MEMORY
+
+        os.environ[QUERY_MEMORY] = f"{max(1, value >> 20)}M"
+    return value
+
+
 def keep_private(value: bool) -> bool:
     """Obey --private: whatever this process makes from now on, its owner alone may read."""
     if value:
@@ -239,6 +248,10 @@ AsCsv = Annotated[bool, option("--csv", "Print comma-separated values.")]
 Wide = Annotated[bool, option("--wide", "Print every column, whole, however wide the terminal is.")]
 Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries say.", callback=note_debug)]
 Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
+QueryMemory = Annotated[
+    int | None,
+    option("--query-memory", "Most that DuckDB takes, like 4G; 1G unless given.", callback=limit_queries, **SIZE),
+]
 LogFormat = Annotated[
     Literal["text", "json"] | None,
     option("--log-format", "How lines on stderr look; text unless given.", callback=set_log_format),
@@ -286,6 +299,7 @@ class Common(Printed):
         str, option("--warehouse", "Folder of the tables, or s3://, gs://, az://, abfss://.", callback=find_warehouse)
     ] = "warehouse"
     private: Private = False
+    query_memory: QueryMemory = None
 
     @property
     def tables(self) -> "Warehouse":
@@ -411,6 +425,7 @@ class Answering(ModelNames):
     """How a command answers tasks."""
 
     num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
+    shard_tasks: Annotated[int, option("--shard-tasks", "Most tasks that a worker answers at once.", min=1)] = 500
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ vectors FLOAT[]. A table that does not exist yet is an empty view.
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ ALSO: Final = {"settled_histories": "histories", "reusable_vectors": "history_ve
 """Views of some files of a table beside the others, which `encode` asks for."""
 
 
-MEMORY_LIMIT: Final = "1GB"
-"""Of a DuckDB."""
+QUERY_MEMORY: Final = "PPLUG_QUERY_MEMORY"
+"""The variable that says how much memory a DuckDB takes, like 4G; 1G unless set."""
 
 
 def quoted(path: Path) -> str:
@@ -77,15 +78,15 @@ def table_rows(
     return named_rows(db, warehouse, name, files)
 
 
-def open_database(spill: Path | str, memory_limit: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+def open_database(spill: Path | str, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB in memory that reads in UTC and says nothing meanwhile.
 
     Args:
         spill: a folder for sorts and joins that do not fit, which DuckDB makes and removes.
-        memory_limit: beyond it they go there.
+        memory_limit: beyond it they go there; that of `QUERY_MEMORY` unless given.
     """
     settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
-    db = duckdb.connect(config=settings | {"memory_limit": memory_limit})
+    db = duckdb.connect(config=settings | {"memory_limit": memory_limit or os.environ.get(QUERY_MEMORY, "1G")})
     with contextlib.suppress(duckdb.InvalidInputException):  # a notebook that could draw none
         db.execute("set enable_progress_bar = false")
     return db.execute("set TimeZone = 'UTC'")
@@ -95,7 +96,7 @@ def open_database(spill: Path | str, memory_limit: str = MEMORY_LIMIT) -> duckdb
 def connect(
     warehouse: Warehouse,
     versions: Mapping[str, int] | None = None,
-    memory_limit: str = MEMORY_LIMIT,
+    memory_limit: str | None = None,
     files: Mapping[str, Sequence[DataFile]] | None = None,
 ) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a view of every table.
@@ -104,7 +105,7 @@ def connect(
         warehouse: read only.
         versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
             The newest ones unless given, and then there are views of personas too.
-        memory_limit: DuckDB's, beyond it sorts and joins go to temporary files of this machine (TMPDIR).
+        memory_limit: of `open_database`; what does not fit goes to temporary files of this machine (TMPDIR).
         files: instead of `versions` the files of each table, or view of `ALSO`; others have no view then.
 
     Raises:

@@ -1,5 +1,6 @@
 """Views show the live rows of one version, typed as in the contract."""
 
+import os
 from datetime import date, datetime
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from embedder.errors import PplugError, UsageError
+from pipelines.cli import main
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.sql_files import query_text
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import QUERY_MEMORY, connect, run_sql
 from pipelines.tables.warehouse import Warehouse, write_shard
 
 NIGHT = date(2026, 11, 20)
@@ -143,3 +145,15 @@ def test_parameters_that_do_not_fit_are_refused_in_one_line(params: dict[str, da
 def test_a_query_of_an_empty_warehouse_has_columns_and_no_rows(tmp_path: Path) -> None:
     with connect(Warehouse(tmp_path)) as db:
         assert run_sql(db, "jobs/tasks_of_night", {"ds": NIGHT}).num_rows == 0
+
+
+def test_the_variable_and_the_flag_limit_what_queries_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(QUERY_MEMORY, "60M")
+    with connect(Warehouse(tmp_path / "w")) as db:
+        assert db.sql("select current_setting('memory_limit')").fetchall() == [("57.2 MiB",)]
+    ask = ["query", "history_size", "--warehouse", str(Warehouse(tmp_path / "w").root), "--query-memory", "80M"]
+    Warehouse(tmp_path / "w").create("histories")
+    assert main(ask) == 0, capsys.readouterr().err
+    assert os.environ[QUERY_MEMORY] == "80M"
