@@ -58,7 +58,7 @@ airflow: setup ## Parse the DAG of docs/scheduling.md with a real Airflow, in an
 	$(AIRFLOW)/bin/python -m pytest tests/docs/test_airflow.py
 
 requirements: setup ## Ask pip whether the requirements of vLLM fit together; needs a package index
-	PPLUG_NETWORK=1 $(BIN)/python -m pytest -n 0 tests/docs/test_requirements.py
+	ASK_PACKAGE_INDEX=1 $(BIN)/python -m pytest -n 0 tests/docs/test_requirements.py
 
 # Beam's runner in Go, from the Go module proxy; once it is there, `make test` runs on it too.
 prism: setup ## Run the tests of workers elsewhere on Prism; needs Go

@@ -49,6 +49,14 @@ class Items:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __add__(self, newer: "Items") -> "Items":
+        return Items(
+            CompactVectors.concatenate([self.vectors, newer.vectors]),
+            [*self.keys, *newer.keys],
+            [*self.labels, *newer.labels],
+            [*self.sha256s, *newer.sha256s],
+        )
+
     def __getitem__(self, part: slice) -> "Items":
         return Items(self.vectors[part], self.keys[part], self.labels[part], self.sha256s[part])
 

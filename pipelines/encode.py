@@ -30,6 +30,8 @@ from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard
+from pipelines.personas.bases import base_table
+from pipelines.personas.closing import Closed, read_closed
 from pipelines.personas.encoders import absolute_model, encoder_facts, load_encoder, require_same
 from pipelines.personas.items import (
     JOB,
@@ -97,7 +99,7 @@ class EncodeJob:
     unit = "items"
     reads = READS
     writes = WRITES
-    takes_parts = False
+    takes_parts = True
 
     @property
     def shard_rows(self) -> int:
@@ -177,19 +179,30 @@ class EncodeJob:
         require_same("encoder", self.config.encoder, encoder.sha256, facts["encoder_sha256"])
         return encoder
 
-    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Changed:
-        """Read the changed items, each with the vector that an earlier run made of it, and what they add to."""
+    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Changed | Closed:
+        """Read the changed items, each with the vector that an earlier run made of it, and what they add to.
+
+        When the parts of a user are finished, make the base of all items instead.
+        """
         facts = night.facts
+        if shard.is_closing:
+            nights = facts["changes"].with_tonight(facts["encoder_sha256"])
+            return read_closed(db, shard.first_user, nights, facts["width"], self.config.max_vectors)
         return read_changed(db, shard, facts["changes"], facts["encoder_sha256"], self.config.max_vectors)
 
-    def compute(self, night: Night, rows: Changed, models: TextEncoder) -> Encoded:
+    def compute(self, night: Night, rows: Changed | Closed, models: TextEncoder) -> Encoded | Closed:
         """Encode the items that have no vector yet."""
+        if isinstance(rows, Closed):
+            return rows
         pending = pending_items(rows.rows, self.kinds, force=self.force)
         return encode_items(pending, rows.stored, models, self.kinds)
 
-    def shape(self, night: Night, results: Encoded) -> Made:
+    def shape(self, night: Night, results: Encoded | Closed) -> Made:
         """Make vectors of the changed items, and bases of personas that are too large without."""
         facts, most = night.facts, self.config.max_vectors
+        if isinstance(results, Closed):
+            constants = {"encoder_sha256": facts["encoder_sha256"], "run_id": night.run_id}
+            return Made({"persona_vectors": base_table(results.bases, constants, facts["width"])}, 0, 0)
         tables = shard_tables(results, night.run_id, most, facts["encoder_sha256"], facts["width"])
         row_count = results.rows.num_rows + results.gone.num_rows
         return Made(tables, row_count, results.tokens, {"gone_count": results.gone.num_rows})
@@ -219,7 +232,7 @@ class EncodeJob:
             pending = pending_items(rows, self.kinds, force=self.force)
             todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
             todo = list(dict.fromkeys(todo))
-            users += len(set(pending.rows["user_id"].to_pylist()))
+            users += len(set(pending.rows["user_id"].to_pylist())) if shard.parts == 1 else shard.part == 0
             items, texts = items + len(pending.texts), texts + len(todo)
             tokens += sum(encoder.token_counts(todo))
             sample = sample or todo[:SAMPLE_TEXTS]

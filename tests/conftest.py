@@ -25,6 +25,7 @@ settings.register_profile("fast", deadline=None, max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 LONG = (
+    "accelerator",
     "docs/test_airflow.py",
     "embedder/test_models.py::test_smollm2",
     "embedder/test_personas.py::test_a_large_user",

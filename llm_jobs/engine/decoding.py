@@ -32,7 +32,7 @@ class Best(NamedTuple):
 
 def best_tokens(logits: Tensor) -> Best:
     """Find the most probable token of each row of `logits` (B, V), which are float32 and may be overwritten."""
-    parts = [_best(part) for part in logits.split(ROWS_AT_ONCE)]
+    parts = [_best(part) for part in logits.split(ROWS_AT_ONCE if logits.device.type == "cpu" else len(logits))]
     return Best(*map(torch.cat, zip(*parts, strict=True)))
 
 

@@ -5,6 +5,7 @@ A step reads and writes the same tensors each time. What it does may depend on a
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ class Recorded:
     def __init__(self, step: Callable[[int], None], device: torch.device) -> None:
         self._step, self._can_record = step, device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self._pool: Any = None
 
     def __call__(self, size: int) -> None:
         if not self._can_record or size not in self._graphs:
@@ -27,12 +29,12 @@ class Recorded:
         if graph is None:
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     self._step(size)
             except RuntimeError as error:  # of a model that waits for a number
                 logger.debug("steps are not recorded: %s", error)
                 self._can_record = False
                 self._step(size)
                 return
-            self._graphs[size] = graph
+            self._graphs[size], self._pool = graph, graph.pool()  # sizes take turns, so they share memory
         graph.replay()

@@ -204,7 +204,8 @@ class _Decoding:
         """Add a token to every row of the first slots; those that are done, or not in use, stay as they are."""
         slots, trunk, cache = self._numbers[:count], self._rows.trunk, self._rows.cache
         lengths, going = self._lengths[slots], self._search.going(slots)
-        batch = step(lengths.repeat_interleave(self._beams), cache.cells, self._rows.dtype, trunk.spans)
+        of_rows = lengths if self._beams == 1 else lengths.repeat_interleave(self._beams)
+        batch = step(of_rows, cache.cells, self._rows.dtype, trunk.spans)
         hidden = trunk.read(trunk.embed(self._search.next_tokens(slots)), batch, cache)
         self._lengths[slots] = lengths = lengths + going
         parents = self._search.add(slots, trunk.logits(hidden))

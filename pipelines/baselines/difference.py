@@ -20,6 +20,9 @@ from llm_jobs.training.data import Prepared
 PEERS = 4
 """Items of others that an item is compared with."""
 
+AT_ONCE = 512
+"""Items whose peers are looked for together: with 100,000 items of others, 200 MB of cosines."""
+
 
 class Peers:
     """Everybody's items that differences are taken to."""
@@ -50,9 +53,11 @@ class Peers:
         others = self._vectors[self._users != user_id]
         if not len(others) or not len(vectors):
             return np.concatenate([vectors, np.zeros_like(vectors)], axis=1)
-        count = min(PEERS, len(others))
-        nearest = np.argpartition(-(vectors @ others.T), count - 1, axis=1)[:, :count]
-        return np.concatenate([vectors, vectors - others[nearest].mean(1)], axis=1)
+        count, peers = min(PEERS, len(others)), np.empty_like(vectors)
+        for rows in np.array_split(np.arange(len(vectors)), 1 + len(vectors) // AT_ONCE):
+            nearest = np.argpartition(-(vectors[rows] @ others.T), count - 1, axis=1)[:, :count]
+            peers[rows] = others[nearest].mean(1)
+        return np.concatenate([vectors, vectors - peers], axis=1)
 
 
 def history_length(one: Prepared) -> int:

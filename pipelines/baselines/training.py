@@ -39,10 +39,10 @@ class FoldTrainer:
     _prepared: dict[Placement, list[Prepared]] = field(default_factory=dict[Placement, list[Prepared]])
 
     def trained(self, need: str, seed: int, is_known: Callable[[str], bool]) -> TrainedPlug:
-        """A plug of an aggregation, or one trained on histories given to the wrong users.
+        """A plug of an aggregation, one trained on histories given to the wrong users, or one that sees differences.
 
         Args:
-            need: the aggregation, or SHUFFLED.
+            need: the aggregation, SHUFFLED or DIFFERENCE.
             seed: of the start weights and of the training.
             is_known: tells of a user whether the plug learns of them.
         """

@@ -89,8 +89,9 @@ def train(
     with progress_bars() as progress:
         result = train_job(*what, progress=progress)
     common.show(result.rows)
-    left_out = f"{result.skipped_leak_count} items skipped: theirs is a task's text"
-    message(f"{result.example_count} examples; {left_out}; {result.skipped_long_count} skipped: too long for the LLM")
+    left_out = {"theirs is a task's text": result.skipped_leak_count, "too long for the LLM": result.skipped_long_count}
+    told = "".join(f"; {count:,} skipped: {reason}" for reason, count in left_out.items() if count)
+    message(f"{result.example_count:,} examples{told}")
     held_out = (result.losses, result.held_out_users, result.loss_without_plug)
     message(training_verdict(*held_out, is_closed=result.is_closed))
     message(f"next: `pplug nightly --ds DATE --plug {plug}`, then `pplug evaluate --ds DATE --controls --plug {plug}`")

@@ -27,6 +27,8 @@ from pipelines.intake.csv_files import DELIMITERS, csv_chunks
 from pipelines.intake.json_files import json_elements, json_lines
 from pipelines.intake.parquet_files import MAGIC, parquet_chunks
 from pipelines.intake.rejects import Reject
+from pipelines.intake.remote import is_remote, listed, open_remote, spelled
+from pipelines.store.stored import Store
 
 STDIN: Final = "-"
 HEAD_BYTES: Final = 64 * 2**10
@@ -45,6 +47,8 @@ class Source:
     path: Path
     partitions: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
     """Columns that the names of folders hold, as in kind=LaMP_4/part-0.parquet."""
+    store: Store | None = None
+    """Where the path is the name of an object; None on this machine."""
 
     @property
     def is_stdin(self) -> bool:
@@ -59,19 +63,29 @@ class Source:
     @property
     def name(self) -> str:
         """How the file is called in `rejects.source`."""
+        if self.store is not None:
+            return f"{self.store}/{self.path}"
         return "stdin" if self.is_stdin else self.path.absolute().as_posix()
 
 
-def expanded(given: Sequence[Path]) -> list[Source]:
+def expanded(given: Sequence[Path], options: Mapping[str, str] | None = None) -> list[Source]:
     """The files that are meant, in a fixed order.
+
+    Args:
+        given: files, folders and globs of this machine or of an object store, and `-`.
+        options: of the object store; its environment variables count besides.
 
     Raises:
         InputMissing: if there is none of some name.
         PplugError: if one may not be read.
     """
-    sources = [source for path in given for source in _files_of(path)]
+    sources = [
+        source
+        for path in given
+        for source in (_objects_of(path, options or {}) if is_remote(path) else _files_of(path))
+    ]
     for source in sources:
-        if not source.is_stdin and not os.access(source.path, os.R_OK):
+        if not source.is_stdin and source.store is None and not os.access(source.path, os.R_OK):
             raise PplugError(f"{source.path} cannot be read (Permission denied): name a readable file")
     return sources
 
@@ -98,11 +112,24 @@ def _files_of(path: Path) -> Iterator[Source]:
                 yield Source(file, _partitions(file, root))
 
 
+def _objects_of(path: Path, options: Mapping[str, str]) -> Iterator[Source]:
+    store, names, is_one = listed(path, options)
+    files = [Path(name) for name in names]
+    found = files if is_one else [file for file in files if _is_named_as_data(file, Path())]
+    if not found:
+        raise InputMissing(f"no file {spelled(path)} that ends in {', '.join(ENDINGS)}: check its name")
+    yield from (Source(file, _partitions(file, Path()), store) for file in found)
+
+
 def _is_data(file: Path, root: Path) -> bool:
+    return file.is_file() and _is_named_as_data(file, root)
+
+
+def _is_named_as_data(file: Path, root: Path) -> bool:
     """Spark and Delta keep their own files under names with _ and . in front."""
     own = any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)
     suffixes = [suffix for suffix in file.suffixes[-2:] if suffix not in PACKED]
-    return not own and file.is_file() and bool(suffixes) and suffixes[-1] in ENDINGS
+    return not own and bool(suffixes) and suffixes[-1] in ENDINGS
 
 
 def _partitions(file: Path, root: Path) -> dict[str, str | None]:
@@ -129,7 +156,10 @@ def read_chunks(source: Source, columns: ColumnNames, folder: Path) -> Generator
 def opened(source: Source, folder: Path) -> Generator[io.BufferedReader]:
     """Open a file, unpacked if it is packed; a pipe is copied to the folder first, for it can be read only once."""
     with contextlib.ExitStack() as stack:
-        raw: Any = sys.stdin.buffer if source.is_stdin else stack.enter_context(source.path.open("rb", HEAD_BYTES))
+        if source.store is not None:
+            raw: Any = stack.enter_context(open_remote(source.store, f"{source.path}"))
+        else:
+            raw = sys.stdin.buffer if source.is_stdin else stack.enter_context(source.path.open("rb", HEAD_BYTES))
         if not raw.seekable():
             raw = stack.enter_context(_copied(raw, folder))
         head = raw.peek(4)[:4]

@@ -99,7 +99,7 @@ def finish(night: Night, shard: Shard) -> Manifest:
 
 
 def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[ShardFile, ...]) -> Manifest:
-    rejected = made.tables["rejects"].num_rows
+    rejected = made.tables["rejects"].num_rows if "rejects" in made.tables else 0
     counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
     return Manifest(index, night.run_id, *counts, seconds, made.counts, files)
 

@@ -42,14 +42,21 @@ class UserItems(NamedTuple):
     def __getitem__(self, part: slice) -> "UserItems":  # type: ignore[override]
         return UserItems(self.items[part], self.posted_at[part])
 
+    def __add__(self, newer: "UserItems") -> "UserItems":  # type: ignore[override]
+        return UserItems(self.items + newer.items, [*self.posted_at, *newer.posted_at])
 
-def with_newer(base: Base, newer: UserItems, max_vectors: int) -> Base:
-    """Take in as many items as make one vector too many, again and again; the others stay single."""
+
+def with_newer(base: Base, newer: UserItems, max_vectors: int) -> tuple[Base, UserItems]:
+    """Take in as many items as make one vector too many, again and again.
+
+    Returns:
+        The base with them, and the items that stay single.
+    """
     summary, taken = base.summary.condensed(newer.items, max_vectors)
     if not taken:
-        return base
+        return base, newer
     first = newer.posted_at[0] if base.first_posted_at is None else base.first_posted_at
-    return Base(summary, first, newer.posted_at[taken - 1])
+    return Base(summary, first, newer.posted_at[taken - 1]), newer[taken:]
 
 
 def base_table(bases: Mapping[str, Base], constants: Mapping[str, str], width: int) -> pa.Table:

@@ -44,6 +44,10 @@ class Changes:
         """For the queries of changed items."""
         return {"ds": self.ds, "before": self.before and self.before["last_ds"], "kinds": list(self.kinds)}
 
+    def with_tonight(self, encoder_sha256: str) -> dict[str, Any]:
+        """The nights that it stands on, and itself."""
+        return {"first_ds": self.ds, "encoder_sha256": encoder_sha256, **(self.before or {}), "last_ds": self.ds}
+
 
 class Stored(NamedTuple):
     """What is stored of users whose items may not fit any more."""
@@ -108,11 +112,13 @@ def read_changed(
     db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str, max_vectors: int
 ) -> Changed:
     """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
-    params = changes.params | {"first_user": shard.first_user, "last_user": shard.last_user}
-    rows = run_sql(db, "jobs/changed_items", params | {"encoder_sha256": encoder_sha256})
+    users = {"first_user": shard.first_user, "last_user": shard.last_user, "part": shard.part, "parts": shard.parts}
+    rows = run_sql(db, "jobs/changed_items", changes.params | users | {"encoder_sha256": encoder_sha256})
     nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
+    # of a user in parts the base is made at the end, by closing.py
     nights = dict(changes.before or nothing)
-    held = run_sql(db, "jobs/users_held", nights | {"users": rows["user_id"].unique().to_pylist()})
+    whose = rows["user_id"].unique().to_pylist() if shard.parts == 1 else []
+    held = run_sql(db, "jobs/users_held", nights | {"users": whose})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)
     ask_for(db, grown | whole)
     bases = run_sql(db, "jobs/bases_of_users", nights)
@@ -223,7 +229,7 @@ def new_bases(encoded: Encoded, max_vectors: int, width: int) -> dict[str, Base]
     for user in sorted(stored.users):
         items = newest_items([own[user] for own in (before, tonight) if user in own], user, gone)
         base = nothing if user in stored.whole_users else old[user]
-        made = base if items is None else with_newer(base, items, max_vectors)
+        made = base if items is None else with_newer(base, items, max_vectors)[0]
         if made.summary.item_count != base.summary.item_count or (base is nothing and user in old):
             found[user] = made
     return found

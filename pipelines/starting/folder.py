@@ -164,6 +164,8 @@ def next_commands(start: Start, *, is_new: bool) -> list[dict[str, str]]:
         "once: learn to use personas": f"train --kind {start.spoken} --plug {plug}{learned}",
         "every night: encode and answer": f"nightly {ds} --plug {plug}",
         "read the answers": f"sql \"select user_id, output from outputs where ds = '{start.today}'\"",
+        "why an answer is what it is": f"explain task-1 --plug {plug}",
+        "the night as a page": f"report {ds} --out report.html",
     }
     return [{"next": f"pplug {command}", "what_for": step} for step, command in steps.items()]
 

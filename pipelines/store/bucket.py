@@ -96,17 +96,22 @@ class Bucket:
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "options": self.options}  # a worker opens its own connection
 
-    @cached_property
-    def _client(self) -> Any:
-        from obstore.store import from_url
-
+    @property
+    def connection(self) -> dict[str, Any]:
+        """How obstore connects to the store, in its own words."""
         environment = {name: value for name, value in os.environ.items() if PREFIX.match(name)}
         client = {_bare(name): value for name, value in (environment | dict(self.options)).items()}
         client = {name: value for name, value in client.items() if name in CLIENT}
         config = {name: value for name, value in self.options.items() if _bare(name) not in CLIENT}
+        return {"config": config, "client_options": client, "retry_config": {"retry_timeout": PATIENCE}}
+
+    @cached_property
+    def _client(self) -> Any:
+        from obstore.store import from_url
+
         with self._one_line_errors():
             connect: Any = from_url
-            return connect(self.uri, config=config, client_options=client, retry_config={"retry_timeout": PATIENCE})
+            return connect(self.uri, **self.connection)
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Generator[None]:

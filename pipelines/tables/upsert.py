@@ -282,17 +282,21 @@ def _sorted_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> Iter
     """The changed rows in the order of users: dealt into parts that fit into memory, then part by part."""
     row_count = pq.read_metadata(staged).num_rows
     parts, edits = np.full(row_count, -1, np.int32), np.zeros(row_count, bool)
-    begun = 0
-    # sums over a window are held in memory, an order is not
-    rows = db.sql("""
-        select place, size, old_file is not null as is_edit
+    # users are put in order, not rows: rows without number do not fit, neither in an order nor in a window's sums
+    db.execute("""
+        create temp table owners as
+        select owner, sum(size)::bigint as bytes, sum(bytes) over (order by owner)::bigint - bytes as begun
         from replaced
         where fate = 'changed'
-        order by owner, place""")
+        group by owner""")
+    rows = db.sql(f"""
+        select place, old_file is not null as is_edit, (begun + bytes * (place % 1024) // 1024) // {PART_BYTES} as part
+        from replaced
+        inner join owners using (owner)
+        where fate = 'changed'""")
     for batch in rows.to_arrow_reader(ROW_GROUP_ROWS):
-        places, sizes = batch["place"].to_numpy(), batch["size"].to_numpy().cumsum() + begun
-        parts[places], edits[places] = sizes // PART_BYTES, batch["is_edit"].to_numpy(zero_copy_only=False)
-        begun = sizes[-1]
+        places = batch["place"].to_numpy()
+        parts[places], edits[places] = batch["part"].to_numpy(), batch["is_edit"].to_numpy(zero_copy_only=False)
     files = _deal(parts, edits, file_schema(name), staged)
     for part in sorted(files):
         with pa.memory_map(str(files[part])) as source, pa.ipc.open_stream(source) as rows:

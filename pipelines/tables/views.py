@@ -86,7 +86,9 @@ def open_database(spill: Path | str, memory_limit: str = MEMORY_LIMIT) -> duckdb
     """
     settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
     db = duckdb.connect(config=settings | {"memory_limit": memory_limit})
-    return db.execute("set TimeZone = 'UTC'").execute("set enable_progress_bar = false")
+    with contextlib.suppress(duckdb.InvalidInputException):  # a notebook that could draw none
+        db.execute("set enable_progress_bar = false")
+    return db.execute("set TimeZone = 'UTC'")
 
 
 @contextlib.contextmanager

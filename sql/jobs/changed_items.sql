@@ -2,7 +2,8 @@
 -- Grain:  one row per user_id, kind, item_id
 -- Reads:  item_changes, reusable_vectors
 -- Params: $ds (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that read otherwise
---         since then), $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
+--         since then), $first_user (TEXT), $last_user (TEXT), $part (INT), $parts (INT): which of their items, of how
+--         many parts, $encoder_sha256 (TEXT)
 -- Holds:  oldest first within each user; vector, vector_scale and item_sha256 are null together: none was made yet
 with newest as (
     select
@@ -34,6 +35,7 @@ select
     newest.item_sha256
 from item_changes($ds, $before, $kinds, $first_user, $last_user) as changes
 left join newest using (user_id, kind, item_id)
+where hash(changes.kind, changes.item_id) % $parts = $part
 order by
     changes.user_id,
     changes.posted_at,

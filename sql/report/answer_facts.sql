@@ -12,7 +12,7 @@ with answers as (
         score,
         string_split(trim(output), ' ') as words
     from outputs
-    where ds = coalesce($ds, (select max(outputs.ds) from outputs))
+    where ds = coalesce($ds, (select max(every.ds) from outputs as every))
 )
 
 select

@@ -42,7 +42,9 @@ def is_offline() -> bool:
     return False
 
 
-@pytest.mark.skipif("PPLUG_NETWORK" not in os.environ, reason="asks a package index, for minutes: make requirements")
+@pytest.mark.skipif(
+    "ASK_PACKAGE_INDEX" not in os.environ, reason="asks a package index, for minutes: make requirements"
+)
 def test_pip_finds_that_the_requirements_fit_together() -> None:
     if is_offline():
         pytest.skip("offline: pip cannot ask the package index")

@@ -1,5 +1,7 @@
 """What the engine does on a GPU, without one: the same answers, no number waited for, less memory than wanted."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from llm_jobs.engine.kv_cache import KVCache
 from llm_jobs.engine.llama import LlamaTrunk
 from llm_jobs.engine.packing import Chunk
 from llm_jobs.engine.prefill import PromptRows, read
+from llm_jobs.engine.recorded import Recorded
 from llm_jobs.engine.rules import Rules
 from llm_jobs.prompts import Placement, Request
 
@@ -70,6 +73,37 @@ def test_reading_and_a_step_wait_for_no_number() -> None:
     )
     vars(decoding)["_advance"](4)
     vars(decoding)["_advance"](2)
+
+
+@pytest.mark.parametrize("can_be_recorded", [True, False])
+def test_a_step_is_recorded_when_it_comes_again(can_be_recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Graph:
+        """What torch does with a GPU."""
+
+        def replay(self) -> None:
+            done.append("replay")
+
+        def pool(self) -> int:
+            return 1
+
+    @contextmanager
+    def recording(*_: object, **__: object) -> Generator[None]:
+        yield
+        done[-1] = "record"
+        if not can_be_recorded:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    advance = Recorded(lambda size: done.append(f"step {size}"), torch.device("cuda"))
+    for size in (4, 4, 4, 2, 4, 2):
+        advance(size)
+    if can_be_recorded:
+        assert done == ["step 4", "record", "replay", "replay", "step 2", "replay", "record", "replay"]
+    else:
+        assert done == ["step 4", "record", "step 4", "step 4", "step 2", "step 4", "step 2"]
 
 
 def test_a_queue_without_memory_goes_on_with_fewer_rows(

@@ -14,6 +14,7 @@ from tiny_models import save_model, tiny_bert
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig, encode_night
+from pipelines.personas import closing
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -150,3 +151,23 @@ def test_an_earlier_night_of_another_encoder_is_refused(
     with pytest.raises(PplugError, match=f"ds={DAYS[1]} was built with encoder"):
         encode_night(warehouse, DAYS[0], other_encoder, kinds, rebuild=True)
     assert encode_night(warehouse, DAYS[1], other_encoder, kinds, rebuild=True).config["is_full"]
+
+
+def test_a_user_with_more_items_than_a_shard_takes_has_the_persona_of_one_shard(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "PIECE_ITEMS", 3)
+    small = replace(encode_config, shard_items=4, max_vectors=5)
+    whale = [item("bob", 100 + number, f"text {number % 7}", "blue") for number in range(23)]
+    warehouse = fill([*ITEMS, *whale])
+    record = encode_night(warehouse, DAYS[0], small, kinds)
+    assert record.rows_in == record.rows_out == len(ITEMS) + len(whale)
+    first = personas(warehouse, DAYS[0])
+    assert first == full(warehouse, DAYS[0], replace(small, shard_items=1_000), kinds)
+
+    gone = [old | {"deleted": True} for old in whale[2:11]]
+    fill([*gone, *(item("bob", 200 + number, "more", "red") for number in range(9))], ds=DAYS[1])
+    encode_night(warehouse, DAYS[1], small, kinds)
+    second = personas(warehouse, DAYS[1])
+    assert second != first
+    assert second == full(warehouse, DAYS[1], replace(small, shard_items=1_000), kinds)

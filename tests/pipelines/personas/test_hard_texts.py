@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from small_night import NIGHT, item
 
-from embedder.encoder import has_bfloat16
+from embedder.devices import has_bfloat16
 from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.ingest import ingest_histories
