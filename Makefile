@@ -41,6 +41,8 @@ demo: setup ## Run the whole job on a generated sample, in about five minutes
 test: check ## check, then all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# Two workers: a third would spend as long on its imports as it saves.
+test-fast: PYTEST_FLAGS = -n 2 --dist loadgroup
 test-fast: setup ## The tests to run while you work: of every part, without those that take long
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --fast
 

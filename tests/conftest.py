@@ -33,10 +33,13 @@ LONG = (
     "llm_jobs/test_architectures.py",
     "llm_jobs/test_beams.py",
     "llm_jobs/test_chat_template.py::test_a_template_that_never_ends",
+    "llm_jobs/test_choices.py::test_choices_are_scored",
     "llm_jobs/test_frozen_llm.py::test_in_bfloat16",
     "llm_jobs/test_frozen_llm.py::test_the_packaged_model",
     "llm_jobs/test_label_training.py",
+    "llm_jobs/test_metrics.py::test_the_interval_is_that_of_a_slow_loop",
     "llm_jobs/test_rules.py",
+    "llm_jobs/test_training.py::test_a_killed_run_resumes",
     "pipelines/command/test_boundary.py::test_matrix_products",
     "pipelines/command/test_kinds_command.py::test_what_init_writes",
     "pipelines/command/test_streams.py",
@@ -45,22 +48,28 @@ LONG = (
     "pipelines/intake/test_lamp.py",
     "pipelines/intake/test_pipes.py",
     "pipelines/intake/test_sources.py",
+    "pipelines/library/test_library_warehouse.py",
+    "pipelines/library/test_personalizer.py",
     "pipelines/nights/test_night.py::test_a_finished_shard",
     "pipelines/nights/test_running.py",
+    "pipelines/personas",
     "pipelines/remote",
     "pipelines/baselines/test_lora.py",
     "pipelines/store/test_location.py",
     "pipelines/tables/test_upsert.py",
     "pipelines/tables/test_warehouse.py",
     "pipelines/test_cli.py",
+    "pipelines/test_compaction.py",
     "pipelines/test_compare.py",
     "pipelines/test_damage",
     "pipelines/test_demo.py",
     "pipelines/test_disk.py",
+    "pipelines/test_encode.py",
     "pipelines/test_evaluate.py",
     "pipelines/test_expire.py",
     "pipelines/test_folds.py",
     "pipelines/test_forget.py",
+    "pipelines/test_generate.py",
     "pipelines/test_ingest.py",
     "pipelines/test_interruption.py",
     "pipelines/test_many_nights.py",
@@ -69,12 +78,21 @@ LONG = (
     "pipelines/test_power_loss.py",
     "pipelines/test_report.py",
     "pipelines/test_sharing.py",
+    "pipelines/test_since.py",
     "pipelines/test_train.py",
     "pipelines/test_vllm_engine.py",
     "test_readme.py",
 )
 """Files and folders that `make test-fast` leaves out: processes that are killed, servers, and whole nights again and
 again. What it keeps has tests of every part of the product; it is to stay under 90 seconds on two cores."""
+
+KEPT = (
+    "pipelines/library/test_library_warehouse.py::test_it_is_the_warehouse_of_the_jobs",
+    "pipelines/test_encode.py::test_every_persona_is_what_ten_lines",
+    "pipelines/test_generate.py::test_every_task_is_answered_or_rejected_exactly_once",
+    "pipelines/test_ingest.py::test_every_malformed_line",
+)
+"""Tests of those files that `make test-fast` runs all the same: one whole way of each job."""
 
 TOGETHER = ("faults", "pipelines/remote", "pipelines/test_forget.py", "pipelines/test_report.py")
 """Files and folders whose tests share something that takes long to make: one process runs them (`--dist loadgroup`)."""
@@ -93,7 +111,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out whole files that take long before they are imported: that is half of what collecting takes."""
     name = collection_path.relative_to(TESTS).as_posix() if collection_path.is_relative_to(TESTS) else ""
-    is_long = bool(name) and name.startswith(tuple(entry for entry in LONG if "::" not in entry))
+    whole = tuple(entry for entry in LONG if "::" not in entry)
+    is_long = bool(name) and name.startswith(whole) and not any(test.startswith(name) for test in KEPT)
     return True if config.getoption("--fast") and is_long else None
 
 
@@ -102,7 +121,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests that take long, or say which belong together."""
     names = {item: f"{item.path.relative_to(TESTS).as_posix()}::{item.name}" for item in items}
     if config.getoption("--fast"):
-        long = [item for item in items if names[item].startswith(LONG)]
+        long = [item for item in items if names[item].startswith(LONG) and not names[item].startswith(KEPT)]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
     for item in items:
