@@ -150,11 +150,31 @@ class Summary:
             digest,
         )
 
+    def in_groups(self, least: int) -> "Summary":
+        """Merge until every vector stands for at least `least` items, the newest ones in their order; nothing of fewer.
+
+        A function of the summary alone, like everything here.
+        """
+        if self.item_count < least:
+            return Summary.empty(self.vectors.width)
+        if not len(self.counts) or self.counts.min() >= least:
+            return self
+        starts = _newest_runs(self.counts, least)
+        old = np.arange(starts[0])
+        groups = likely_groups(self.vectors[old], self.counts[old], least) if len(old) else old
+        runs = np.searchsorted(starts, np.arange(starts[0], len(self.counts)), side="right")
+        return self._merged(np.concatenate([groups, groups.max(initial=-1) + runs]))
+
     def _halved(self, max_vectors: int) -> "Summary":
         """Merge all but the newest items, so that `RECENT_ITEMS` stay apart where there is room for them."""
         apart = min(RECENT_ITEMS, max_vectors // 4)
         old = np.arange(len(self.counts) - apart)
-        merged = merge(self.vectors[old], self.counts[old], max(1, max_vectors // 2 - apart))
+        return self._merged(k_means(self.vectors[old], self.counts[old], max(1, max_vectors // 2 - apart)))
+
+    def _merged(self, groups: IntArray) -> "Summary":
+        """Merge the first vectors (m,), each in the group named for it; those behind them stay apart."""
+        old = np.arange(len(groups))
+        merged = merge(self.vectors[old], self.counts[old], groups)
         labels = tuple(sum((Counter(self.labels[at]) for at in own), Counter[str]()) for own in merged.members)
         return Summary(
             CompactVectors.concatenate([merged.vectors, self.vectors[len(old) :]]),
@@ -195,8 +215,8 @@ class Merged(NamedTuple):
     """Which of the vectors that were merged are in each."""
 
 
-def merge(vectors: CompactVectors, counts: IntArray, most: int) -> Merged:
-    """Merge similar vectors by k-means, whose means weigh each vector by its items.
+def merge(vectors: CompactVectors, counts: IntArray, groups: IntArray) -> Merged:
+    """Replace groups of vectors by means that weigh each vector by its items.
 
     The means are not scaled back to unit length: to first order, `counts * exp(q . mean)` is then what the group's
     items would weigh one by one.
@@ -204,8 +224,19 @@ def merge(vectors: CompactVectors, counts: IntArray, most: int) -> Merged:
     Args:
         vectors: m vectors.
         counts: (m,) items behind each.
-        most: how many may be left, at least 1.
+        groups: (m,) the group of each; in their order the means come.
     """
+    weighted = vectors.floats().astype(np.float64) * counts[:, None]
+    means, sizes = _means(weighted, counts, groups)
+    own = np.unique(groups, return_inverse=True)[1]
+    nearness = _nearness(vectors, means)[np.arange(len(own)), own] - 0.5 * vectors.squares
+    order = np.lexsort((np.arange(len(own)), -nearness, own))
+    starts = np.flatnonzero(np.r_[True, np.diff(own[order]) > 0])
+    return Merged(means, sizes, order[starts], np.split(order, starts[1:]))
+
+
+def k_means(vectors: CompactVectors, counts: IntArray, most: int) -> IntArray:
+    """(m,) the group of each of m vectors, at most `most` groups of similar ones; `counts` (m,) items behind each."""
     weighted = vectors.floats().astype(np.float64) * counts[:, None]
     centres = vectors[_spread(vectors, _means(weighted, counts, np.zeros(len(counts), np.int64))[0], most)]
     groups = _nearness(vectors, centres).argmax(axis=1)
@@ -214,12 +245,40 @@ def merge(vectors: CompactVectors, counts: IntArray, most: int) -> Merged:
         groups = _nearness(vectors, centres).argmax(axis=1)
         if np.array_equal(groups, before):
             break
-    means, sizes = _means(weighted, counts, groups)
-    own = np.unique(groups, return_inverse=True)[1]
-    nearness = _nearness(vectors, means)[np.arange(len(own)), own] - 0.5 * vectors.squares
-    order = np.lexsort((np.arange(len(own)), -nearness, own))
-    starts = np.flatnonzero(np.r_[True, np.diff(own[order]) > 0])
-    return Merged(means, sizes, order[starts], np.split(order, starts[1:]))
+    return groups
+
+
+def likely_groups(vectors: CompactVectors, counts: IntArray, least: int) -> IntArray:
+    """(m,) groups of similar vectors with at least `least` items each, or one group: small ones join the nearest."""
+    weighted = vectors.floats().astype(np.float64) * counts[:, None]
+    groups = k_means(vectors, counts, max(1, int(counts.sum()) // least))
+    while True:
+        groups = np.unique(groups, return_inverse=True)[1]
+        means, sizes = _means(weighted, counts, groups)
+        if sizes.min() >= least or len(sizes) == 1:
+            return groups
+        small = int(np.argmin(sizes))
+        nearness = _nearness(means[np.array([small])], means)[0]
+        nearness[small] = -np.inf
+        groups[groups == small] = int(np.argmax(nearness))
+
+
+def _newest_runs(counts: IntArray, least: int) -> list[int]:
+    """Where runs of the newest vectors begin, each of at least `least` items, the oldest run first.
+
+    As many as hold `RECENT_ITEMS`; fewer older items than `least` join the oldest run.
+    """
+    starts, inside, covered = list[int](), 0, 0
+    for at in reversed(range(len(counts))):
+        inside += int(counts[at])
+        if inside >= least:
+            starts.append(at)
+            inside, covered = 0, covered + inside
+            if covered >= RECENT_ITEMS:
+                break
+    if counts[: starts[-1]].sum() < least:
+        starts[-1] = 0
+    return starts[::-1]
 
 
 def _spread(vectors: CompactVectors, mean: CompactVectors, most: int) -> IntArray:

@@ -93,7 +93,7 @@ def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence
     if not answers:
         return []
     measure = _MEASURES[metric](answers, labels)
-    return _values_with_intervals(measure.formula, _sums_per_user(measure.sums, answers))
+    return values_with_intervals(measure.formula, _sums_per_user(measure.sums, answers))
 
 
 def paired_difference(
@@ -117,7 +117,7 @@ def paired_difference(
         subtracted = formula(totals[:, width:])
         return {name: values - subtracted[name] for name, values in formula(totals[:, :width]).items()}
 
-    return _values_with_intervals(difference, np.hstack([ours, theirs]))
+    return values_with_intervals(difference, np.hstack([ours, theirs]))
 
 
 def _check_same_tasks(first: Sequence[Scored], second: Sequence[Scored]) -> None:
@@ -137,7 +137,7 @@ def _sums_per_user(sums: Sums, answers: Sequence[Scored]) -> Floats:
     return np.array([sums(list(group)) for _, group in by_user], dtype=np.float64)
 
 
-def _values_with_intervals(formula: Formula, sums: Floats) -> list[MetricValue]:
+def values_with_intervals(formula: Formula, sums: Floats) -> list[MetricValue]:
     """Percentile bootstrap, widened to hold the value.
 
     A resample has fewer classes than the whole, so the value of macro-F1 can lie above every one of them.

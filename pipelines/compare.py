@@ -139,6 +139,7 @@ class Comparison:
         night = self._night
         with connect(night.warehouse) as db:
             reader = night.reader(db)
+            reader.require_items()
             data = night.data(reader.persona_ds)
             methods = self._methods(data, compare.methods, has_others=reader.has_others)
             arms = answer_arms(reader.chunks(), methods, night.models.llm, reader.task_count, progress)

@@ -11,7 +11,7 @@ with at most `shard_items` changed items, fewer where they are long. Every chang
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ from pipelines.personas.items import (
     shard_tables,
 )
 from pipelines.personas.nights import PINNED, EncodedNight, Nights, encoded_nights, night_before
+from pipelines.personas.protection import Protection
+from pipelines.personas.whole import encode_whole, whole_items, whole_tables
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import connect, run_sql
@@ -57,7 +59,7 @@ READS = ("histories", "deletions", "history_vectors", "persona_vectors")
 WRITES = ("history_vectors", "persona_vectors")
 """Tables of which a night is replaced."""
 
-SOURCES = ("histories", "settled_histories", "deletions")
+SOURCES = ("histories", "deletions", "settled_histories")
 """Views that a night depends on."""
 
 SAMPLE_TEXTS = 64
@@ -74,6 +76,8 @@ class EncodeConfig:
     """float32, bfloat16, float16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
     max_vectors: int = 128
     """Most vectors that stand for one user."""
+    protection: Protection = field(default_factory=Protection)
+    """What stored vectors keep to themselves."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
     cache: Path | None = None
@@ -99,7 +103,11 @@ class EncodeJob:
     unit = "items"
     reads = READS
     writes = WRITES
-    takes_parts = True
+
+    @property
+    def takes_parts(self) -> bool:
+        """Parts of a user meet in their items' vectors."""
+        return self.config.protection.keeps_items
 
     @property
     def shard_rows(self) -> int:
@@ -127,6 +135,7 @@ class EncodeJob:
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
             "max_vectors": self.config.max_vectors,
+            "protection": self.config.protection.of(warehouse).settings,
         }
         before = None if self.force else night_before(warehouse, nights, ds, settings)
         versions = warehouse.versions(READS)
@@ -138,10 +147,13 @@ class EncodeJob:
         kinds = {name: self._reading(name) for name in sorted({*known, *found})}
         otherwise = tuple(name for name in known if kinds[name] != known[name])
         changes = Changes(ds, before and before.params, otherwise)
-        reads = since.reads(is_wide=bool(otherwise) or since.has_waiting, force=self.force)
+        is_wide = bool(otherwise) or since.has_waiting
+        keeps_items = self.config.protection.keeps_items
+        reads = since.reads(is_wide=is_wide or not keeps_items, force=self.force)
         with connect(warehouse, files=reads) as db:
             later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
-        files = [file for name in SOURCES for file in reads.get(name, ()) if file.ds <= ds]
+        sources = SOURCES if is_wide else SOURCES[:2]  # else what is settled is part of the night before
+        files = [file for name in sources for file in reads.get(name, ()) if file.ds <= ds]
         if before is None and not files:
             told = f"no histories as of {ds} in {warehouse}"
             raise InputMissing(f"{told}: run `pplug ingest histories FILE --ds {ds}`")
@@ -168,10 +180,16 @@ class EncodeJob:
         earlier = [night for night in nights if night.ds <= inputs.ds][-1:]
         later = [night for night in nights if night.ds > inputs.ds]
         require_encoder([*([] if self.rebuild else earlier), *later], sha256, inputs.ds)
+        if not self.rebuild:
+            require_protection(earlier, inputs.settings["protection"], inputs.ds)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
-        """Count each user's changed items."""
-        return db.sql(query_text("jobs/changed_users"), params=inputs.facts["changes"].params)
+        """Count each user's changed items; they weigh what is encoded for them."""
+        changed = db.sql(query_text("jobs/changed_users"), params=inputs.facts["changes"].params)
+        if self.config.protection.keeps_items:
+            return changed
+        columns = zip(("users", "counts", "weights"), changed.to_arrow_table().columns, strict=True)
+        return db.sql(query_text("jobs/whole_users"), params={name: column.to_pylist() for name, column in columns})
 
     def load(self, facts: Mapping[str, Any]) -> TextEncoder:
         """Load the encoder that the night was planned with."""
@@ -184,31 +202,48 @@ class EncodeJob:
 
         When the parts of a user are finished, make the base of all items instead.
         """
-        facts = night.facts
+        facts, changes = night.facts, night.facts["changes"]
         if shard.is_closing:
-            nights = facts["changes"].with_tonight(facts["encoder_sha256"])
+            nights = changes.with_tonight(facts["encoder_sha256"])
             return read_closed(db, shard.first_user, nights, facts["width"], self.config.max_vectors)
-        return read_changed(db, shard, facts["changes"], facts["encoder_sha256"], self.config.max_vectors)
+        return self._changed(db, shard, changes, facts["encoder_sha256"])
+
+    def _changed(self, db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str) -> Changed:
+        most, keeps_items = self.config.max_vectors, self.config.protection.keeps_items
+        return read_changed(db, shard, changes, encoder_sha256, most, keeps_items=keeps_items)
 
     def compute(self, night: Night, rows: Changed | Closed, models: TextEncoder) -> Encoded | Closed:
-        """Encode the items that have no vector yet."""
+        """Encode the items that have no vector yet; where items keep none, all of the changed users'."""
         if isinstance(rows, Closed):
             return rows
-        pending = pending_items(rows.rows, self.kinds, force=self.force)
-        return encode_items(pending, rows.stored, models, self.kinds)
+        protector = self.config.protection.of(night.warehouse)
+        pending = pending_items(rows.rows, self.kinds, protector, force=self.force)
+        encode = encode_items if self.config.protection.keeps_items else encode_whole
+        return encode(pending, rows.stored, models, self.kinds, protector)
 
     def shape(self, night: Night, results: Encoded | Closed) -> Made:
-        """Make vectors of the changed items, and bases of personas that are too large without."""
-        facts, most = night.facts, self.config.max_vectors
+        """Make vectors of the changed items, and bases of personas that are too large, or are kept, without."""
+        facts, most, protection = night.facts, self.config.max_vectors, self.config.protection
+        made_with = facts["encoder_sha256"], facts["width"]
         if isinstance(results, Closed):
             constants = {"encoder_sha256": facts["encoder_sha256"], "run_id": night.run_id}
             return Made({"persona_vectors": base_table(results.bases, constants, facts["width"])}, 0, 0)
-        tables = shard_tables(results, night.run_id, most, facts["encoder_sha256"], facts["width"])
+        if protection.keeps_items:
+            tables = shard_tables(results, night.run_id, most, *made_with)
+        else:
+            tables = whole_tables(results, night.run_id, most, protection.min_items, *made_with)
         row_count = results.rows.num_rows + results.gone.num_rows
         return Made(tables, row_count, results.tokens, {"gone_count": results.gone.num_rows})
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
-        """Tell of later nights that stood on what this one was before."""
+        """Tell of later nights that stood on what this one was before, and of earlier ones that protect nothing."""
+        if (
+            self.config.protection.is_on
+            and any(night.ds < inputs.ds for night in inputs.seen["nights"])
+            and inputs.notes["is_full"]
+        ):
+            told = "vectors of the nights before %s are stored as they were: `pplug expire --keep 1` removes them"
+            logger.warning(told, inputs.ds)
         later = [night.ds for night in inputs.seen["nights"] if night.ds > inputs.ds and not night.is_full]
         if later:
             told = "the nights after %s stand on it: `pplug backfill encode --start %s --end %s` brings them up to date"
@@ -224,12 +259,15 @@ class EncodeJob:
         """
         self.require(inputs)
         encoder, changes = load_encoder(self.config), inputs.facts["changes"]
+        protector = self.config.protection.of(inputs.warehouse)
         users = items = texts = tokens = 0
         sample: list[str] = []
         for shard in shards:
             with connect(inputs.warehouse, files=shard.files) as db:
-                rows = read_changed(db, shard, changes, encoder.sha256, self.config.max_vectors).rows
-            pending = pending_items(rows, self.kinds, force=self.force)
+                changed = self._changed(db, shard, changes, encoder.sha256)
+            pending = pending_items(changed.rows, self.kinds, protector, force=self.force)
+            if not self.config.protection.keeps_items:
+                pending, planned = whole_items(changed.stored, self.kinds, protector), None
             todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
             todo = list(dict.fromkeys(todo))
             users += len(set(pending.rows["user_id"].to_pylist())) if shard.parts == 1 else shard.part == 0
@@ -307,6 +345,23 @@ def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str, ds: dat
                 f"persona_vectors ds={night.ds} was built with encoder {night.encoder_sha256[:8]}, but this one is "
                 f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
                 f"`pplug encode --ds {max(ds, night.ds)} --rebuild` to encode every item anew with this one"
+            )
+
+
+def require_protection(nights: Sequence[EncodedNight], protection: Mapping[str, Any], ds: date) -> None:
+    """Refuse to store personas otherwise than protected nights before, unasked: an option may have been left out.
+
+    Raises:
+        PplugError: if one of the nights was protected in another way.
+    """
+    for night in nights:
+        if night.is_protected and night.config["protection"] != protection:
+            was = night.config["protection"]
+            named = f"--min-items-per-vector {was['min_items']} --noise {was['noise']}"
+            more = "" if was["item_vectors"] else " --no-item-vectors"
+            raise PplugError(
+                f"the personas of {night.ds} are stored with {named}{more}, under the key {was['key_check'][:8]}: "
+                f"give the same options, or run `pplug encode --ds {ds} --rebuild` with others"
             )
 
 

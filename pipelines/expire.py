@@ -2,8 +2,9 @@
 
     nights of personas and of answers ─▶ the newest N stay ─▶ older rows out of the tables ─▶ their files deleted
 
-Of `persona_vectors` a row goes when the oldest night kept has a newer one of its user: the others are part of personas
-still. Histories, tasks, evaluations, runs and the vectors of items, which personas are made of, are never touched.
+Of `persona_vectors` a row goes when the oldest night kept has a newer one of its user, or stands on a full night after
+it: the others are part of personas still. Vectors of items, which personas are made of, stay, unless they are from
+before a full night with a protection that they do not have. Histories, tasks, evaluations and runs are never touched.
 """
 
 from collections import defaultdict
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
-from pipelines.personas.nights import encoded_nights
+from pipelines.personas.nights import encoded_nights, nights_until
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.retention import READER_SECONDS, vacuum
 from pipelines.tables.schema import file_schema
@@ -25,7 +26,7 @@ from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Staged, Warehouse, write_shard
 
 JOB: Final = "expire"
-EXPIRING: Final = ("persona_vectors", "outputs", "rejects")
+EXPIRING: Final = ("persona_vectors", "outputs", "rejects", "history_vectors")
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,18 @@ def first_kept(personas: set[date], answers: set[date], keep: int) -> tuple[date
 
 def _dropped(warehouse: Warehouse, keep: int) -> dict[str, list[Dropped]]:
     files = {name: warehouse.live(name) for name in EXPIRING}
-    encoded = {night.ds for night in encoded_nights(warehouse)} | {file.ds for file in files["persona_vectors"]}
+    nights = encoded_nights(warehouse)
+    encoded = {night.ds for night in nights} | {file.ds for file in files["persona_vectors"]}
     first_persona, first = first_kept(encoded, {file.ds for file in files["outputs"]}, keep)
-    whole = {name: [Dropped(file) for file in there if file.ds < first] for name, there in files.items()}
-    return whole | {"persona_vectors": _replaced(warehouse, files["persona_vectors"], first_persona)}
+    found = nights_until([night for night in nights if night.ds <= first_persona])
+    full = found.nights[0] if found else None
+    whole = {name: first for name in ("outputs", "rejects")} | {
+        "persona_vectors": full.ds if full else date.min,
+        "history_vectors": full.ds if full and full.is_protected else date.min,
+    }
+    dropped = {name: [Dropped(file) for file in files[name] if file.ds < whole[name]] for name in EXPIRING}
+    bases = [file for file in files["persona_vectors"] if file.ds >= whole["persona_vectors"]]
+    return dropped | {"persona_vectors": dropped["persona_vectors"] + _replaced(warehouse, bases, first_persona)}
 
 
 def _replaced(warehouse: Warehouse, files: Sequence[DataFile], first: date) -> list[Dropped]:

@@ -141,7 +141,9 @@ class FoldedComparison:
         """Rows of `evaluations`, apart from the run."""
         arms, item_counts, night = dict[str, Arm](), dict[str, int](), self._night
         with connect(night.warehouse) as db:
-            data = night.data(night.reader(db).persona_ds)
+            reader = night.reader(db)
+            reader.require_items()
+            data = night.data(reader.persona_ds)
             examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             names = self._names(data)
             trainer = FoldTrainer(night.kind, night.models, data.labels, examples, self._folds.train, progress)

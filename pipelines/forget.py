@@ -15,7 +15,7 @@ from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.training import REPORT
-from pipelines.erasure.forgotten import JOB, request_of
+from pipelines.erasure.forgotten import JOB, HashedUsers, request_of
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_traces
 from pipelines.erasure.user_key import read_key
@@ -64,7 +64,7 @@ def forget_user(
     """
     check_user_id(user_id)
     person = Person(user_id)
-    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if is_trained_with(warehouse, folder, user_id)]
+    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if user_id in trained_on(warehouse, folder)]
     if dry_run:
         with warehouse.copied() as root:
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
@@ -101,8 +101,8 @@ def check_user_id(user_id: str) -> None:
         raise UsageError(f"the user id {user_id!r} is empty: name one user, `pplug forget USER_ID`")
 
 
-def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
-    """Whether a plug was fitted to the user's history; beside it lie the hashes of those it was.
+def trained_on(warehouse: Warehouse, folder: Path) -> HashedUsers:
+    """The users whose histories a plug was fitted to; beside it lie their hashes.
 
     Raises:
         InputMissing: if there are none, or they were not made with the key of this warehouse.
@@ -122,7 +122,7 @@ def is_trained_with(warehouse: Warehouse, folder: Path, user_id: str) -> bool:
             f"{path} was written with the key of another warehouse, so nobody can tell whom the plug was trained "
             "with: name that --warehouse"
         )
-    return key.hash(user_id) in users
+    return HashedUsers(key, frozenset(users))
 
 
 def found_rows(warehouse: Warehouse, root: Path, person: Person, telling: Sequence[Path]) -> list[FoundPlace]:

@@ -13,6 +13,9 @@ HISTORY_LENGTHS: Final[dict[str, int]] = {
 }
 """Slices by the items of a user, each from its least number on to the next one's."""
 
+AUDIT: Final = "audit"
+"""What `pplug audit` measured is no part of the tasks; it has a name of its own so that nothing takes it for one."""
+
 ORDER: Final = (ALL, *HISTORY_LENGTHS)
 """In which a table shows them."""
 

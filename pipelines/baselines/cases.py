@@ -18,6 +18,7 @@ import numpy as np
 
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
+from embedder.errors import PplugError
 from embedder.histories import History
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of
@@ -93,11 +94,22 @@ class CaseReader:
         self._db, self._ds, self._kind, self._encoder = db, ds, kind, encoder
         nights = newest_nights(nights_of(db), ds, encoder.sha256)
         self.persona_ds, self._nights = nights.last.ds, nights.params
+        self._keeps_items = nights.last.keeps_items
         self.task_counts = Counter(row["user_id"] for row in scored if row["kind"] == kind.name)
         sizes = run_sql(db, "jobs/persona_sizes", self._nights | {"users": list(self.task_counts)}).to_pylist()
         self.item_counts: Mapping[str, int] = {row["user_id"]: row["item_count"] for row in sizes}
         donors = sorted(self.task_counts.keys() & self.item_counts.keys())
         self._others = [other_users(list(self.task_counts), donors, at) for at in range(DRAWS)] if donors[1:] else []
+
+    def require_items(self) -> None:
+        """Refuse nights that keep no vectors of items, which other ways to personalise look through.
+
+        Raises:
+            PplugError: if the personas are of such a night.
+        """
+        if not self._keeps_items:
+            told = f"the personas of {self.persona_ds} are stored without vectors of items, so nothing can be compared"
+            raise PplugError(f"{told}: compare in a warehouse that keeps them (docs/privacy.md)")
 
     @property
     def has_others(self) -> bool:

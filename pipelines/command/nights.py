@@ -15,10 +15,10 @@ app = typer.Typer(rich_markup_mode=None)
 def encode(
     ctx: typer.Context,
     ds: opt.Night,
-    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     *,
+    stored: opt.Stored,
     models: opt.EncoderNames,
     common: opt.Computing,
 ) -> None:
@@ -31,7 +31,7 @@ def encode(
     """
     from pipelines.encode import EncodeConfig, encode_night, plan_encode
 
-    what = (common.tables, ds, EncodeConfig(max_vectors=max_vectors, **vars(models)), opt.kinds_of(ctx))
+    what = (common.tables, ds, EncodeConfig(**stored.settings, **vars(models)), opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_encode(*what, force=force, rebuild=rebuild))])
     with progress_bars() as progress:
@@ -81,11 +81,11 @@ def nightly(
     ctx: typer.Context,
     ds: opt.Night,
     plug: opt.Plugs,
-    max_vectors: opt.MaxVectors = 128,
     force: opt.Force = False,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,
+    stored: opt.Stored,
     models: opt.Answering,
     common: opt.Computing,
 ) -> None:
@@ -102,7 +102,7 @@ def nightly(
     from pipelines.nights.night import plan_night
     from pipelines.nights.steps import raise_worst
 
-    encoding, answering = opt.configs_of(models, max_vectors)
+    encoding, answering = opt.configs_of(models, stored)
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
     encode = encode_job(encoding, kinds, force=force, rebuild=rebuild, runner=runner)
     age = max_persona_age
@@ -124,10 +124,10 @@ def backfill(
     start: opt.Start,
     end: opt.End,
     plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    max_vectors: opt.MaxVectors = 128,
     rebuild: opt.Rebuild = False,
     max_persona_age: opt.MaxPersonaAge = None,
     *,
+    stored: opt.Stored,
     models: opt.Answering,
     common: opt.Computing,
 ) -> None:
@@ -142,7 +142,7 @@ def backfill(
     from pipelines.generate import generate_job
     from pipelines.nights.steps import raise_worst
 
-    encoding, answering = opt.configs_of(models, max_vectors)
+    encoding, answering = opt.configs_of(models, stored)
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
     if job == "encode":
         opt.no_plugs(plug)

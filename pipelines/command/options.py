@@ -205,11 +205,14 @@ KindName = Annotated[
 LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.", callback=kind_name)]
 Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
 Epochs = Annotated[int, option("--epochs", "Passes over the examples.", min=1)]
-Seed = Annotated[int, option("--seed", "Start of the random numbers; another one gives another plug.", min=0)]
+Seed = Annotated[
+    int, option("--seed", "Start of the random numbers; another one gives another plug, or other users.", min=0)
+]
+AuditedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to attack; repeatable.", **PATH)]
+AuditedUsers = Annotated[int, option("--users", "Most users that are looked at.", min=4)]
 Engine = Annotated[
     Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
 ]
-MaxVectors = Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)]
 Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
 Aggregation = Annotated[
     Literal["attention", "mean", "task", "none", "published"],
@@ -443,17 +446,42 @@ class Computing(Counted):
         return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.settings.beam_options)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How personas are stored."""
+
+    max_vectors: Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)] = 128
+    min_items_per_vector: Annotated[
+        int, option("--min-items-per-vector", "No stored vector stands for fewer items; docs/privacy.md.", min=1)
+    ] = 1
+    no_item_vectors: Annotated[
+        bool, option("--no-item-vectors", "Store personas alone; each changed user is encoded anew.")
+    ] = False
+    noise: Annotated[
+        float, option("--noise", "Length of the noise in each item's vector, which has length one.", min=0)
+    ] = 0.0
+    shard_items: Annotated[int, option("--shard-items", "Most items that a worker encodes at once.", min=1)] = 20_000
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As the job takes them."""
+        from pipelines.personas.protection import Protection
+
+        protection = Protection(self.min_items_per_vector, not self.no_item_vectors, self.noise)
+        return {"max_vectors": self.max_vectors, "shard_items": self.shard_items, "protection": protection}
+
+
 BEAM: dict[str, Any] = {"context_settings": {"allow_extra_args": True}}
 """Of a command that hands on what stands behind `--`."""
 
 
-def configs_of(models: Answering, max_vectors: int) -> "tuple[EncodeConfig, GenerateConfig]":
+def configs_of(models: Answering, stored: Stored) -> "tuple[EncodeConfig, GenerateConfig]":
     """The settings of both jobs, which share the encoder."""
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
 
     of_encoder = {field.name: getattr(models, field.name) for field in fields(EncoderNames)}
-    return EncodeConfig(max_vectors=max_vectors, **of_encoder), GenerateConfig(**vars(models))
+    return EncodeConfig(**stored.settings, **of_encoder), GenerateConfig(**vars(models))
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -136,6 +136,40 @@ def evaluate(
     show_evaluations(common, list(rows_of(found)), scored_users(common.tables, ds))
 
 
+@app.command()
+@opt.grouped
+def audit(
+    ctx: typer.Context,
+    ds: opt.Night,
+    plug: opt.AuditedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    users: opt.AuditedUsers = 200,
+    seed: opt.Seed = 0,
+    *,
+    models: opt.ModelNames,
+    common: opt.Writing,
+) -> None:
+    """Attack the warehouse's own vectors, and plugs, and say how much they give away.
+
+    Texts are read back from vectors, users are found again in another night and by what they wrote since, and with
+    --plug it is told from its losses who was in its training. Beside each number stands what chance gives. Takes
+    minutes; docs/privacy.md says what the numbers mean and what protects.
+
+    Example: pplug audit --ds 2026-11-01 --plug plugs/news
+    """
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.audit.audit import AuditConfig, audit_night
+    from pipelines.command.evaluations import audit_lines
+
+    if common.dry_run:
+        return common.show([{"job": "audit", "ds": ds, "most_users": users, "plugs": len(plug)}])
+    config = AuditConfig(users, seed)
+    with progress_bars() as progress:
+        what = (common.tables, ds, opt.kinds_of(ctx), config, GenerateConfig(**vars(models)), plug)
+        found = list(rows_of(audit_night(*what, progress=progress)))
+    common.show(audit_lines(found) if common.for_people else found)
+    return None
+
+
 def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
     """Print what was measured: for a person a table for each kind and metric, then the verdicts."""
     from pipelines.command.evaluations import tables_of, verdicts_of

@@ -40,7 +40,8 @@ def forget(
 def expire(keep: opt.Keep, common: opt.Writing) -> None:
     """Drop old nights of personas, answers and rejects.
 
-    Histories, tasks, evaluations, runs and the vectors that later nights take over stay.
+    Histories, tasks, evaluations, runs and the vectors that later nights take over stay; vectors from before a full
+    night with another protection go.
 
     Example: pplug expire --keep 30
     """

@@ -12,18 +12,18 @@ JOB: Final = "forget"
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """The users who asked to be forgotten."""
+class HashedUsers:
+    """Some users, such as those who asked to be forgotten, of whom only hashes are kept."""
 
     key: UserKey | None = None
-    """Of the warehouse; None where nobody ever asked."""
+    """Of the warehouse; None where there are none."""
     hashes: frozenset[str] = frozenset()
 
     def __contains__(self, user_id: object) -> bool:
         return self.key is not None and isinstance(user_id, str) and self.key.hash(user_id) in self.hashes
 
 
-def read_forgotten(warehouse: Warehouse) -> Forgotten:
+def read_forgotten(warehouse: Warehouse) -> HashedUsers:
     """Who was forgotten so far.
 
     Raises:
@@ -31,17 +31,17 @@ def read_forgotten(warehouse: Warehouse) -> Forgotten:
     """
     version = warehouse.version("runs")
     if version is None:
-        return Forgotten()
+        return HashedUsers()
     with connect(warehouse, {"runs": version}) as db:
         found = run_sql(db, "jobs/forgotten_users").to_pylist()
     if not found:
-        return Forgotten()
+        return HashedUsers()
     path, key = f"{warehouse}/{KEY_FILE}", read_key(warehouse)
     if key is None:
         raise PplugError(f"{path} is gone, {LOST}")
     if any(row["key_check"] != key.check for row in found):
         raise PplugError(f"{path} is not the key that users were forgotten with: restore that one from a backup")
-    return Forgotten(key, frozenset(row["user_hmac_sha256"] for row in found))
+    return HashedUsers(key, frozenset(row["user_hmac_sha256"] for row in found))
 
 
 def request_of(warehouse: Warehouse, user_id: str) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 changed items ─▶ Pending ─▶ Encoded ─┬─▶ history_vectors: their vectors, and which items are gone
 what is stored of their users ───────┴─▶ persona_vectors: new bases, where the items do not fit
+
+Where items keep no vector of their own (protection.py), `history_vectors` only tells which were encoded, and all items
+of a user of whom one changed are encoded again (whole.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +20,13 @@ from numpy.typing import NDArray
 
 from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
-from embedder.hashing import text_sha256
 from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
 from pipelines.personas.asked import ask_for
 from pipelines.personas.bases import Base, Moment, UserItems, base_table, read_bases, read_items, with_newer
 from pipelines.personas.columns import compact_vectors, lists_of, table_of
+from pipelines.personas.protection import Protector
 from pipelines.tables.views import run_sql
 
 JOB = "encode"
@@ -57,7 +60,7 @@ class Stored(NamedTuple):
     """Those of them whose persona is made anew from all their items."""
     bases: pa.Table
     items: pa.Table
-    """Those newer than the base; of whole users all."""
+    """Those newer than the base; of whole users all. With text and output where items keep no vector."""
 
 
 class Changed(NamedTuple):
@@ -82,14 +85,32 @@ class Pending(NamedTuple):
     """The encoder must run."""
 
     @property
+    def names(self) -> list[tuple[str, str, str, str]]:
+        """User, kind, item and hash of the text of each."""
+        keys = (self.rows[name].to_pylist() for name in ("user_id", "kind", "item_id"))
+        return list(zip(*keys, self.hashes, strict=True))
+
+    def named_rows(self, kinds: Mapping[str, Kind]) -> pa.Table:
+        """The rows with `item_sha256` and `label`, instead of what an earlier run made of them."""
+        columns = (self.rows[name].to_pylist() for name in ("kind", "output"))
+        labels = [kinds[kind].label_of(output) for kind, output in zip(*columns, strict=True)]
+        made = {"vector", "vector_scale", "item_sha256"} & {*self.rows.column_names}
+        rows = self.rows.drop_columns([*made])
+        rows = rows.append_column("item_sha256", pa.array(self.hashes, pa.string()))
+        return rows.append_column("label", pa.array(labels, pa.string()))
+
+    @property
     def todo_texts(self) -> list[str]:
         """What the encoder must run on, in the order of the items."""
         return [text for text, is_todo in zip(self.texts, self.is_todo, strict=True) if is_todo]
 
     def unplanned_texts(self, planned: set[int]) -> list[str]:
         """What the encoder must run on if it has run on the items of `planned` by then; they are added to it."""
-        keys = zip(*(self.rows[name].to_pylist() for name in ("user_id", "kind", "item_id")), self.hashes, strict=True)
-        todo = [(hash(key), text) for key, text, is_todo in zip(keys, self.texts, self.is_todo, strict=True) if is_todo]
+        todo = [
+            (hash(name), text)
+            for name, text, is_todo in zip(self.names, self.texts, self.is_todo, strict=True)
+            if is_todo
+        ]
         new = [(key, text) for key, text in todo if key not in planned]
         planned.update(key for key, _ in new)
         return [text for _, text in new]
@@ -109,7 +130,13 @@ class Encoded(NamedTuple):
 
 
 def read_changed(
-    db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str, max_vectors: int
+    db: duckdb.DuckDBPyConnection,
+    shard: Shard,
+    changes: Changes,
+    encoder_sha256: str,
+    max_vectors: int,
+    *,
+    keeps_items: bool = True,
 ) -> Changed:
     """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
     users = {"first_user": shard.first_user, "last_user": shard.last_user, "part": shard.part, "parts": shard.parts}
@@ -117,6 +144,8 @@ def read_changed(
     nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
     # of a user in parts the base is made at the end, by closing.py
     nights = dict(changes.before or nothing)
+    if not keeps_items:
+        return Changed(rows, read_whole(db, rows["user_id"].unique().to_pylist(), changes.ds, nights))
     whose = rows["user_id"].unique().to_pylist() if shard.parts == 1 else []
     held = run_sql(db, "jobs/users_held", nights | {"users": whose})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)
@@ -124,6 +153,14 @@ def read_changed(
     bases = run_sql(db, "jobs/bases_of_users", nights)
     items = run_sql(db, "jobs/items_since_base", nights | {"whole_users": sorted(whole)})
     return Changed(rows, Stored(frozenset(grown | whole), frozenset(whole), bases, items))
+
+
+def read_whole(db: duckdb.DuckDBPyConnection, users: Sequence[str], ds: date, nights: Mapping[str, Any]) -> Stored:
+    """Read all items of some users, as texts, and whose persona is stored."""
+    ask_for(db, users)
+    bases = run_sql(db, "jobs/bases_of_users", nights)
+    texts = run_sql(db, "jobs/items_of_users", {"ds": ds, "users": list(users)})
+    return Stored(frozenset(users), frozenset(users), bases, texts)
 
 
 def users_to_merge(rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vectors: int) -> tuple[set[str], set[str]]:
@@ -160,7 +197,7 @@ def users_to_merge(rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vector
     return grown, whole
 
 
-def pending_items(changed: pa.Table, kinds: Mapping[str, Kind], *, force: bool) -> Pending:
+def pending_items(changed: pa.Table, kinds: Mapping[str, Kind], protector: Protector, *, force: bool) -> Pending:
     """Find the items whose text an earlier run has not encoded; with `force`, all."""
     gone = changed.filter(changed["is_deleted"])
     items = changed.filter(pc.call_function("invert", [changed["is_deleted"]]))
@@ -168,27 +205,23 @@ def pending_items(changed: pa.Table, kinds: Mapping[str, Kind], *, force: bool) 
     known = np.array([text is not None for text in texts], dtype=bool)
     rows, refused = items.filter(pa.array(known)), items.filter(pa.array(~known))
     kept = [text for text in texts if text is not None]
-    hashes = [text_sha256(text) for text in kept]
+    hashes = [protector.sha256(text) for text in kept]
     is_held = np.array([ours == held for ours, held in zip(hashes, rows["item_sha256"].to_pylist(), strict=True)], bool)
     return Pending(rows, gone, refused, kept, hashes, np.ones_like(is_held) if force else ~is_held)
 
 
-def encode_items(pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind]) -> Encoded:
+def encode_items(
+    pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
+) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     is_todo = pending.is_todo
     fresh, tokens = encoder.encode_counted(pending.todo_texts)
+    fresh = protector.noisy(fresh, [key for key, is_new in zip(pending.names, is_todo, strict=True) if is_new])
     held = pending.rows.filter(pa.array(~is_todo))
     known = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
     order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
     vectors = CompactVectors.concatenate([CompactVectors.of(fresh), known])[order]
-    rows = pending.rows.drop_columns(["vector", "vector_scale", "item_sha256"])
-    labels = [
-        kinds[kind].label_of(output)
-        for kind, output in zip(rows["kind"].to_pylist(), rows["output"].to_pylist(), strict=True)
-    ]
-    rows = rows.append_column("item_sha256", pa.array(pending.hashes, pa.string()))
-    rows = rows.append_column("label", pa.array(labels, pa.string()))
-    return Encoded(rows, vectors, pending.gone, pending.refused, stored, tokens)
+    return Encoded(pending.named_rows(kinds), vectors, pending.gone, pending.refused, stored, tokens)
 
 
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
@@ -207,7 +240,7 @@ def shard_tables(
     constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
     bases = new_bases(encoded, max_vectors, width)
     return {
-        "history_vectors": pa.concat_tables([_vector_rows(encoded, constants), _gone_rows(encoded, constants)]),
+        "history_vectors": vector_rows(encoded, constants),
         "persona_vectors": base_table(bases, constants, width),
         "rejects": rejected_items(encoded.refused, run_id),
     }
@@ -256,11 +289,13 @@ def newest_items(parts: Sequence[UserItems], user: str, gone: set[tuple[str, str
     return UserItems(chosen, [times[at] for at in order])
 
 
-def _vector_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
+def vector_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
+    """Rows of `history_vectors`: the items with their vectors, and those that are gone."""
     names = ("user_id", "kind", "item_id", "posted_at", "item_sha256", "label")
     vectors = {"vector": lists_of(encoded.vectors.codes), "vector_scale": pa.array(encoded.vectors.scales)}
     own = {name: encoded.rows.column(name) for name in names} | vectors
-    return table_of("history_vectors", own | {"is_deleted": [False] * encoded.rows.num_rows}, constants)
+    there = table_of("history_vectors", own | {"is_deleted": [False] * encoded.rows.num_rows}, constants)
+    return pa.concat_tables([there, _gone_rows(encoded, constants)])
 
 
 def _gone_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:

@@ -44,6 +44,17 @@ class EncodedNight:
         return self.config["is_full"]
 
     @property
+    def is_protected(self) -> bool:
+        """Whether its vectors keep something to themselves; see protection.py."""
+        return "key_check" in self.config.get("protection", {})
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether its items have vectors of their own."""
+        stored = self.config.get("protection", {"item_vectors": True, "min_items": 1})
+        return stored["item_vectors"] and stored["min_items"] == 1
+
+    @property
     def pinned(self) -> Mapping[str, int]:
         """The versions of the tables that it was made from."""
         return self.config["pinned"]
@@ -122,7 +133,8 @@ def night_before(
     tables = opened_tables(warehouse)
     earlier = [night for night in nights if night.ds < ds]
     while earlier and not (earlier[-1].is_like(settings) and earlier[-1].is_whole(tables)):
-        earlier.pop()
+        if earlier.pop().is_full:
+            return None  # nothing from before it counts any more
     found = nights_until(earlier)
     return found if found and all(night.is_whole(tables) for night in found.nights) else None
 

@@ -62,5 +62,6 @@ def _create(db: duckdb.DuckDBPyConnection, name: str, params: Sequence[str], tex
 
 def _width(db: duckdb.DuckDBPyConnection) -> int:
     """Numbers of a vector; 0 where there is none."""
-    found = db.execute("select len(vector) from history_vectors where not is_deleted limit 1").fetchone()
-    return found[0] if found else 0
+    of_items = db.execute("select len(vector) from history_vectors where vector_scale > 0 limit 1").fetchone()
+    found = of_items or db.execute("select len(persona) from persona_vectors where item_count > 0 limit 1").fetchone()
+    return (found[0] or 0) if found else 0

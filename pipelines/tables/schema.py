@@ -54,11 +54,11 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "is_edit": (pa.bool_(), "the row took the place of an earlier one; null is no"),
     "item_count": (_INT, "items behind the row; 0: none is stored any more"),
     "item_id": (_TEXT, "key of an item within user and kind"),
-    "item_sha256": (_TEXT, "sha256 of the item's encoder text: an equal one needs no new vector"),
+    "item_sha256": (_TEXT, "hash of the item's encoder text, keyed if protected: an equal one needs no new vector"),
     "items": (_list_of(_struct_of(kind=_TEXT, item_id=_TEXT)), "the most typical item of each of `vectors`"),
     "items_sha256": (_TEXT, "sha256 of the keys and hashes of the items behind the row, in their order"),
     "job": (_TEXT, "job that wrote the row"),
-    "kind": (_TEXT, "kind of task or of item, for example LaMP_4"),
+    "kind": (_TEXT, "kind of task or of item, for example LaMP_4; in an audit what was attacked"),
     "label": (_TEXT, "what the user chose for the item, of a closed kind; null for free text"),
     "label_counts": (
         _list_of(_list_of(_struct_of(label=_TEXT, count=_INT))),
@@ -71,7 +71,8 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "mean_prompt_tokens": (_FLOAT, "mean tokens of the arm's prompts, soft prompt included; 0 without an LLM"),
     "metric": (
         _TEXT,
-        "accuracy, f1 (over fixed labels) or f1-occurring, mae, rmse, rouge-1, rouge-L (official) or with -unicode",
+        "accuracy, f1 (over fixed labels) or f1-occurring, mae, rmse, rouge-1, rouge-L (official) or with -unicode; of"
+        " an audit texts-found, token-f1, linked-nights, linked-items, membership-auc",
     ),
     "newest_labels": (_list_of(_TEXT), "labels of the newest items that have one, oldest first, at most 30"),
     "output": (_TEXT, "what the user produced for an item; the answer to a task"),
@@ -93,7 +94,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "run_id": (_TEXT, "run that wrote the row"),
     "score": (_FLOAT, "mean log-probability of the answer's tokens, nats"),
     "settings_sha256": (_TEXT, "sha256 of the settings that change the answer"),
-    "slice": (_TEXT, "all tasks of the kind, or the part of them: pipelines/slices.py; null means all"),
+    "slice": (_TEXT, "all tasks of the kind, or the part of them: pipelines/slices.py; null means all; audit"),
     "source": (_TEXT, "file or table the refused row came from"),
     "started_at": (_TIME, "start of the run"),
     "status": (_TEXT, "done, failed, interrupted or killed"),
@@ -106,8 +107,8 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "user_bytes": (_BIGINT, "bytes kept of a user, mean over the users with tasks"),
     "user_id": (_TEXT, "the user"),
     "value": (_FLOAT, "value of the metric"),
-    "vector": (_COMPACT, "unit vector of one item, divided by `vector_scale`"),
-    "vector_scale": (_FLOAT, "what one step of `vector` is worth; cosines need it not"),
+    "vector": (_COMPACT, "unit vector of one item, divided by `vector_scale`; empty where items keep none"),
+    "vector_scale": (_FLOAT, "what one step of `vector` is worth, 0 without one; cosines need it not"),
     "vector_scales": (_list_of(_FLOAT), "what one step of each of `vectors` is worth"),
     "vectors": (
         _list_of(_COMPACT),

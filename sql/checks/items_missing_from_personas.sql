@@ -3,12 +3,20 @@
 -- Reads:  histories, encode_nights, history_vectors, rejects
 -- Params: $ds (DATE, default null: every night)
 -- Holds:  a night wrote or rejected each item that came in or came due since the night it is based on, or ever, if full
-with nights as (
+with unprotected as (
+    select coalesce(max(ds) filter (where is_full and is_protected), '0001-01-01'::date) as until_ds
+    from encode_nights
+),
+
+nights as (
     select
         ds,
         case when not is_full then based_on_ds end as before_ds
     from encode_nights
-    where $ds is null or ds = $ds
+    where
+        ($ds is null or ds = $ds)
+        -- `expire` drops what was stored before
+        and ds >= (select unprotected.until_ds from unprotected)
 ),
 
 -- an item that changed later has a later ds by now, so older nights are asked only for what stayed as it was

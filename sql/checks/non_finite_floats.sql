@@ -10,7 +10,8 @@ with floats as (
         ds,
         user_id as row_id,
         'persona' as column_name,
-        list_dot_product(persona, persona) as probe
+        -- as DOUBLE, since DuckDB takes the empty list of a Parquet file for one with nulls
+        list_dot_product(persona::double[], persona::double[]) as probe
     from persona_vectors
     where item_count is distinct from 0
     union all

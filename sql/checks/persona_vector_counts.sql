@@ -1,8 +1,9 @@
--- persona_vector_counts: a stored persona of too many or too few vectors, or with lists of other lengths than theirs.
+-- persona_vector_counts: a stored persona of too many or too few vectors, of too few items, or with uneven lists.
 -- Grain:  one row per ds, user_id
 -- Reads:  persona_vectors, encode_nights
 -- Params: $ds (DATE, default null: every night)
--- Holds:  the lists of vectors are equally long: max_vectors at most, fewer than the items, none if there are no items
+-- Holds:  the lists of vectors are equally long: max_vectors at most, none if there are no items, fewer than the items
+--         where these have vectors of their own; no count is below min_items
 with lengths as (
     select
         persona_vectors.ds,
@@ -14,7 +15,9 @@ with lengths as (
         coalesce(len(persona_vectors.items), 0) as typical_item_count,
         coalesce(len(persona_vectors.label_counts), 0) as label_count_count,
         -- 128 is the default
-        coalesce(encode_nights.max_vectors, 128) as max_vectors
+        coalesce(encode_nights.max_vectors, 128) as max_vectors,
+        coalesce(list_min(persona_vectors.counts), 0) < encode_nights.min_items as is_bare,
+        coalesce(encode_nights.keeps_items, true) as keeps_items
     from persona_vectors
     left join encode_nights on persona_vectors.ds = encode_nights.ds
     where $ds is null or persona_vectors.ds = $ds
@@ -34,7 +37,8 @@ from lengths
 where
     vector_count > max_vectors
     or (vector_count < 1) is distinct from (item_count < 1)
-    or (vector_count > 0 and item_count <= vector_count)
+    or (vector_count > 0 and item_count < vector_count + keeps_items::int)
+    or (vector_count > 0 and is_bare)
     or scale_count <> vector_count
     or count_count <> vector_count
     or typical_item_count <> vector_count

@@ -6,7 +6,8 @@
 select
     ds,
     user_id,
-    sqrt(list_dot_product(persona, persona)) as norm
+    -- as DOUBLE, since DuckDB takes the empty list of a Parquet file for one with nulls
+    sqrt(list_dot_product(persona::double[], persona::double[])) as norm
 from persona_vectors
 where
     ($ds is null or ds = $ds)

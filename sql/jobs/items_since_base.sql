@@ -25,7 +25,8 @@ newest as (
         item_id,
         posted_at,
         ds,
-        is_deleted
+        is_deleted,
+        vector_scale
     from asked_vectors
     where
         encoder_sha256 = $encoder_sha256
@@ -47,6 +48,8 @@ wanted as (
             and bases.item_count > 0
     where
         not newest.is_deleted
+        -- an item without a vector of its own is in the stored part, or in no persona
+        and newest.vector_scale > 0
         and (
             bases.user_id is null
             or (newest.posted_at, newest.kind, newest.item_id)

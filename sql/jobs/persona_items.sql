@@ -3,7 +3,7 @@
 -- Reads:  histories, history_vectors
 -- Params: $kind (TEXT), $first_ds (DATE), $last_ds (DATE): the nights,
 --         $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
--- Holds:  oldest first within each user; vector is the newest made by the encoder in these nights
+-- Holds:  oldest first within each user; vector is the newest made by the encoder in these nights; none without one
 with newest as (
     select
         user_id,
@@ -33,6 +33,7 @@ inner join newest using (user_id, item_id)
 where
     histories.kind = $kind
     and not newest.is_deleted
+    and newest.vector_scale > 0
     and histories.ds <= $last_ds
     and histories.posted_at < $last_ds + interval 1 day
 order by

@@ -48,6 +48,8 @@ since as (
             and bases.item_count > 0
     where
         not items.is_deleted
+        -- an item without a vector of its own is in the stored part, or in no persona
+        and items.vector_scale > 0
         and (
             bases.user_id is null
             or (items.posted_at, items.kind, items.item_id)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from embedder.compact import CompactVectors, FloatArray
 from embedder.histories import RECENT_ITEMS
-from embedder.personas import Items, Summary, merge, summarise
+from embedder.personas import Items, Summary, k_means, merge, summarise
 
 
 def unit_vectors(count: int, seed: int, width: int = 8) -> FloatArray:
@@ -124,7 +124,7 @@ def test_similar_items_share_a_vector_and_the_nearest_item_names_it() -> None:
     centres = np.eye(4, dtype=np.float32)
     vectors = np.repeat(centres, 10, axis=0) + unit_vectors(40, 1, 4) * 0.1
     items = CompactVectors.of(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    means, sizes, typical, members = merge(items, np.ones(40, np.int64), 4)
+    means, sizes, typical, members = merge(items, ones := np.ones(40, np.int64), k_means(items, ones, 4))
     assert sorted(at for own in members for at in own) == list(range(40))
     assert sizes.tolist() == [10, 10, 10, 10]
     found = items.floats()
@@ -137,7 +137,7 @@ def test_similar_items_share_a_vector_and_the_nearest_item_names_it() -> None:
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=30), seeds, st.integers(1, 8))
 def test_a_vector_of_many_items_weighs_as_much_as_they_would_one_by_one(sizes: list[int], seed: int, most: int) -> None:
     items = CompactVectors.of(unit_vectors(len(sizes), seed))
-    means, merged, *_ = merge(items, np.array(sizes), most)
+    means, merged, *_ = merge(items, np.array(sizes), k_means(items, np.array(sizes), most))
     assert merged.sum() == sum(sizes)
     np.testing.assert_allclose(merged @ means.floats(), sizes @ items.floats(), atol=0.01 * sum(sizes))
 
@@ -163,3 +163,28 @@ def test_a_large_user_needs_little_more_than_his_vectors() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < items.vectors.codes.nbytes
+
+
+@given(st.integers(0, 90), seeds, st.integers(1, 30), st.integers(1, 60))
+def test_no_vector_stands_for_fewer_items_than_asked_for_and_no_item_is_lost(
+    count: int, seed: int, least: int, most: int
+) -> None:
+    whole = Summary.empty(8).absorb(items_of(count, seed), most)
+    grouped = whole.in_groups(least)
+    if count < least:
+        assert grouped.item_count == len(grouped.vectors) == 0
+        return
+    assert grouped.item_count == count
+    assert len(grouped.vectors) <= max(1, len(whole.vectors))
+    assert not count or grouped.counts.min() >= least
+    total = whole.counts @ whole.vectors.floats()
+    np.testing.assert_allclose(grouped.counts @ grouped.vectors.floats(), total, atol=0.02 * max(1, count))
+    assert sum(sum(labels.values()) for labels in grouped.labels) == sum(sum(own.values()) for own in whole.labels)
+
+
+def test_the_newest_items_are_grouped_in_their_order() -> None:
+    items = items_of(40, 3)
+    grouped = Summary.empty(8).absorb(items, 100).in_groups(5)
+    newest = items.vectors.floats()[-10:].reshape(2, 5, 8).mean(1)
+    np.testing.assert_allclose(grouped.vectors.floats()[-2:], newest, atol=0.01)
+    assert grouped.counts[-2:].tolist() == [5, 5]

@@ -142,6 +142,16 @@ def test_another_max_vectors_makes_a_full_night_without_the_encoder(
     assert max(len(row[1]) for row in personas(warehouse, DAYS[1])) <= 4
 
 
+def test_nothing_counts_that_was_there_before_a_full_night_of_other_settings(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    for day, most in zip(DAYS, (8, 4, 8), strict=False):
+        record = encode_night(warehouse, day, replace(encode_config, max_vectors=most), kinds)
+        assert record.config["is_full"]
+    assert personas(warehouse, DAYS[2]) == full(warehouse, DAYS[2], encode_config, kinds)
+
+
 def test_an_earlier_night_of_another_encoder_is_refused(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, other_encoder: EncodeConfig
 ) -> None:

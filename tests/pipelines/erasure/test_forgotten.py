@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from embedder.errors import PplugError
-from pipelines.erasure.forgotten import Forgotten, read_forgotten, request_of
+from pipelines.erasure.forgotten import HashedUsers, read_forgotten, request_of
 from pipelines.erasure.user_key import KEY_FILE, UserKey, made_key
 from pipelines.forget import forget_user
 from pipelines.tables.warehouse import Warehouse
@@ -11,7 +11,7 @@ from pipelines.tables.warehouse import Warehouse
 
 def test_nobody_is_forgotten_in_a_new_warehouse(tmp_path: Path) -> None:
     forgotten = read_forgotten(Warehouse(tmp_path))
-    assert forgotten == Forgotten()
+    assert forgotten == HashedUsers()
     assert "ann" not in forgotten
     assert None not in forgotten
 

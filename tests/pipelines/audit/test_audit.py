@@ -1,0 +1,171 @@
+"""Attacks that succeed on what is stored by default, and fail where it is protected."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_night import ITEMS, NIGHT, item
+
+from embedder.errors import InputMissing
+from llm_jobs.kinds import Kind
+from llm_jobs.training.data import TrainConfig
+from pipelines.answers.models import GenerateConfig
+from pipelines.audit.audit import AuditConfig, audit_night
+from pipelines.audit.inversion import ridge
+from pipelines.audit.linking import link_items, link_nights
+from pipelines.audit.membership import area, chosen_users
+from pipelines.encode import EncodeConfig, encode_night
+from pipelines.personas.protection import Protection
+from pipelines.tables.queries import run_checks
+from pipelines.tables.views import connect
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import train_job
+from pipelines.training_data import PlugChoice
+
+Fill = Callable[..., Warehouse]
+BEFORE = NIGHT - timedelta(days=5)
+WORDS = [
+    first + second
+    for first in ("sea", "sun", "oak", "ice", "owl", "fog", "ash")
+    for second in ("bay", "way", "fox", "hut")
+]
+
+
+def diaries() -> list[dict[str, Any]]:
+    """Ten items of each of 24 users, every one a text of its own; eight of them of the earlier night."""
+    drawn = random.Random(3)
+    texts = dict.fromkeys(" ".join(drawn.sample(WORDS, 5)) for _ in range(400))
+    return [
+        item(f"user {user}", at, text, ("red", "blue")[user % 2], day=20 - at if at < 8 else 2)
+        for (user, at), text in zip(((user, at) for user in range(24) for at in range(10)), texts, strict=False)
+    ]
+
+
+@pytest.fixture
+def audited(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> Callable[..., dict[tuple[str, str], dict[str, Any]]]:
+    """What an audit finds where personas are stored in some way."""
+
+    def run(plugs: list[Path] | None = None, **stored: Any) -> dict[tuple[str, str], dict[str, Any]]:
+        for ds, is_fresh in ((BEFORE, False), (NIGHT, True)):
+            warehouse = fill([one for at, one in enumerate(diaries()) if (at % 10 >= 8) == is_fresh], ds=ds)
+            encode_night(warehouse, ds, replace(encode_config, **{"max_vectors": 64} | stored), kinds)
+        found = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config, plugs or []).to_pylist()
+        with connect(warehouse) as db:
+            assert not [name for name, rows in run_checks(db, None).items() if rows.num_rows]
+            assert db.sql("select count(*) from evaluations where slice = 'audit'").fetchall() == [(len(found),)]
+            assert db.sql("select status, rows_out from runs where job = 'audit'").fetchall() == [("done", 240)]
+        return {(row["kind"], row["metric"]): row for row in found if row["arm"] == "own"}
+
+    return run
+
+
+def test_without_protection_every_text_is_found_and_every_user_linked(audited: Callable[..., Any]) -> None:
+    found = audited()
+    for kind in ("history_vectors", "personas"):
+        texts = found[kind, "texts-found"]
+        assert texts["value"] == 1
+        assert texts["difference_low"] > 0.9
+        assert found[kind, "token-f1"]["difference_low"] > 0.05
+    assert found["personas", "linked-nights"]["value"] > 0.9
+    assert set(found) >= {("personas", "linked-items")}
+
+
+@pytest.mark.parametrize(
+    ("stored", "most"),
+    [
+        ({"protection": Protection(5)}, 0.25),
+        ({"protection": Protection(item_vectors=False), "max_vectors": 2}, 0.25),
+        ({"protection": Protection(noise=4.0)}, 0.4),
+    ],
+)
+def test_with_protection_few_texts_are_found(stored: dict[str, Any], most: float, audited: Callable[..., Any]) -> None:
+    found = audited(**stored)
+    assert found["history_vectors", "texts-found"]["value"] <= most
+    assert found["personas", "texts-found"]["value"] <= most
+    assert found["history_vectors", "token-f1"]["value"] <= found["personas", "token-f1"]["value"] + 0.05
+
+
+def test_what_older_nights_left_is_attacked_too(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    warehouse = fill(diaries(), ds=BEFORE)
+    encode_night(warehouse, BEFORE, encode_config, kinds)
+    encode_night(warehouse, NIGHT, replace(encode_config, protection=Protection(5)), kinds)
+    rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config).to_pylist()
+    values = {(row["kind"], row["metric"]): row["value"] for row in rows if row["arm"] == "own"}
+    assert values["history_vectors", "texts-found"] > 0.7
+    assert values["personas", "texts-found"] < 0.25
+
+
+def test_a_plug_is_attacked_by_its_losses(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+) -> None:
+    warehouse, plug = fill(diaries()[:120], ds=BEFORE), tmp_path / "plug"
+    train = TrainConfig(epochs=1, batch_size=16, held_out=0.0)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    fill(diaries()[120:], ds=NIGHT)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config, [plug]).to_pylist()
+    (auc,) = [row for row in rows if row["metric"] == "membership-auc"]
+    assert auc["kind"] == "plug of note"
+    assert 0 <= auc["low"] <= auc["value"] <= auc["high"] <= 1
+
+
+def test_too_few_users_are_refused(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+) -> None:
+    warehouse = fill(ITEMS)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    with pytest.raises(InputMissing, match="3 users have a history"):
+        audit_night(warehouse, NIGHT, kinds, AuditConfig(), generate_config)
+
+
+@pytest.mark.parametrize(("pairs", "width"), [(200, 12), (30, 60)])
+def test_a_linear_map_is_learned_with_more_pairs_than_numbers_and_with_fewer(pairs: int, width: int) -> None:
+    rng = np.random.default_rng(1)
+    hidden = rng.normal(size=(pairs + 20, 4))
+    seen = (hidden @ rng.normal(size=(4, width)) + 3).astype(np.float32)
+    found = ridge(seen[:pairs], hidden[:pairs], 1e-6, seen[pairs:])
+    np.testing.assert_allclose(found, hidden[pairs:], atol=0.05)
+
+
+@given(st.integers(2, 30), st.integers(0, 9))
+def test_users_with_one_direction_each_are_always_linked(count: int, seed: int) -> None:
+    personas = np.eye(count, dtype=np.float32)
+    linked = link_nights(personas, personas)
+    assert linked.sum(0).tolist() == [count, count, 0]
+    owners = np.random.default_rng(seed).integers(count, size=2 * count)
+    assert link_items(personas, personas[owners], owners).sum(0).tolist() == [2 * count, 2 * count, 0]
+    assert not link_items(personas, personas[:0], owners[:0]).size
+    nobody = np.zeros_like(personas)
+    assert not link_nights(nobody, personas).size
+
+
+def test_the_area_tells_how_well_losses_tell_members() -> None:
+    assert area([1, 2, 3], [4, 5, 6]) == (1, 1, 1)
+    assert area([4, 5, 6], [1, 2, 3]) == (0, 0, 0)
+    assert area([1, 1], [1, 1]).value == 0.5
+    chance = area(list(range(0, 200, 2)), list(range(1, 200, 2)))
+    assert chance.low < 0.5 < chance.high
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 30))
+def test_as_many_members_as_others_are_chosen(members: set[int], most: int) -> None:
+    inside = {str(member) for member in members}
+    chosen = chosen_users([str(user) for user in range(41)], inside, most)
+    count = sum(user in inside for user in chosen)
+    assert 2 * count == len(chosen) <= most
+    assert len(set(chosen)) == len(chosen)
