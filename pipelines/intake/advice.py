@@ -12,11 +12,28 @@ _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
 """What is shown as a column's name: the first row of a file without a header is somebody's text."""
 
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "user_id": ("user", "userid", "author", "author_id", "customer", "customer_id", "uid", "reviewerid", "username"),
+    "user_id": (
+        *(
+            "user",
+            "userid",
+            "author",
+            "author_id",
+            "customer",
+            "customer_id",
+            "uid",
+            "reviewerid",
+            "username",
+            "writer",
+        ),
+        *("reviewer", "from", "sender", "from_address"),
+    ),
     "item_id": ("id", "post_id", "article_id", "review_id", "asin", "message_id"),
     "task_id": ("id", "request_id", "job_id", "item_id"),
     "kind": ("type", "task", "category"),
-    "posted_at": ("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime"),
+    "posted_at": (
+        *("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime", "day"),
+        *("sent", "sent_at", "written_at"),
+    ),
     "queued_at": ("date", "time", "timestamp", "created_at", "created", "posted_at", "published", "published_at"),
     "text": ("body", "content", "article", "review", "reviewtext", "message", "abstract", "description"),
     "input": ("prompt", "question", "query"),

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-import duckdb
-
 from embedder.errors import PplugError
-from pipelines.store.bucket import Bucket
 from pipelines.store.location import URL
 from pipelines.store.stored import SCHEMES, Store, open_store
 
@@ -87,13 +84,3 @@ class _RemoteFile(io.RawIOBase):
         except OSError as error:
             said = str(error).partition("\n")[0][:300]
             raise PplugError(f"{self._what} cannot be read ({said}): check its name and your credentials") from error
-
-
-def register_stores(db: duckdb.DuckDBPyConnection, query: str, options: Mapping[str, str]) -> None:
-    """Let a query read from the object stores it names; DuckDB's own extension would have to be fetched."""
-    for scheme in SCHEMES:
-        if f"{scheme}://" in query:
-            from obstore.fsspec import FsspecStore
-
-            filesystem: Any = FsspecStore
-            db.register_filesystem(filesystem(scheme, **Bucket(f"{scheme}://", options).connection))

@@ -31,9 +31,9 @@ def run_next(pplug: Pplug, said: Said) -> list[Said]:
     """Run every command that `pplug init --json` showed."""
     assert said.code == 0, said.err
     shown = [row["next"] for row in said.rows if "next" in row]
-    assert len(shown) == 5
+    assert len(shown) == 7
     found = [pplug(*shlex.split(command.removeprefix("pplug ")), "--json") for command in shown]
-    assert [each.code for each in found] == [0] * 5, [each.err for each in found]
+    assert [each.code for each in found] == [0] * 7, [each.err for each in found]
     return found
 
 
@@ -82,7 +82,8 @@ def test_a_kind_that_is_not_there_names_the_next_command(pplug: Pplug) -> None:
 @pytest.mark.parametrize("kind", ["rating", "citation"])
 def test_what_init_writes_runs_to_an_answer(kind: str, tiny_models: Pplug, tmp_path: Path) -> None:
     """One kind learns from histories, the other from tasks."""
-    *_, answers = run_next(tiny_models, tiny_models("init", "--kind", kind, "--json"))
+    *_, answers, _, report = run_next(tiny_models, tiny_models("init", "--kind", kind, "--json"))
+    assert (tmp_path / "report.html").is_file(), report.err
     assert {row["user_id"] for row in answers.rows} == {"ann", "bob", "cem"}
     settings = tomllib.loads((tmp_path / "pplug.toml").read_text(encoding="utf8"))
     assert settings["train"] == {"kind": kind, "plug": f"plugs/{kind}"}
@@ -132,6 +133,15 @@ def test_init_finds_the_columns_of_a_file(pplug: Pplug, tmp_path: Path) -> None:
         assert pplug(*shlex.split(command)[1:], "--max-reject-rate", "0.2").code == 0
     with connect(Warehouse(tmp_path / "warehouse")) as db:
         assert db.sql("select distinct kind from histories").fetchall() == [("LaMP_4",)]
+
+
+@pytest.mark.parametrize(
+    "header", ["from,sent,subject,body", "writer,day,headline,article", "Author,Published,Title,Text"]
+)
+def test_init_knows_what_people_call_columns(header: str, pplug: Pplug, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(f"{header}\nann,2026-10-01,Rain,It rained.\n", encoding="utf8")
+    said = pplug("init", "--kind", "mail_subject", "--from", "f.csv", "--dry-run")
+    assert (said.code, all(column in said.err for column in header.split(",")[:3])) == (0, True), said.err
 
 
 def test_init_asks_for_the_column_it_does_not_find_and_takes_it(pplug: Pplug, tmp_path: Path) -> None:
