@@ -1,6 +1,6 @@
 """Read the rows of a DuckDB query, as in --sql "select author as user_id, ... from 'articles.csv'"."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +9,6 @@ import duckdb
 from embedder.errors import UsageError
 from pipelines.intake.chunks import Chunk, ColumnNames
 from pipelines.intake.parquet_files import pieces
-from pipelines.intake.remote import register_stores
 from pipelines.tables.upsert import scratch
 
 SQL: Final = "sql"
@@ -17,22 +16,18 @@ SQL: Final = "sql"
 BATCH_ROWS: Final = 2_048
 
 
-def sql_chunks(
-    query: str, columns: ColumnNames, folder: Path, options: Mapping[str, str] | None = None
-) -> Iterator[Chunk]:
+def sql_chunks(query: str, columns: ColumnNames, folder: Path) -> Iterator[Chunk]:
     """Read the rows of a query.
 
     Args:
-        query: may name files of this machine and of object stores.
+        query: may name files of this machine.
         columns: the columns to read.
         folder: where what does not fit into memory goes.
-        options: of the object stores.
 
     Raises:
         UsageError: if it is no query, or fails.
     """
     with scratch(folder) as db:
-        register_stores(db, query, options or {})
         try:
             statements = db.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
