@@ -15,7 +15,7 @@ compared as (
         max(ds) as ds,
         max(previous_ds) as previous_ds
     from nights
-    where $ds is null or ds = $ds
+    where previous_ds is not null and ($ds is null or ds = $ds)
 ),
 
 -- at most $sample of the users, the same ones in both
