@@ -24,6 +24,9 @@ IntArray = NDArray[np.int64]
 ItemKey = tuple[str, str]
 """Kind and item_id."""
 
+PERSONA_VERSION = 2
+"""Another number wherever the same items would give other vectors: a night stands on none of another version."""
+
 LLOYD_ROUNDS = 8
 """Most k-means rounds; it ends before when none moves an item."""
 

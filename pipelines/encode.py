@@ -21,6 +21,7 @@ import duckdb
 from embedder.devices import Dtype, device_facts
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
+from embedder.personas import PERSONA_VERSION
 from llm_jobs.kinds import Kind
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
@@ -135,6 +136,7 @@ class EncodeJob:
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
             "max_vectors": self.config.max_vectors,
+            "persona_version": PERSONA_VERSION,
             "protection": self.config.protection.of(warehouse).settings,
         }
         before = None if self.force else night_before(warehouse, nights, ds, settings)
