@@ -139,7 +139,8 @@ class _Decoding:
         self._search = GreedySearch(*shape) if beams == 1 else BeamSearch(*shape, beams)
         self._lengths = end_ids.new_zeros(self._count)
         self._numbers = torch.arange(self._count, device=end_ids.device)
-        self._is_ahead = runs_ahead(end_ids.device) and beams == 1 and not rules.settings
+        is_ruled = bool(rules.settings) or any(one.request.no_repeat for one in requests)
+        self._is_ahead = runs_ahead(end_ids.device) and beams == 1 and not is_ruled
         self._advance = Recorded(self._step, end_ids.device) if self._is_ahead else self._step
 
     def run(self) -> dict[Prepared, Result]:

@@ -84,7 +84,7 @@ def audit_night(
             models = load_models(with_precisions(warehouse, named, record))
             encoder, loaded = models.encoder, load_plugs(plugs, models)
         else:
-            one = EncodeConfig(encoder=named.encoder, dtype=named.dtype, cache=named.cache)
+            one = EncodeConfig(encoder=named.encoder, dtype=named.dtype, cache=named.cache, device=named.device)
             models, encoder, loaded = None, load_encoder(with_precisions(warehouse, one, record)), {}
         rows = list[dict[str, Any]]()
         with connect(warehouse) as db:

@@ -16,7 +16,8 @@ from pipelines.store.stored import SCHEMES, Store, open_store
 
 BUFFER_BYTES: Final = 2**20
 _MAGIC: Final = re.compile(r"[*?\[]")
-_WILD: Final = {r"\*\*/": "(?:.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]", r"\[": "[", r"\]": "]", r"\-": "-"}
+_WILD: Final = {r"\*\*/": "(?:.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
+_SETS: Final = {r"\[!": "[^", r"\[": "[", r"\]": "]", r"\-": "-"}
 
 
 def spelled(path: Path) -> str:
@@ -45,7 +46,8 @@ def listed(path: Path, options: Mapping[str, str]) -> tuple[Store, Sequence[str]
         names = [one.name for one in store.list(name)]
         is_file = bool(name) and not names and store.filesystem().get_file_info(name).is_file
         return store, [name] if is_file else names, is_file
-    pattern = re.compile(re.sub("|".join(map(re.escape, _WILD)), lambda found: _WILD[found[0]], re.escape(name)))
+    signs = _WILD | (_SETS if "]" in name else {})
+    pattern = re.compile(re.sub("|".join(map(re.escape, signs)), lambda found: signs[found[0]], re.escape(name)))
     return store, [one.name for one in store.list() if pattern.fullmatch(one.name)], False
 
 

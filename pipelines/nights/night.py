@@ -21,7 +21,7 @@ from pipelines.nights.plans import Cost, Plan
 from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Excludes, Progress, RunRecord, leased_run, no_progress
-from pipelines.nights.shards import Manifest, Shard, ShardLog, cut_shards, with_files
+from pipelines.nights.shards import Manifest, Shard, ShardLog, canonical_sha256, cut_shards, with_files
 from pipelines.store.leases import Lease
 from pipelines.tables.data_files import Counts, DataFile
 from pipelines.tables.views import connect
@@ -54,8 +54,8 @@ def run_night(
         if is_done(inputs, record, force=job.force):
             return record
         since = inputs.counts()
-        night = night_of_workers(job, inputs, record.run_id, lease)
         shards = cut(job, inputs)
+        night = night_of_workers(job, inputs, shards, record.run_id, lease)
         run = (runner or Runner()).run
         with noted_cost(night, record):
             finish_shards(night, shards, run, progress)
@@ -87,9 +87,15 @@ def is_done(inputs: NightInputs, record: RunRecord, *, force: bool) -> bool:
     return True
 
 
-def night_of_workers(job: NightJob, inputs: NightInputs, run_id: str, lease: Lease) -> Night:
-    """Say what the workers need; the same work in the same shards has the same manifests, whatever run it is."""
-    work = f"{inputs.work.sha256[:16]}-{job.shard_rows}{'-forced' if job.force else ''}"
+def night_of_workers(job: NightJob, inputs: NightInputs, shards: Sequence[Shard], run_id: str, lease: Lease) -> Night:
+    """Say what the workers need; the same work in the same shards has the same manifests, whatever run it is.
+
+    What is ingested for a later night changes nothing of the work, but may change the files, and how users are cut.
+    """
+    cuts = [(one.first_user, one.last_user, one.row_count, one.part, one.parts) for one in shards]
+    files = {name: [file.name for file in there] for name, there in inputs.reads.items()}
+    cut_sha256 = canonical_sha256({"cuts": cuts, "files": files})
+    work = f"{inputs.work.sha256[:16]}-{cut_sha256[:8]}{'-forced' if job.force else ''}"
     log = ShardLog(inputs.warehouse.store, job.name, inputs.ds, work)
     return Night(job, inputs.warehouse, inputs.ds, run_id, log, lease, inputs.facts)
 

@@ -219,9 +219,9 @@ def _remember_deletions(
         f"""
         create temp table noted as
         select {keys}, gone.filename as old_file, gone.place as old_place
-        from chosen
+        from fates as chosen
         left join gone on {same}
-        where chosen.deleted and coalesce(gone.ds < $ds, true)""",
+        where chosen.deleted and fate <> 'left_alone' and coalesce(gone.ds < $ds, true)""",
         {"ds": ds},
     )
     old = _old_places(db, "noted")

@@ -170,4 +170,5 @@ def run_sql(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, Any] 
         with lost_files():
             return db.sql(text, params=values).to_arrow_table()
     except duckdb.InvalidInputException as error:
-        raise UsageError(f"query {name} with {values}: {str(error).splitlines()[0]}") from error
+        named = ", ".join(sorted(values)) or "no parameters"  # their values may be ids of users
+        raise UsageError(f"query {name} with {named}: {str(error).splitlines()[0]}") from error

@@ -1,13 +1,15 @@
 -- live_items_at: an item that personas hold as of a night, in each version since it last came back from a deletion.
 -- Grain:  one row per user_id, kind, item_id, ds
--- Reads:  encode_nights, history_vectors
+-- Reads:  encode_nights, history_vectors, persona_vectors
 -- Params: $night (DATE)
--- Holds:  persona_ds is the newest night up to $night; ds <= persona_ds
+-- Holds:  persona_ds is the newest night up to $night; ds <= persona_ds; where items keep no vector of their own, users
+--         whose items are too few have no persona
 with span as (
     select
         max(encode_nights.ds) as ds,
         max(encode_nights.ds) filter (where encode_nights.is_full) as first_ds,
-        arg_max(encode_nights.encoder_sha256, encode_nights.ds) as encoder_sha256
+        arg_max(encode_nights.encoder_sha256, encode_nights.ds) as encoder_sha256,
+        arg_max(encode_nights.keeps_items, encode_nights.ds) as keeps_items
     from encode_nights
     where encode_nights.ds <= $night
 ),
@@ -25,6 +27,19 @@ gone as (
         history_vectors.user_id,
         history_vectors.kind,
         history_vectors.item_id
+),
+
+stored as (
+    select
+        persona_vectors.user_id,
+        arg_max(persona_vectors.item_count, persona_vectors.ds) as item_count
+    from persona_vectors
+    inner join span
+        on
+            persona_vectors.ds between span.first_ds and span.ds
+            and persona_vectors.encoder_sha256 = span.encoder_sha256
+    where not span.keeps_items
+    group by persona_vectors.user_id
 )
 
 select
@@ -43,6 +58,8 @@ left join gone
         there.user_id = gone.user_id
         and there.kind = gone.kind
         and there.item_id = gone.item_id
+left join stored on there.user_id = stored.user_id
 where
     not there.is_deleted
     and (gone.ds is null or gone.ds < there.ds)
+    and (span.keeps_items or stored.item_count > 0)

@@ -118,7 +118,7 @@ joined as (
         coalesce(bases.item_count, 0) + coalesce(singles.item_count, 0) as item_count,
         coalesce(bases.first_posted_at, singles.first_posted_at) as first_posted_at,
         coalesce(singles.last_posted_at, bases.last_posted_at) as last_posted_at,
-        sha256(concat_ws(chr(0), bases.items_sha256, singles.items_sha256)) as items_sha256,
+        sha256(concat_ws(chr(0), nullif(bases.items_sha256, ''), singles.items_sha256)) as items_sha256,
         coalesce(bases.label_counts, []) || coalesce(singles.label_counts, []) as label_counts,
         (coalesce(bases.newest_labels, []) || coalesce(singles.newest_labels, []))[-30:] as newest_labels,
         coalesce(singles.last_item, bases.last_item) as last_item

@@ -181,3 +181,14 @@ def test_a_user_with_more_items_than_a_shard_takes_has_the_persona_of_one_shard(
     second = personas(warehouse, DAYS[1])
     assert second != first
     assert second == full(warehouse, DAYS[1], replace(small, shard_items=1_000), kinds)
+
+
+def test_a_deletion_of_an_earlier_night_that_was_left_alone_takes_nothing_out_of_personas(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse = fill(ITEMS, ds=DAYS[2])
+    encode_night(warehouse, DAYS[2], encode_config, kinds)
+    fill([ITEMS[0] | {"deleted": True}], ds=DAYS[1])
+    record = encode_night(warehouse, DAYS[3], encode_config, kinds)
+    assert record.rows_in == 0
+    assert personas(warehouse, DAYS[3]) == full(warehouse, DAYS[3], encode_config, kinds)

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.prompts import PromptRefused
 from pipelines.nights.job import Night
 from pipelines.nights.night import run_night
+from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner, beam_options
 from pipelines.nights.shards import Shard
 from pipelines.store.leases import Fenced, runs_under_way
@@ -85,6 +87,23 @@ def test_the_next_run_goes_on_from_the_finished_shards(warehouse: Warehouse) -> 
     assert written_users(warehouse) == []
     record = run_night(LettersJob(), warehouse, NIGHT)
     assert (record.rows_out, record.tokens) == (10, 32), "ann's shard was there"
+    assert written_users(warehouse) == sorted(USERS)
+
+
+@dataclass(frozen=True)
+class Pinned(LettersJob):
+    """Its rows depend, as it says, on the same files, whatever is brought in for a later night."""
+
+    def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
+        return replace(super().inputs(warehouse, ds), files=())
+
+
+def test_finished_shards_count_only_where_users_are_cut_as_they_were(warehouse: Warehouse) -> None:
+    with pytest.raises(PplugError, match="unfinished"):
+        run_night(Pinned(), warehouse, NIGHT, runner=First())
+    letters(warehouse, {"ann": 1})  # one item more: another user begins the second shard
+    record = run_night(Pinned(), warehouse, NIGHT)
+    assert record.rows_out == record.rows_in == 11
     assert written_users(warehouse) == sorted(USERS)
 
 
