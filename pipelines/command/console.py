@@ -17,6 +17,7 @@ LIBRARY_SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
+    "TORCH_LOGS": "-all",  # only errors: with torchao there it warns of its enumerations
 }
 """Environment variables that keep the libraries from writing to stderr."""
 
