@@ -158,7 +158,7 @@ def audit(
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.audit.audit import AuditConfig, audit_night
-    from pipelines.command.evaluations import audit_lines
+    from pipelines.verdicts.audited import audit_lines
 
     if common.dry_run:
         return common.show([{"job": "audit", "ds": ds, "most_users": users, "plugs": len(plug)}])

@@ -11,6 +11,7 @@ from embedder.errors import InputMissing
 from pipelines.report.personas import drift_and_map
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
+from pipelines.verdicts.audited import audit_lines
 from pipelines.verdicts.evaluated import Verdict, verdict
 from pipelines.verdicts.words import kind_words
 
@@ -44,6 +45,8 @@ class NightNumbers:
     answers: Rows
     histogram: Rows
     plugs: Rows
+    audit: Rows
+    """What attacks on the night's vectors and plugs got."""
     map: Rows
     """x, y and item_count of some personas (personas.py)."""
     examples: Rows
@@ -112,6 +115,7 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         answers=of_night("answer_facts"),
         histogram=of_night("answer_histogram"),
         plugs=of_night("plugs"),
+        audit=audit_lines(run_sql(db, "report/audit_values", {"ds": ds}).to_pylist()),
         map=personas,
         examples=of_night("examples", limit=example_count) if example_count else [],
     )
