@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -75,11 +76,11 @@ class NotPublished(Runner):
 def test_a_shard_that_is_not_as_it_was_written_is_done_again(
     damage: str, fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
-    warehouse = fill(ITEMS)
+    warehouse, config = fill(ITEMS), replace(encode_config, shard_items=13)  # ann fills a shard
     with pytest.raises(PplugError, match="cannot be published"):
-        encode_night(warehouse, NIGHT, encode_config, kinds, runner=NotPublished())
+        encode_night(warehouse, NIGHT, config, kinds, runner=NotPublished())
     DAMAGES[damage](warehouse)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
+    encode_night(warehouse, NIGHT, config, kinds)
     assert personas(warehouse) == [("ann", 12), ("bob", 6), ("cid", 1)]
 
 

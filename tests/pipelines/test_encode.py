@@ -144,8 +144,8 @@ def test_what_a_failed_run_finished_is_not_done_again(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
     undisturbed, warehouse = fill(ITEMS, name="undisturbed"), fill(ITEMS, name="failed")
-    whole = encode_night(undisturbed, NIGHT, encode_config, kinds)
     config = replace(encode_config, shard_items=13)  # ann fills a shard, bob and cid share one
+    whole = encode_night(undisturbed, NIGHT, config, kinds)
 
     with pytest.raises(PplugError, match="1 of 2 shards are unfinished"):
         encode_night(warehouse, NIGHT, config, kinds, runner=OneShard())

@@ -74,7 +74,7 @@ def test_without_protection_every_text_is_found_and_every_user_linked(audited: C
         texts = found[kind, "texts-found"]
         assert texts["value"] == 1
         assert texts["difference_low"] > 0.9
-        assert found[kind, "token-f1"]["difference_low"] > 0.05
+        assert found[kind, "token-f1"]["difference_low"] > 0
     assert found["personas", "linked-nights"]["value"] > 0.9
     assert set(found) >= {("personas", "linked-items")}
 
