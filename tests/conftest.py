@@ -128,4 +128,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name in TOGETHER:
             if names[item].startswith(name):
                 item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: not names[item].startswith(TOGETHER))  # what one process does alone begins first
