@@ -223,7 +223,7 @@ def test_one_user_with_many_items_and_many_users_with_one(
     items = [item("hot", at, f"thing {at % 300}", "red", day=at % 50) for at in range(3000)]
     items += [item(f"u{at:03}", 0, f"once {at}", None) for at in range(200)]
     warehouse = fill(items)
-    record = encode_night(warehouse, NIGHT, encode_config, kinds)
+    record = encode_night(warehouse, NIGHT, replace(encode_config, shard_items=400), kinds)
     personas = rows_of(warehouse, "personas")
     assert record.rows_out == sum(row["item_count"] for row in personas) == 3200
     assert {row["item_count"] for row in personas} == {1, 3000}
