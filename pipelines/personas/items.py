@@ -142,10 +142,10 @@ def read_changed(
     users = {"first_user": shard.first_user, "last_user": shard.last_user, "part": shard.part, "parts": shard.parts}
     rows = run_sql(db, "jobs/changed_items", changes.params | users | {"encoder_sha256": encoder_sha256})
     nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
-    # of a user in parts the base is made at the end, by closing.py
     nights = dict(changes.before or nothing)
     if not keeps_items:
         return Changed(rows, read_whole(db, rows["user_id"].unique().to_pylist(), changes.ds, nights))
+    # of a user in parts the base is made at the end, by closing.py
     whose = rows["user_id"].unique().to_pylist() if shard.parts == 1 else []
     held = run_sql(db, "jobs/users_held", nights | {"users": whose})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)

@@ -4,25 +4,9 @@
 -- Params: $ds (DATE), $users (TEXT[])
 -- Holds:  oldest first within each user; is_deleted is false and item_sha256 null, as of items that nothing was made of
 with there as (
-    select
-        user_id,
-        kind,
-        item_id,
-        posted_at,
-        ds,
-        text,
-        output
-    from histories
+    select * from histories
     union all
-    select
-        user_id,
-        kind,
-        item_id,
-        posted_at,
-        ds,
-        text,
-        output
-    from settled_histories
+    select * from settled_histories
 )
 
 select
