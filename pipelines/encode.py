@@ -23,6 +23,7 @@ from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from embedder.personas import PERSONA_VERSION
 from llm_jobs.kinds import Kind
+from pipelines.erasure.user_key import KEY_FILE, read_key
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
@@ -99,6 +100,8 @@ class EncodeJob:
     """Allow another encoder than that of the nights before."""
     is_apart: bool = False
     """Others compute: this process shall hold no weights."""
+    is_plan: bool = False
+    """Nothing is written, not even the key of a protection."""
 
     name = JOB
     unit = "items"
@@ -132,12 +135,14 @@ class EncodeJob:
         """
         encoder = encoder_facts(self.config, is_apart=self.is_apart)
         nights = encoded_nights(warehouse)
+        if not self.rebuild:
+            require_key(warehouse, nights)
         settings = {
             "encoder_sha256": encoder.sha256,
             "kernel": encoder.kernel,
             "max_vectors": self.config.max_vectors,
             "persona_version": PERSONA_VERSION,
-            "protection": self.config.protection.of(warehouse).settings,
+            "protection": self.config.protection.of(warehouse, is_plan=self.is_plan).settings,
         }
         before = None if self.force else night_before(warehouse, nights, ds, settings)
         versions = warehouse.versions(READS)
@@ -261,7 +266,7 @@ class EncodeJob:
         """
         self.require(inputs)
         encoder, changes = load_encoder(self.config), inputs.facts["changes"]
-        protector = self.config.protection.of(inputs.warehouse)
+        protector = self.config.protection.of(inputs.warehouse, is_plan=True)
         users = items = texts = tokens = 0
         sample: list[str] = []
         for shard in shards:
@@ -287,10 +292,12 @@ def encode_job(
     force: bool = False,
     rebuild: bool = False,
     runner: Runner | None = None,
+    is_plan: bool = False,
 ) -> EncodeJob:
     """Make the job, with a model that workers in other folders find."""
     is_apart = runner is not None and runner.is_elsewhere
-    return EncodeJob(replace(config, encoder=absolute_model(config.encoder)), kinds, force, rebuild, is_apart)
+    config = replace(config, encoder=absolute_model(config.encoder))
+    return EncodeJob(config, kinds, force, rebuild, is_apart, is_plan)
 
 
 class Since(NamedTuple):
@@ -348,6 +355,20 @@ def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str, ds: dat
                 f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
                 f"`pplug encode --ds {max(ds, night.ds)} --rebuild` to encode every item anew with this one"
             )
+
+
+def require_key(warehouse: Warehouse, nights: Sequence[EncodedNight]) -> None:
+    """Refuse to go on under a new key unasked when that of protected nights is lost.
+
+    Raises:
+        PplugError: if there are such nights, and there is no key.
+    """
+    under_key = [night.ds for night in nights if night.is_protected]
+    if under_key and read_key(warehouse) is None:
+        raise PplugError(
+            f"{warehouse}/{KEY_FILE} is gone, under which the personas of {under_key[-1]} are stored: restore it from "
+            f"a backup, or run `pplug encode --ds {under_key[-1]} --rebuild` to store them under a new one"
+        )
 
 
 def require_protection(nights: Sequence[EncodedNight], protection: Mapping[str, Any], ds: date) -> None:
@@ -411,4 +432,4 @@ def plan_encode(
     rebuild: bool = False,
 ) -> Plan:
     """What `encode_night` would do; nothing is written."""
-    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild), warehouse, ds)
+    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild, is_plan=True), warehouse, ds)

@@ -104,7 +104,7 @@ def nightly(
 
     encoding, answering = opt.configs_of(models, stored)
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
-    encode = encode_job(encoding, kinds, force=force, rebuild=rebuild, runner=runner)
+    encode = encode_job(encoding, kinds, force=force, rebuild=rebuild, runner=runner, is_plan=common.dry_run)
     age = max_persona_age
     jobs = (encode, generate_job(plug, answering, kinds, force=force, max_persona_age=age, runner=runner))
     if common.dry_run:
@@ -146,7 +146,8 @@ def backfill(
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
     if job == "encode":
         opt.no_plugs(plug)
-        chosen, find_nights = encode_job(encoding, kinds, rebuild=rebuild, runner=runner), nights_with_histories
+        chosen = encode_job(encoding, kinds, rebuild=rebuild, runner=runner, is_plan=common.dry_run)
+        find_nights = nights_with_histories
     else:
         chosen = generate_job(plug, answering, kinds, max_persona_age=max_persona_age, runner=runner)
         find_nights = nights_with_tasks

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embedder.compact import FloatArray
 from embedder.errors import UsageError
 from embedder.hashing import text_sha256
-from pipelines.erasure.user_key import UserKey, made_key
+from pipelines.erasure.user_key import UserKey, made_key, read_key
 from pipelines.tables.warehouse import Warehouse
 
 
@@ -48,9 +48,11 @@ class Protection:
         """Whether anything is protected."""
         return not self.keeps_items or self.noise > 0
 
-    def of(self, warehouse: Warehouse) -> "Protector":
-        """The protection under the key of a warehouse, which is made if there is none."""
-        return Protector(self, made_key(warehouse) if self.is_on else None)
+    def of(self, warehouse: Warehouse, *, is_plan: bool = False) -> "Protector":
+        """The protection under the key of a warehouse; it is made if there is none, but not for a plan."""
+        if not self.is_on:
+            return Protector(self, None)
+        return Protector(self, read_key(warehouse) or UserKey(b"") if is_plan else made_key(warehouse))
 
 
 class Protector(NamedTuple):

@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -118,12 +118,12 @@ class LeasedRun:
 
 def runs_under_way(store: Store) -> list[LeasedRun]:
     """Every lease there is, dead or alive, by what it is for."""
-    found = list[LeasedRun]()
-    for what, generation, row in _leases(store):
-        if row:
-            lease = Lease(store, what, generation, row["run_id"])
-            found.append(LeasedRun(lease, row, _read(store, lease.beat_name)))
-    return found
+    return [_leased_run(store, what, generation, row) for what, generation, row in _leases(store) if row]
+
+
+def _leased_run(store: Store, what: str, generation: int, row: Row) -> LeasedRun:
+    lease = Lease(store, what, generation, row["run_id"])
+    return LeasedRun(lease, row, _read(store, lease.beat_name))
 
 
 def damaged_leases(store: Store) -> list[str]:
@@ -152,16 +152,25 @@ def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[LeasedRun]]:
         PplugError: if the store does not keep the first of two.
     """
     while True:
-        before = [other for other in runs_under_way(store) if other.lease.what == what]
+        there = [(generation, run) for other, generation, run in _leases(store) if other == what]
+        before = [_leased_run(store, what, generation, run) for generation, run in there if run]
         for other in before:
             if not other.is_dead() and other.lease.is_held():
                 raise AlreadyRunning(_already_running(other, row))
-        last = max((generation for other, generation, _ in _leases(store) if other == what), default=0)
+        last = max((generation for generation, _ in there), default=0)
         lease = Lease(store, what, last + 1, row["run_id"])
         text = json.dumps(row, default=str).encode()
         if store.put_new(lease.name, text):
             _require_first_to_count(store, lease, text)
-            return lease, [other for other in before if other.lease.is_held()]
+            if not _comes_second(lease, {other.lease.run_id for other in before}):
+                return lease, [other for other in before if other.lease.is_held()]
+            store.delete([lease.name])
+
+
+def _comes_second(lease: Lease, before: Container[str]) -> bool:
+    """Whether somebody else began anew, from the first generation, while this run looked at what was there before."""
+    others = (other.lease for other in runs_under_way(lease.store) if other.lease.what == lease.what)
+    return any(other.generation < lease.generation and other.run_id not in before for other in others)
 
 
 def _require_first_to_count(store: Store, lease: Lease, text: bytes) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipelines.nights.overview import list_runs
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import Manifest, ShardLog
 from pipelines.store import leases
-from pipelines.store.leases import AlreadyRunning, Fenced, acquire, kept_alive, runs_under_way
+from pipelines.store.leases import AlreadyRunning, Fenced, Lease, acquire, kept_alive, runs_under_way
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -157,6 +158,33 @@ def test_a_run_that_was_taken_over_records_nothing_and_leaves_the_new_lease_alon
     assert [other.lease.run_id for other in runs_under_way(warehouse.store)] == ["new"]
 
 
+def row_of(run_id: str) -> dict[str, Any]:
+    return {"run_id": run_id, "job": "encode", "ds": NIGHT, "started_at": utc_now().isoformat()}
+
+
+@pytest.mark.parametrize(("after", "is_somebody_there"), [("list", False), ("get", True)])
+def test_who_looked_before_another_began_does_not_begin_beside_it(
+    after: str, is_somebody_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.store.leases.LIFE_SECONDS", 0.5)
+    store = Warehouse(tmp_path).store
+    there = [acquire(store, "encode", row_of("dead"))[0]] if is_somebody_there else []
+    look, looks = getattr(store, after), count()
+
+    def look_slowly(_: Any, name: str) -> Any:
+        found = look(name)
+        if next(looks) == 0:  # what was found is old by the time it is returned
+            for lease in there:
+                lease.release()
+            acquire(store, "encode", row_of("first"))
+        return found
+
+    monkeypatch.setattr(type(store), after, look_slowly)
+    with kept_alive(Lease(store, "encode", 1, "first")), pytest.raises(AlreadyRunning):
+        acquire(store, "encode", row_of("second"))
+    assert [other.lease.run_id for other in runs_under_way(store)] == ["first"]
+
+
 def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.store.leases.LIFE_SECONDS", 30.0)
     monkeypatch.setattr("pipelines.store.leases.BEATS", 60)
@@ -164,9 +192,8 @@ def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     got, refused = list[str](), list[BaseException]()
 
     def take(number: int) -> None:
-        row = {"run_id": f"r{number}", "job": "encode", "ds": NIGHT, "started_at": utc_now().isoformat()}
         try:
-            lease, _ = acquire(store, "encode", row)
+            lease, _ = acquire(store, "encode", row_of(f"r{number}"))
             with kept_alive(lease):
                 got.append(lease.run_id)
                 is_over.wait()
@@ -179,12 +206,11 @@ def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     threads = [threading.Thread(target=take, args=(number,)) for number in range(5)]
     for thread in threads:
         thread.start()
-    for _ in range(4):
-        ended.acquire()
+    refused_in_time = [ended.acquire(timeout=60) for _ in range(4)]
     is_over.set()
     for thread in threads:
         thread.join()
-    assert (len(got), len(refused)) == (1, 4)
+    assert (len(got), len(refused), all(refused_in_time)) == (1, 4, True)
 
 
 @pytest.mark.parametrize(

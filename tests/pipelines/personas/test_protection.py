@@ -17,6 +17,7 @@ from embedder.errors import PplugError, UsageError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_night, plan_encode
+from pipelines.erasure.user_key import KEY_FILE, read_key
 from pipelines.expire import expire_nights
 from pipelines.generate import generate_night
 from pipelines.personas.protection import Protection
@@ -179,9 +180,24 @@ def test_a_plan_counts_the_whole_histories_of_changed_users(
 ) -> None:
     warehouse, config = fill(ITEMS), replace(encode_config, protection=Protection(3))
     assert plan_encode(warehouse, DAYS[0], config, kinds).row_count == len(ITEMS)
+    assert read_key(warehouse) is None, "a plan writes nothing"
     encode_night(warehouse, DAYS[0], config, kinds)
     fill([item("ann", 50, "new", "blue")], ds=DAYS[1])
     assert plan_encode(warehouse, DAYS[1], config, kinds).row_count == 13
+
+
+def test_a_lost_key_is_told_and_replaced_only_when_asked(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
+) -> None:
+    warehouse, config = fill(ITEMS), replace(encode_config, protection=Protection(3))
+    encode_night(warehouse, DAYS[0], config, kinds)
+    (Path(str(warehouse)) / KEY_FILE).unlink()
+    plan_encode(warehouse, DAYS[1], config, kinds, rebuild=True)
+    with pytest.raises(PplugError, match=r"_forgotten.key is gone, .* --rebuild`"):
+        encode_night(warehouse, DAYS[1], config, kinds)
+    assert read_key(warehouse) is None
+    assert encode_night(warehouse, DAYS[1], config, kinds, rebuild=True).config["is_full"]
+    assert read_key(warehouse) is not None
 
 
 @pytest.mark.parametrize(("least", "noise"), [(0, 0.0), (1, -1.0), (1, float("inf")), (1, float("nan"))])
