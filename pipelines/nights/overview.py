@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.nights.runs import utc_now
 from pipelines.store.leases import runs_under_way
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 
@@ -19,8 +19,7 @@ def list_runs(warehouse: Warehouse, ds: date | None = None, job: str | None = No
         ds: only runs of this night.
         job: only runs of this job.
     """
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        recorded = run_sql(db, "jobs/recorded_runs")
+    recorded = asked_table(warehouse, "runs", "jobs/recorded_runs")
     over = recorded.to_pylist()
     leases = [
         {**other.row, "status": "killed" if other.seems_dead() else "running"}

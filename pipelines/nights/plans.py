@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 
@@ -71,8 +71,7 @@ def speed_of(warehouse: Warehouse, job: str, sample: Callable[[], object], sampl
         sample: does a little of the job's work.
         sample_tokens: tokens of that work; 0 where there is no work at all.
     """
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        last = run_sql(db, "jobs/last_cost", {"job": job}).to_pylist()
+    last = asked_table(warehouse, "runs", "jobs/last_cost", {"job": job}).to_pylist()
     if last and last[0]["tokens"]:  # a plug with labels reads none
         tokens, seconds = last[0]["tokens"], last[0]["seconds"]
         cost = Cost(
