@@ -47,8 +47,8 @@ def selected(schema: pa.Schema) -> str:
 
 
 NIGHT_OF_FILE: Final = r"regexp_extract(filename, '[/\\]ds=([^/\\]*)[/\\][^/\\]*$', 1)::date as ds"
-"""The night is the name of the file's own folder, which is Delta's partition value; folders further up may be named like
-columns and mean nothing."""
+"""The night is the name of the file's own folder, which is Delta's partition value; folders further up may be named
+like columns and mean nothing."""
 
 
 def create_view(

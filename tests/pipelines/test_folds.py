@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ingesting import jsonl
 from small_night import NIGHT, item, task
 
 from embedder.errors import InputMissing, UsageError
@@ -20,6 +21,7 @@ from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
+from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
 
 USERS = [f"u{at}" for at in range(10)]
@@ -31,17 +33,23 @@ TASKS = [task(f"t-{user}", user, f"{user} asks", TAGS[at % 3]) for at, user in e
 FOLDS = FoldConfig(2, 2, TrainConfig(epochs=1, batch_size=8))
 
 
+@pytest.fixture(scope="module")
+def warehouse(
+    kinds: dict[str, Kind], encode_config: EncodeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
+    folder = tmp_path_factory.mktemp("folds")
+    made = Warehouse(folder / "w")
+    ingest_histories(made, [jsonl(folder / "histories.jsonl", *ITEMS)], NIGHT, kinds)
+    ingest_tasks(made, [jsonl(folder / "tasks.jsonl", *TASKS)], NIGHT, kinds)
+    encode_night(made, NIGHT, encode_config, kinds)
+    return made
+
+
 @pytest.fixture
 def folds_of(
-    fill: Callable[..., Warehouse],
-    kinds: dict[str, Kind],
-    encode_config: EncodeConfig,
-    generate_config: GenerateConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    warehouse: Warehouse, kinds: dict[str, Kind], generate_config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dict[str, Any]]]:
     monkeypatch.setattr(stages, "STEPS", 8)
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
 
     def compared(*methods: str) -> list[dict[str, Any]]:
         found = compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig(methods=methods), FOLDS)
@@ -104,9 +112,8 @@ def test_shuffled_histories_are_anothers_and_no_longer(sizes: list[int], seed: i
 
 
 def test_what_cannot_be_compared_is_one_line(
-    fill: Callable[..., Warehouse], kinds: dict[str, Kind], generate_config: GenerateConfig
+    warehouse: Warehouse, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
-    warehouse = fill(ITEMS, TASKS)
     with pytest.raises(InputMissing, match="no task of kind LaMP_4"):
         compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig("LaMP_4"), FOLDS)
     with pytest.raises(UsageError, match="at least 2 folds and 1 seed"):
