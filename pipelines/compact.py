@@ -45,12 +45,7 @@ class Compacted:
 def compact_tables(
     warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
 ) -> list[Compacted]:
-    """Rewrite the nights that have more files than they need.
-
-    Args:
-        warehouse: read and written.
-        dry_run: only tell which.
-        reader_seconds: time that queries get before the files they may read are deleted.
+    """Rewrite the nights that have more files than they need; queries get `reader_seconds` before the old files go.
 
     Raises:
         PplugError: if a job is running.

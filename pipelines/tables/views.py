@@ -121,11 +121,7 @@ def connect(
 
 
 def make_views(
-    db: duckdb.DuckDBPyConnection,
-    warehouse: Warehouse,
-    files: Mapping[str, Sequence[DataFile]],
-    *,
-    has_personas: bool,
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]], *, has_personas: bool
 ) -> None:
     """Make a view of every table over its files, and those of personas if wanted.
 

@@ -242,12 +242,7 @@ class Warehouse:
         retried(attempt)
 
     def swap(
-        self,
-        name: str,
-        run_id: str,
-        removed: Sequence[DataFile | Path],
-        added: Sequence["Staged"],
-        read_version: int,
+        self, name: str, run_id: str, removed: Sequence[DataFile | Path], added: Sequence["Staged"], read_version: int
     ) -> None:
         """Take live files out of a table and finished files into their nights, in one transaction.
 
