@@ -3,6 +3,7 @@
 import json
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from embedder.errors import PplugError, error_line
-from pipelines.nights.leftovers import sweep
 from pipelines.nights.shards import clear_night, tokens_of_run
+from pipelines.store.folder import remove_unfinished
 from pipelines.store.leases import (
     LOOK_SECONDS,
     Fenced,
@@ -30,6 +31,7 @@ from pipelines.store.leases import (
     kept_alive,
     runs_under_way,
 )
+from pipelines.tables.data_files import is_of_run
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -137,14 +139,6 @@ def leased_run(
     The caller fills in the row counts. An exception is recorded as `failed` and goes on. Runs that were killed are
     recorded first, as `killed`, and what they left is removed.
 
-    Args:
-        warehouse: written.
-        job: what runs.
-        ds: its night.
-        config: its settings.
-        excludes: which other runs may not go on meanwhile.
-        clock: tells start and end.
-
     Raises:
         AlreadyRunning: if such a run goes on; then nothing is recorded.
         PplugError: if one that excludes all others goes on, or shall begin while others go on.
@@ -236,6 +230,24 @@ def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
         warehouse.append("runs", ds, run_id, record.to_table())
         logger.warning("%s ds=%s was killed (run %s, begun %s)", job, ds, run_id, dead.row["started_at"])
     sweep(warehouse, run_id)
+
+
+def sweep(warehouse: Warehouse, run_id: str) -> None:
+    """Remove what is named after a run that is over: its files in tables, unless they are live, and its staging.
+
+    Files of finished shards stay: the next run of the night takes them over. What Delta does not know goes with the
+    next vacuum.
+    """
+    for table in TABLES:
+        there = [entry.name for entry in warehouse.store.list(table) if is_of_run(entry.name, run_id)]
+        live = {file.name for file in warehouse.live(table)} if there else set[str]()
+        warehouse.store.delete(name for name in there if name not in live)
+        if warehouse.store.folder is not None:
+            remove_unfinished(warehouse.store.folder / table, run_id)
+    if warehouse.store.folder is not None:
+        for folder in (warehouse.root / "_staging").glob("*"):
+            if run_id in (folder.name, folder.name.rpartition("_")[0]):  # a run's own name may hold a `_` as well
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -23,6 +23,12 @@ def grouped(values: pa.Array, sizes: Sequence[int]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values)
 
 
+def with_vectors(rows: pa.Table, vectors: CompactVectors) -> pa.Table:
+    """Rows with their vectors in two columns more."""
+    rows = rows.append_column("vector", lists_of(vectors.codes))
+    return rows.append_column("vector_scale", pa.array(vectors.scales))
+
+
 def compact_vectors(
     codes: pa.ChunkedArray | pa.Array, scales: pa.ChunkedArray | pa.Array, width: int
 ) -> CompactVectors:
