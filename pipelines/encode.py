@@ -237,13 +237,7 @@ class EncodeJob:
             logger.warning(told, inputs.ds, later[0], later[-1])
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
-        """Say what a night would cost.
-
-        Args:
-            inputs: of the night.
-            shards: all of it.
-            planned: hashes of the items that nights before this one will have encoded by then; its own are added.
-        """
+        """Say what a night would cost, without the items, by their hashes, that nights before it will have encoded."""
         self.require(inputs)
         encoder, changes = load_encoder(self.config), inputs.facts["changes"]
         protector = self.config.protection.of(inputs.warehouse, is_plan=True)

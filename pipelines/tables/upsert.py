@@ -55,11 +55,6 @@ class Upserted:
     def __add__(self, other: "Upserted") -> "Upserted":
         return Upserted(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
-    @property
-    def key_count(self) -> int:
-        """Different keys."""
-        return self.unchanged + self.changed + self.deleted + self.left_alone
-
 
 def scratch(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that sorts and joins what does not fit into memory in a folder."""
@@ -76,17 +71,11 @@ def upsert(
     overwrite_newer: bool = False,
     dry_run: bool = False,
 ) -> Upserted:
-    """Apply what differs from the table.
+    """Apply what differs from the table: new and changed rows move to the night `ds`, equal ones stay in theirs.
 
-    Args:
-        warehouse: written unless `dry_run`.
-        name: a table with a key.
-        ds: the night that new and changed rows move to; rows that are equal stay in theirs.
-        run_id: written to the commit.
-        staged: a Parquet file with the columns of the table's files and a BOOL `deleted`, in the order in which the
-            rows came. Files that are not finished are written beside it.
-        overwrite_newer: also replace what a later night wrote or deleted.
-        dry_run: count only.
+    `staged` is a Parquet file with the columns of the table's files and a BOOL `deleted`, its rows in the order in which
+    they came; files that are not finished are written beside it. What a later night wrote or deleted is replaced with
+    `overwrite_newer` alone; with `dry_run` all is only counted.
 
     Raises:
         CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, which then are
