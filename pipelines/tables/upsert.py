@@ -73,8 +73,8 @@ def upsert(
 ) -> Upserted:
     """Apply what differs from the table: new and changed rows move to the night `ds`, equal ones stay in theirs.
 
-    `staged` is a Parquet file with the columns of the table's files and a BOOL `deleted`, its rows in the order in which
-    they came; files that are not finished are written beside it. What a later night wrote or deleted is replaced with
+    `staged` is a Parquet file with the columns of the table's files and a BOOL `deleted`, its rows in the order in
+    which they came; unfinished files are written beside it. What a later night wrote or deleted is replaced with
     `overwrite_newer` alone; with `dry_run` all is only counted.
 
     Raises:
