@@ -10,7 +10,7 @@ import typer
 from embedder.errors import UsageError
 from pipelines.command import options as opt
 from pipelines.command.options import DATE, PATH, option
-from pipelines.command.values import column_map, kind_name, today
+from pipelines.command.values import kind_name
 
 if TYPE_CHECKING:
     from pipelines.ingest import IngestConfig
@@ -50,7 +50,7 @@ class ReadOptions:
         from pipelines.ingest import IngestConfig
 
         saved = saved_source(ctx, self.like)
-        columns = dict(saved.get("map", {})) | column_map(self.columns)
+        columns = dict(saved.get("map", {})) | opt.column_map(self.columns)
         kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
         return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
 
@@ -106,7 +106,7 @@ def ingest_histories(
     """
     from pipelines.ingest import ingest_histories
 
-    what = (common.new_tables, files or [], ds or today(), opt.kinds_of(ctx), read.config(ctx))
+    what = (common.new_tables, files or [], ds or opt.today(), opt.kinds_of(ctx), read.config(ctx))
     common.show_ingest(ingest_histories(*what, dry_run=common.dry_run))
 
 
@@ -123,5 +123,5 @@ def ingest_tasks(
     """
     from pipelines.ingest import ingest_tasks
 
-    what = (common.new_tables, files or [], ds or today(), opt.kinds_of(ctx), read.config(ctx))
+    what = (common.new_tables, files or [], ds or opt.today(), opt.kinds_of(ctx), read.config(ctx))
     common.show_ingest(ingest_tasks(*what, dry_run=common.dry_run))

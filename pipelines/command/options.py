@@ -12,7 +12,7 @@ Options that several commands share are fields of a dataclass, which a command t
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -54,6 +54,24 @@ def option(flag: str, meaning: str, *more: str, **settings: Any) -> Any:
     """An option that PPLUG_<FLAG> sets too."""
     variable = "PPLUG_" + flag.removeprefix("--").replace("-", "_").upper()
     return typer.Option(flag, *more, envvar=variable, help=meaning, **settings)
+
+
+def today() -> date:
+    """The night of an ingestion that names none; UTC like all times here."""
+    return datetime.now(UTC).date()
+
+
+def column_map(text: str) -> dict[str, str]:
+    """Split user_id=author,text=body.
+
+    Raises:
+        UsageError: if a part is no pair.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for ours, _, theirs in pairs:
+        if not (ours.strip() and theirs.strip()):
+            raise UsageError(f"--map {text!r} is not column=column: write for example --map user_id=author,text=body")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def kinds_of(ctx: typer.Context) -> "dict[str, Kind]":

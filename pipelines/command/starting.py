@@ -9,7 +9,6 @@ import typer
 from pipelines.command import options as opt
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
-from pipelines.command.values import column_map, kind_name, today
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -42,7 +41,7 @@ def demo(
 def kinds(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show every field of this kind.", callback=kind_name)
+        str | None, typer.Argument(metavar="[NAME]", help="Show every field of this kind.", callback=opt.kind_name)
     ] = None,
     *,
     common: opt.Printed,
@@ -66,7 +65,7 @@ def kinds(
 @opt.grouped
 def init(
     ctx: typer.Context,
-    kind: Annotated[str, opt.option("--kind", "Kind of the tasks, like rating.", callback=kind_name)],
+    kind: Annotated[str, opt.option("--kind", "Kind of the tasks, like rating.", callback=opt.kind_name)],
     file: Annotated[
         Path | None, opt.option("--from", "Your file of histories; its columns are looked at.", **opt.PATH)
     ] = None,
@@ -89,9 +88,9 @@ def init(
 
     found = opt.kinds_of(ctx)
     chosen = chosen_kind(kind, found)
-    looked = None if file is None else look_at(file, chosen, found, column_map(columns))
+    looked = None if file is None else look_at(file, chosen, found, opt.column_map(columns))
     spoken = spoken_name(kind, ctx.obj.settings.kinds) or kind
-    begun = begin(Start(chosen, spoken, today(), file, looked, ctx.obj.settings.sources), Path(), dry_run=dry_run)
+    begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.settings.sources), Path(), dry_run=dry_run)
     for line in begun.told:
         message(line)
     common.show(begun.files, whole=True)

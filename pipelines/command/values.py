@@ -2,14 +2,13 @@
 
 import os
 import sys
-from datetime import UTC, date, datetime
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from embedder.errors import UsageError
 from pipelines.command.console import format_logs, loud_libraries
 
 
@@ -33,24 +32,6 @@ def parse_size(text: str | int) -> int:
     from llm_jobs.memory import parse_bytes
 
     return text if isinstance(text, int) else parse_bytes(text)
-
-
-def today() -> date:
-    """The night of an ingestion that names none; UTC like all times here."""
-    return datetime.now(UTC).date()
-
-
-def column_map(text: str) -> dict[str, str]:
-    """Split user_id=author,text=body.
-
-    Raises:
-        UsageError: if a part is no pair.
-    """
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    for ours, _, theirs in pairs:
-        if not (ours.strip() and theirs.strip()):
-            raise UsageError(f"--map {text!r} is not column=column: write for example --map user_id=author,text=body")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def kind_name(ctx: typer.Context, value: str | None) -> str | None:
