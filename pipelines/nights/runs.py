@@ -113,26 +113,16 @@ class RunRecord:
 
 @contextmanager
 def recorded_run(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    config: Mapping[str, Any],
-    excludes: Excludes = Excludes.NOTHING,
-    clock: Clock = utc_now,
+    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], excludes: Excludes = Excludes.NOTHING
 ) -> Generator[RunRecord]:
     """Record what happens inside in `runs`; see `leased_run`."""
-    with leased_run(warehouse, job, ds, config, excludes, clock) as (record, _):
+    with leased_run(warehouse, job, ds, config, excludes) as (record, _):
         yield record
 
 
 @contextmanager
 def leased_run(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    config: Mapping[str, Any],
-    excludes: Excludes = Excludes.NOTHING,
-    clock: Clock = utc_now,
+    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], excludes: Excludes = Excludes.NOTHING
 ) -> Generator[tuple[RunRecord, Lease]]:
     """Record what happens inside in `runs`, as its last commit, under a lease that workers can look for.
 
@@ -143,7 +133,7 @@ def leased_run(
         AlreadyRunning: if such a run goes on; then nothing is recorded.
         PplugError: if one that excludes all others goes on, or shall begin while others go on.
     """
-    started_at = clock()
+    started_at = utc_now()
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
     record = RunRecord(run_id, job, ds, started_at, config=config, versions=package_versions())
     begun = {"run_id": run_id, "job": job, "ds": ds, "started_at": started_at, "config": config}
@@ -161,10 +151,10 @@ def leased_run(
                 lease.require()
             except BaseException as error:
                 record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error, record.ended_at = error_line(error)[:500], clock()
+                record.error, record.ended_at = error_line(error)[:500], utc_now()
                 is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
                 raise
-            record.status, record.ended_at = "done", clock()
+            record.status, record.ended_at = "done", utc_now()
             warehouse.append("runs", ds, run_id, record.to_table())
             is_recorded = True
             if excludes is Excludes.SAME_NIGHT:

@@ -183,9 +183,9 @@ def encode_items(
     pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
 ) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
-    is_todo = pending.is_todo
-    fresh, tokens = encoder.encode_counted([text for _, text in pending.todo])
-    fresh = protector.noisy(fresh, [name for name, _ in pending.todo])
+    is_todo, todo = pending.is_todo, pending.todo
+    fresh, tokens = encoder.encode_counted([text for _, text in todo])
+    fresh = protector.noisy(fresh, [name for name, _ in todo])
     held = pending.rows.filter(pa.array(~is_todo))
     known = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
     order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
