@@ -62,9 +62,10 @@ def _(engine: CausalLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[
     vector_cache = KVCache.empty(trunk.empty_prefix(), 1, len(vectors))
     states = read(trunk, vector_cache, [NewTokens(0, 0, vectors)])[0]
     yield _sigmas(trunk.logits(states), _plain_vectors(model, vectors))
+    paths = [tuple(tree.tokens[at] for at in row.nonzero().flatten().tolist()) for row in tree.sees]
     for at, row in enumerate(rows):
         logits = trunk.logits(torch.stack([prompts[at][-1], steps[at], *trees[at]]))
-        place = {(): 1} | {path: 2 + node for node, path in enumerate(_paths(tree.tokens, tree.sees))}
+        place = {(): 1} | {path: 2 + node for node, path in enumerate(paths)}
         for path in ((one, two), (one, three), (four,)) if at else ((one, three), (four,)):
             expected = _plain(model, [*row, token, *path])[-len(path) - 2 :]
             own = [0, *[place[path[:end]] for end in range(len(path) + 1)]]
@@ -155,8 +156,3 @@ def _sigmas(logits: Tensor, expected: Tensor) -> float:
 def _tokens(ids: Sequence[int]) -> list[int]:
     """Choose six different tokens."""
     return list(dict.fromkeys([*ids, *range(6)]))[:6]
-
-
-def _paths(tokens: Sequence[int], sees: Tensor) -> list[tuple[int, ...]]:
-    """List the tokens from the root to each node."""
-    return [tuple(tokens[at] for at in row.nonzero().flatten().tolist()) for row in sees]
