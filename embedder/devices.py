@@ -67,12 +67,7 @@ def has_bfloat16(device: str = "cpu") -> bool:
 
 
 def gpu_of_worker(number: int, gpu_count: int) -> dict[str, str]:
-    """Give one of several processes of this machine a GPU of its own, in turn: the variables it needs.
-
-    Args:
-        number: of the process, from 0.
-        gpu_count: GPUs that this process sees.
-    """
+    """Give the process of this number, from 0, one of so many GPUs for itself, in turn: the variables it needs."""
     if gpu_count < 2:
         return {}
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -59,12 +59,6 @@ PROBE = "Héllo,  WORLD!\n\tnaïve 你好 😀 [SEP]</s> 0.5% https://example.or
 """What the tokenizer makes of it is part of the fingerprint."""
 
 
-class TokenModel(Protocol):
-    """Runs of equally long texts, (tokens, texts) int64 each ─▶ (all texts, width) float32, pooled, on the device."""
-
-    def __call__(self, runs: Sequence[Tensor]) -> Tensor: ...
-
-
 class TextEncoder:
     """Encode texts with a frozen encoder; safe to share between threads.
 
@@ -88,7 +82,7 @@ class TextEncoder:
         self._tokenizer = PlainTextTokenizer(tokenizer)
         pad_id: Any = tokenizer.pad_token_id
         self._pad_id: int = pad_id or 0
-        self._model: TokenModel
+        self._model: PackedBert | PaddedModel
         if can_pack(model.config):
             kind = projection_class(torch.empty(0, dtype=precision, device=device))
             kernel, self._model = kind.kernel, PackedBert(model, settings, precision, kind)

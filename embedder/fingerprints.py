@@ -92,11 +92,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def fingerprint(folder: Path, **settings: object) -> str:
-    """Hash all that changes a model's output.
-
-    Args:
-        folder: of the model.
-        settings: how we run it: anything JSON can hold.
+    """Hash all that changes the output of the model in a folder; `settings`, anything JSON can hold, say how we run it.
 
     Raises:
         PplugError: if a file of the folder is no JSON.
@@ -107,12 +103,7 @@ def fingerprint(folder: Path, **settings: object) -> str:
 
 
 def require_finite(model: nn.Module, name: str, but_in: tuple[str, ...] = ()) -> None:
-    """Refuse weights that are no numbers.
-
-    Args:
-        model: whose weights.
-        name: of the model, for the message.
-        but_in: parts of names of weights that are not looked at.
+    """Refuse weights that are no numbers, `but_in` those with such a part in their name.
 
     Raises:
         PplugError: naming the first of them.

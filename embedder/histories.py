@@ -5,7 +5,7 @@ vectors and counts of a persona ───────────┼─▶ Histo
 outputs of the items ──────▶ PastLabels ───┘         └──▶ label_evidence (evidence.py)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -32,15 +32,21 @@ class PastLabels(NamedTuple):
     """Places in `names` of the newest items with an output, oldest first; at most NEWEST_LABELS."""
 
     @classmethod
+    def of(cls, counted: Sequence[Mapping[str, int]], sizes: Sequence[int], newest: Sequence[str]) -> Self:
+        """Those of n vectors: how many of the items (n,) behind each have an output, by output, and the newest ones."""
+        names = tuple(dict.fromkeys([*(name for own in counted for name in sorted(own)), *newest]))
+        places = {name: place for place, name in enumerate(names)}
+        shares = np.zeros((len(counted), len(names)), np.float32)
+        for row, own in enumerate(counted):
+            for name, count in own.items():
+                shares[row, places[name]] = count / sizes[row]
+        return cls(names, shares, tuple(places[name] for name in newest[-NEWEST_LABELS:]))
+
+    @classmethod
     def of_items(cls, outputs: Sequence[str | None]) -> Self:
         """Those of single items, oldest first; None for an item without an output."""
-        places = {name: place for place, name in enumerate(dict.fromkeys(one for one in outputs if one is not None))}
-        shares = np.zeros((len(outputs), len(places)), np.float32)
-        for row, output in enumerate(outputs):
-            if output is not None:
-                shares[row, places[output]] = 1
-        newest = [places[output] for output in outputs if output is not None]
-        return cls(tuple(places), shares, tuple(newest[-NEWEST_LABELS:]))
+        counted = [{} if output is None else {output: 1} for output in outputs]
+        return cls.of(counted, [1] * len(outputs), [output for output in outputs if output is not None])
 
 
 class History(NamedTuple):
@@ -87,11 +93,7 @@ def recent_mean(vectors: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def pad_histories(histories: Sequence[History], width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack histories of different lengths.
-
-    Args:
-        histories: of B users.
-        width: D, known even if there is no user.
+    """Stack the histories of B users; D is `width`, known even if there is no user.
 
     Returns:
         Vectors (B, H, D), counts (B, H) and recent means (B, D), float32, H the longest n; 0 in vectors and counts

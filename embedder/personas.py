@@ -108,14 +108,7 @@ class Summary:
 
     def history(self) -> History:
         """What a plug sees of it."""
-        every = [*(name for own in self.labels for name in sorted(own)), *self.newest_labels]
-        names = tuple(dict.fromkeys(every))
-        places = {name: at for at, name in enumerate(names)}
-        shares = np.zeros((len(self.counts), len(names)), np.float32)
-        for row, own in enumerate(self.labels):
-            for name, count in own.items():
-                shares[row, places[name]] = count / self.counts[row]
-        past = PastLabels(names, shares, tuple(places[name] for name in self.newest_labels))
+        past = PastLabels.of(self.labels, self.counts.tolist(), self.newest_labels)
         return History.of(self.vectors.floats(), self.counts.astype(np.float32), past)
 
     def condensed(self, items: Items, max_vectors: int) -> Condensed:
@@ -188,11 +181,6 @@ class Summary:
             self.last,
             self.items_sha256,
         )
-
-
-def summarise(vectors: FloatArray, max_vectors: int) -> Summary:
-    """Summarise all items of a user: (n, D) unit vectors, oldest first, n >= 0."""
-    return Summary.empty(vectors.shape[1]).absorb(Items.of(vectors), max_vectors)
 
 
 def unit_mean(vectors: CompactVectors, counts: IntArray) -> FloatArray:

@@ -44,11 +44,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 class PlainTextTokenizer:
-    """Token ids of texts that hold nothing but text.
-
-    Attributes:
-        control_ids: ids that no text can get; the one for unknown text is not among them.
-    """
+    """Token ids of texts that hold nothing but text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         known: Any = tokenizer  # its attributes are typed as anything
@@ -57,7 +53,6 @@ class PlainTextTokenizer:
             token.content: number for number, token in added.items() if token.special or not is_words(token.content)
         }
         names |= zip(known.all_special_tokens, known.all_special_ids, strict=True)
-        self.control_ids = frozenset(names.values()) - {known.unk_token_id}
         self._tokenizer, self._names = known, names
         self._backend: Tokenizer | None = None
         if known.is_fast:

@@ -19,14 +19,9 @@ from typing import Any
 from embedder.errors import PplugError
 from embedder.pooling import Pooling
 
-TRANSFORMER_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
+TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """Names that the settings of the transformer have had; the first one there counts."""
 
@@ -40,23 +35,18 @@ POOLING_FLAGS = {
 }
 """Older form of `pooling_mode`: a flag for each."""
 
-OBEYED: Mapping[str, tuple[str, ...]] = {
-    "modules": ("path", "type"),
-    "config_sentence_transformers": ("prompts", "default_prompt_name", "truncate_dim"),
-    "transformer": ("max_seq_length", "do_lower_case"),
-    "pooling": ("pooling_mode", "include_prompt", *POOLING_FLAGS),
+KNOWN: Mapping[str, tuple[str, ...]] = {
+    "modules": ("path", "type", "idx", "name", "kwargs"),
+    "config_sentence_transformers": (
+        *("prompts", "default_prompt_name", "truncate_dim"),
+        *("similarity_fn_name", "__version__", "requirements"),
+    ),
+    "transformer": ("max_seq_length", "do_lower_case", "unpad_inputs"),
+    "pooling": ("pooling_mode", "include_prompt", *POOLING_FLAGS, "word_embedding_dimension", "embedding_dimension"),
     "normalize": (),
 }
-"""Keys by the file they stand in, whatever its name."""
-
-WITHOUT_BEARING: Mapping[str, tuple[str, ...]] = {
-    "modules": ("idx", "name", "kwargs"),  # kwargs: names of arguments that `encode` may be given
-    # How others compare vectors; which versions of packages wrote and may read the folder.
-    "config_sentence_transformers": ("similarity_fn_name", "__version__", "requirements"),
-    "transformer": ("unpad_inputs",),  # how batches are laid out
-    "pooling": ("word_embedding_dimension", "embedding_dimension"),  # width of the token states
-    "normalize": (),
-}
+"""Keys by the file they stand in, whatever its name: those that are obeyed, and those that change no vector (how others
+compare vectors, versions of packages, how batches are laid out, the width of the token states)."""
 
 ONLY: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "config_sentence_transformers": {"model_type": ("SentenceTransformer",)},
@@ -196,7 +186,7 @@ def _require_known(kind: str, config: Mapping[str, Any], path: Path) -> None:
     for key, value in config.items():
         if key == "modality_config" and isinstance(value, dict):
             value = {"text": value.get("text")}  # nothing else is read here
-        if key in OBEYED[kind] or key in WITHOUT_BEARING[kind] or value in EMPTY:
+        if key in KNOWN[kind] or value in EMPTY:
             continue
         if value not in only.get(key, ()):
             reason = f"pplug runs {only[key][0]} only" if key in only else "pplug does not know what it asks for"

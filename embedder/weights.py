@@ -43,16 +43,7 @@ def load_config(folder: Path) -> Any:
 def load_weights(
     auto: Any, folder: Path, config: Any, dtype: torch.dtype, name: str, wanted: str, but_in: tuple[str, ...] = ()
 ) -> Any:
-    """Load a model, ready to be run.
-
-    Args:
-        auto: the class of `transformers` that loads it.
-        folder: of the model.
-        config: from `load_config`.
-        dtype: of the weights.
-        name: of the model, for messages.
-        wanted: what it should be.
-        but_in: parts of names of weights that may hold what is no number.
+    """Load a model by a class of `transformers`, ready to be run; weights `but_in` such names need be no numbers.
 
     Raises:
         PplugError: if weights are missing, which transformers would make up at random, or are no numbers.

@@ -30,12 +30,7 @@ PATIENCE = 120
 
 
 def rendered_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, *, thinking: bool) -> str:
-    """Render one message of the user by the chat template, ready for the answer.
-
-    Args:
-        tokenizer: has the template.
-        prompt: the message.
-        thinking: whether the LLM may think aloud first; only some templates know of it.
+    """Render one message of the user by the chat template, ready for the answer; some let the LLM think aloud first.
 
     Raises:
         PplugError: if the template fails, or takes without end.

@@ -155,11 +155,6 @@ class FrozenLLM(AnsweringLLM):
             answers.append(answer)
         return answers
 
-    @torch.no_grad()
-    def token_embeddings(self, ids: Ids) -> Tensor:
-        """Look up the LLM's input embeddings of n tokens: (n, E), on the CPU in float32."""
-        return self.engine.embed(torch.tensor(ids, dtype=torch.long, device=self.model.device)).float().cpu()
-
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
         """Compute what a causal LLM keeps of the tokens before the soft prompts; equal ones are computed once.
 

@@ -154,22 +154,12 @@ class Kind:
         return self.query_text.format(query=self.query(task_input) or task_input)
 
     def training_prompt(self, text: str, choices: Sequence[str] | None = None) -> str:
-        """Word a history item as a task.
-
-        Args:
-            text: the item's text.
-            choices: the choices of the tasks to come; the kind's own unless given.
-        """
+        """Word a history item as a task with the choices of the tasks to come; the kind's own unless given."""
         assert self.prompt is not None, f"items of kind {self.name} are no targets"
         return self.prompt.format(text=text, choices=", ".join(choices or self.choices or ()))
 
     def with_retrieved(self, items: Sequence[tuple[str, str | None]], task_input: str) -> str:
-        """Word the prompt of the retrieval baseline.
-
-        Args:
-            items: text and output of the user's items, best first.
-            task_input: the task's own prompt.
-        """
+        """Word the prompt of the retrieval baseline, of text and output of the user's items, best first."""
         texts = [self.retrieved_item.format(text=text, output=output or "") for text, output in items]
         if not texts:
             return task_input

@@ -5,11 +5,9 @@
 A text is kept as it was written; wherever it is compared with choices, the choice with its key is taken in its place.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
@@ -23,15 +21,6 @@ LARGEST_RATING: Final = 1e100
 """Beyond it a number is no rating, and its square would not fit a float."""
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
-
-
-def label_text(value: object) -> object:
-    """Turn a number into the text of a label, 5 and 5.0 both into "5"; leave anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
-        return value
-    if value == int(value):
-        return str(int(value))
-    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
 @lru_cache(maxsize=10_000)

@@ -19,11 +19,7 @@ GROUP: Final = 32
 
 
 def quantise(model: Any, dtype: str) -> None:
-    """Make the frozen weights of a model smaller in place; it stays on its device.
-
-    Args:
-        model: of `transformers`, in the precision that it shall compute in.
-        dtype: "int8" or "int4".
+    """Make the frozen weights of a model int8 or int4 in place; it stays on its device, and computes in its precision.
 
     Raises:
         InputMissing: if torchao is not installed.
@@ -44,9 +40,8 @@ def quantise(model: Any, dtype: str) -> None:
     else:
         raise UsageError(f"there is no --llm-dtype int4 on {device}: use int8")
     head = model.get_output_embeddings()
-    torchao.quantize_(model, config, lambda module, _: is_large(module) and module is not head)
 
+    def is_chosen(module: nn.Module, _: str) -> bool:  # a matrix whose rows are whole groups
+        return isinstance(module, nn.Linear) and module.in_features % GROUP == 0 and module is not head
 
-def is_large(module: nn.Module) -> bool:
-    """Tell whether a module is a matrix whose rows are whole groups."""
-    return isinstance(module, nn.Linear) and module.in_features % GROUP == 0
+    torchao.quantize_(model, config, is_chosen)

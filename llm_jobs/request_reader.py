@@ -56,14 +56,7 @@ class RequestReader:
         *,
         thinking: bool = False,
     ) -> "RequestReader":
-        """Read it off what comes with a model.
-
-        Args:
-            config: of the model.
-            generation_config: of the model.
-            tokenizer: of the model.
-            width: of a soft prompt vector.
-            thinking: lets the LLM think aloud before it answers, where its chat template has a switch for that.
+        """Read it off what comes with a model; `thinking` lets the LLM think aloud first, where its chat template can.
 
         Raises:
             PplugError: if there is no end token, or the chat template is unusual.

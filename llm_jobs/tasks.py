@@ -47,12 +47,7 @@ class AnsweringLLM:
         return self.reader.render(prepared, decoded)
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
-        """Cut a prompt around the place of its soft prompt.
-
-        Args:
-            prompt: the task's input.
-            placement: where the soft prompt goes.
-            reserve: tokens of the context to keep free for the soft prompt and the answer.
+        """Cut a prompt around the place of its soft prompt, with `reserve` tokens kept free for that and the answer.
 
         Raises:
             PromptRefused: if the prompt is empty, or nothing of it fits.

@@ -32,7 +32,7 @@ from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
 from embedder.weights import load_config
-from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice
+from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice, split_where
 from llm_jobs.engine.rules import require_no_rules
 from llm_jobs.prompts import Ids, Refusal
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -107,13 +107,7 @@ class VllmEngine:
     """A causal LLM in vLLM. Greedy; all requests that are running share its KV cache, and equal beginnings in it."""
 
     def __init__(self, llm: Any, table: Tensor, end_ids: Ids) -> None:
-        """Take over a started vLLM.
-
-        Args:
-            llm: the started one.
-            table: the LLM's input embeddings (V, E).
-            end_ids: tokens that end an answer.
-        """
+        """Take over a started vLLM, and the LLM's input embeddings (V, E)."""
         self._llm, self._table, self._end_ids = llm, table, end_ids
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -220,17 +214,14 @@ def choice_scores(choices: Sequence[Ids], log_probs: Mapping[Ids, float]) -> Ten
 
 def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     """Group requests, longest first, so that none is left running alone at the end; a batch has BATCH_TOKENS or one."""
-    batch: list[Prepared] = []
-    tokens = 0
-    for request in sorted(requests, key=lambda request: request.tokens, reverse=True):
-        size = request.tokens * (len(forks_of(request.choices)) or 1)
-        if batch and tokens + size > BATCH_TOKENS:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(request)
-        tokens += size
-    if batch:
-        yield batch
+
+    def size(one: Prepared) -> int:
+        return one.tokens * (len(forks_of(one.choices)) or 1)
+
+    def is_other(batch: Sequence[Prepared], one: Prepared) -> bool:
+        return sum(map(size, batch)) + size(one) > BATCH_TOKENS
+
+    return split_where(sorted(requests, key=lambda one: one.tokens, reverse=True), is_other)
 
 
 def embedding_table(folder: Path, config: Any) -> Tensor:

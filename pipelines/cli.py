@@ -12,6 +12,7 @@ from pipelines.command import ingest, nights, people, quality, reading, starting
 from pipelines.command import options as opt
 from pipelines.command.boundary import option_names, run_app
 from pipelines.command.settings import read_settings
+from pipelines.command.values import is_given
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(ingest.app, name="ingest")
@@ -35,7 +36,7 @@ def root(
     """
     settings = ctx.obj.settings = read_settings(config, option_names(ctx.command))
     ctx.default_map = dict(settings.defaults)
-    ctx.obj.config = config if opt.is_given(ctx, "config") else None
+    ctx.obj.config = config if is_given(ctx, "config") else None
     if ctx.invoked_subcommand is None:
         sys.stderr.write(ctx.get_help() + "\n")
         raise typer.Exit(2)

@@ -45,12 +45,7 @@ class Compacted:
 def compact_tables(
     warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
 ) -> list[Compacted]:
-    """Rewrite the nights that have more files than they need.
-
-    Args:
-        warehouse: read and written.
-        dry_run: only tell which.
-        reader_seconds: time that queries get before the files they may read are deleted.
+    """Rewrite the nights that have more files than they need; queries get `reader_seconds` before the old files go.
 
     Raises:
         PplugError: if a job is running.
@@ -108,13 +103,13 @@ def _rewrite(
 def _rows(warehouse: Warehouse, name: str, files: Sequence[DataFile]) -> Iterator[pa.Table]:
     """The rows of files, by their first user; the files of a job hold a range of users each."""
     has_users = "user_id" in file_schema(name).names
-    firsts = [(_first_user(warehouse, name, file) if has_users else "", file.name, file) for file in files]
-    for *_, file in sorted(firsts, key=lambda entry: entry[:2]):
+
+    def first(file: DataFile) -> tuple[str, str]:
+        head = warehouse.dataset(name, [file]).head(1, columns=["user_id"]) if has_users else None
+        return (head["user_id"][0].as_py() if head else "") or "", file.name
+
+    for file in sorted(files, key=first):
         yield warehouse.dataset(name, [file]).to_table(columns=file_schema(name).names)
-
-
-def _first_user(warehouse: Warehouse, name: str, file: DataFile) -> str:
-    return warehouse.dataset(name, [file]).head(1, columns=["user_id"])["user_id"][0].as_py() or ""
 
 
 def _told(scattered: Mapping[tuple[str, date], Sequence[DataFile]]) -> list[Compacted]:

@@ -73,13 +73,7 @@ def plan_demo(sample: SampleConfig = SAMPLE) -> DemoPlan:
 def run_demo(
     folder: Path, progress: Progress, sample: SampleConfig = SAMPLE, training: TrainConfig = TRAINING
 ) -> DemoResult:
-    """Run every step and log what was done.
-
-    Args:
-        folder: where sample, tables and plug go; new, empty, or that of an earlier demo.
-        progress: told how far the steps are.
-        sample: how large the sample is.
-        training: how the plug is trained on it.
+    """Run every step in a folder that is new, empty or that of an earlier demo, and log what was done.
 
     Raises:
         UsageError: if the folder holds something else.

@@ -13,17 +13,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import duckdb
 
-from embedder.devices import Dtype, device_facts
+from embedder.devices import device_facts
 from embedder.encoder import TextEncoder
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing
 from embedder.personas import PERSONA_VERSION
 from llm_jobs.kinds import Kind
-from pipelines.erasure.user_key import KEY_FILE, read_key
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
@@ -32,24 +30,22 @@ from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard
-from pipelines.personas.bases import base_table
-from pipelines.personas.closing import Closed, read_closed
-from pipelines.personas.encoders import absolute_model, encoder_facts, load_encoder, require_same
-from pipelines.personas.items import (
-    JOB,
-    Changed,
+from pipelines.personas import items, whole
+from pipelines.personas.bases import Base, base_table
+from pipelines.personas.closing import read_closed
+from pipelines.personas.encoders import EncoderConfig, absolute_model, encoder_facts, load_encoder, require_same
+from pipelines.personas.items import JOB, Changed, Encoded, pending_items
+from pipelines.personas.nights import (
+    PINNED,
     Changes,
-    Encoded,
-    encode_items,
-    pending_items,
-    read_changed,
-    shard_tables,
+    Since,
+    encoded_nights,
+    night_before,
+    require_encoder,
+    require_key,
+    require_protection,
 )
-from pipelines.personas.nights import PINNED, EncodedNight, Nights, encoded_nights, night_before
 from pipelines.personas.protection import Protection
-from pipelines.personas.whole import encode_whole, whole_items, whole_tables
-from pipelines.tables.data_files import DataFile
-from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -69,23 +65,15 @@ SAMPLE_TEXTS = 64
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(EncoderConfig):
     """How histories become persona vectors."""
 
-    encoder: str = "minilm"
-    """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "auto"
-    """float32, bfloat16, float16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
     max_vectors: int = 128
     """Most vectors that stand for one user."""
     protection: Protection = field(default_factory=Protection)
     """What stored vectors keep to themselves."""
     shard_items: int = 20_000
     """Most items of a shard: a unit of work, of memory and of resuming."""
-    cache: Path | None = None
-    """Where exported models are kept; the user's cache folder unless given."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps: where the encoder computes (embedder/devices.py)."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +91,20 @@ class EncodeJob:
     is_plan: bool = False
     """Nothing is written, not even the key of a protection."""
 
-    name = JOB
-    unit = "items"
-    reads = READS
-    writes = WRITES
+    name: ClassVar[str] = JOB
+    unit: ClassVar[str] = "items"
+    reads: ClassVar[Sequence[str]] = READS
+    writes: ClassVar[Sequence[str]] = WRITES
+
+    @property
+    def _way(self) -> Any:
+        """What a night reads and makes: items.py where items keep a vector, else whole.py, with the same functions."""
+        return items if self.config.protection.keeps_items else whole
 
     @property
     def takes_parts(self) -> bool:
         """Parts of a user meet in their items' vectors."""
-        return self.config.protection.keeps_items
+        return self._way.TAKES_PARTS
 
     @property
     def shard_rows(self) -> int:
@@ -155,8 +148,7 @@ class EncodeJob:
         otherwise = tuple(name for name in known if kinds[name] != known[name])
         changes = Changes(ds, before and before.params, otherwise)
         is_wide = bool(otherwise) or since.has_waiting
-        keeps_items = self.config.protection.keeps_items
-        reads = since.reads(is_wide=is_wide or not keeps_items, force=self.force)
+        reads = since.reads(is_wide=is_wide or self._way.READS_ALL, force=self.force)
         with connect(warehouse, files=reads) as db:
             later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
         sources = SOURCES if is_wide else SOURCES[:2]  # else what is settled is part of the night before
@@ -192,11 +184,7 @@ class EncodeJob:
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count each user's changed items; they weigh what is encoded for them."""
-        changed = db.sql(query_text("jobs/changed_users"), params=inputs.facts["changes"].params)
-        if self.config.protection.keeps_items:
-            return changed
-        columns = zip(("users", "counts", "weights"), changed.to_arrow_table().columns, strict=True)
-        return db.sql(query_text("jobs/whole_users"), params={name: column.to_pylist() for name, column in columns})
+        return self._way.changed_users(db, inputs.facts["changes"])
 
     def load(self, facts: Mapping[str, Any]) -> TextEncoder:
         """Load the encoder that the night was planned with."""
@@ -204,41 +192,33 @@ class EncodeJob:
         require_same("encoder", self.config.encoder, encoder.sha256, facts["encoder_sha256"])
         return encoder
 
-    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Changed | Closed:
+    def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Changed | Mapping[str, Base]:
         """Read the changed items, each with the vector that an earlier run made of it, and what they add to.
 
         When the parts of a user are finished, make the base of all items instead.
         """
-        facts, changes = night.facts, night.facts["changes"]
+        changes, sha256, most = night.facts["changes"], night.facts["encoder_sha256"], self.config.max_vectors
         if shard.is_closing:
-            nights = changes.with_tonight(facts["encoder_sha256"])
-            return read_closed(db, shard.first_user, nights, facts["width"], self.config.max_vectors)
-        return self._changed(db, shard, changes, facts["encoder_sha256"])
+            return read_closed(db, shard.first_user, changes.with_tonight(sha256), night.facts["width"], most)
+        return self._way.read_changed(db, shard, changes, sha256, most)
 
-    def _changed(self, db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str) -> Changed:
-        most, keeps_items = self.config.max_vectors, self.config.protection.keeps_items
-        return read_changed(db, shard, changes, encoder_sha256, most, keeps_items=keeps_items)
-
-    def compute(self, night: Night, rows: Changed | Closed, models: TextEncoder) -> Encoded | Closed:
+    def compute(
+        self, night: Night, rows: Changed | Mapping[str, Base], models: TextEncoder
+    ) -> Encoded | Mapping[str, Base]:
         """Encode the items that have no vector yet; where items keep none, all of the changed users'."""
-        if isinstance(rows, Closed):
+        if not isinstance(rows, Changed):
             return rows
         protector = self.config.protection.of(night.warehouse)
         pending = pending_items(rows.rows, self.kinds, protector, force=self.force)
-        encode = encode_items if self.config.protection.keeps_items else encode_whole
-        return encode(pending, rows.stored, models, self.kinds, protector)
+        return self._way.encode_items(pending, rows.stored, models, self.kinds, protector)
 
-    def shape(self, night: Night, results: Encoded | Closed) -> Made:
+    def shape(self, night: Night, results: Encoded | Mapping[str, Base]) -> Made:
         """Make vectors of the changed items, and bases of personas that are too large, or are kept, without."""
-        facts, most, protection = night.facts, self.config.max_vectors, self.config.protection
-        made_with = facts["encoder_sha256"], facts["width"]
-        if isinstance(results, Closed):
-            constants = {"encoder_sha256": facts["encoder_sha256"], "run_id": night.run_id}
-            return Made({"persona_vectors": base_table(results.bases, constants, facts["width"])}, 0, 0)
-        if protection.keeps_items:
-            tables = shard_tables(results, night.run_id, most, *made_with)
-        else:
-            tables = whole_tables(results, night.run_id, most, protection.min_items, *made_with)
+        width, constants = night.facts["width"], {"encoder_sha256": night.facts["encoder_sha256"]}
+        constants["run_id"] = night.run_id
+        if not isinstance(results, Encoded):
+            return Made({"persona_vectors": base_table(results, constants, width)}, 0, 0)
+        tables = self._way.shard_tables(results, constants, width, self.config.max_vectors, self.config.protection)
         row_count = results.rows.num_rows + results.gone.num_rows
         return Made(tables, row_count, results.tokens, {"gone_count": results.gone.num_rows})
 
@@ -257,32 +237,23 @@ class EncodeJob:
             logger.warning(told, inputs.ds, later[0], later[-1])
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
-        """Say what a night would cost.
-
-        Args:
-            inputs: of the night.
-            shards: all of it.
-            planned: hashes of the items that nights before this one will have encoded by then; its own are added.
-        """
+        """Say what a night would cost, without the items, by their hashes, that nights before it will have encoded."""
         self.require(inputs)
         encoder, changes = load_encoder(self.config), inputs.facts["changes"]
         protector = self.config.protection.of(inputs.warehouse, is_plan=True)
-        users = items = texts = tokens = 0
+        users = rows = texts = tokens = 0
         sample: list[str] = []
         for shard in shards:
             with connect(inputs.warehouse, files=shard.files) as db:
-                changed = self._changed(db, shard, changes, encoder.sha256)
-            pending = pending_items(changed.rows, self.kinds, protector, force=self.force)
-            if not self.config.protection.keeps_items:
-                pending, planned = whole_items(changed.stored, self.kinds, protector), None
-            todo = pending.todo_texts if planned is None else pending.unplanned_texts(planned)
+                changed = self._way.read_changed(db, shard, changes, encoder.sha256, self.config.max_vectors)
+            pending, todo = self._way.unplanned(changed, self.kinds, protector, planned, force=self.force)
             todo = list(dict.fromkeys(todo))
             users += len(set(pending.rows["user_id"].to_pylist())) if shard.parts == 1 else shard.part == 0
-            items, texts = items + len(pending.texts), texts + len(todo)
+            rows, texts = rows + len(pending.texts), texts + len(todo)
             tokens += sum(encoder.token_counts(todo))
             sample = sample or todo[:SAMPLE_TEXTS]
         speed = speed_of(inputs.warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
-        return Plan(JOB, inputs.ds, users, items, texts, tokens, speed.seconds(items, tokens), inputs.state())
+        return Plan(JOB, inputs.ds, users, rows, texts, tokens, speed.seconds(rows, tokens), inputs.state())
 
 
 def encode_job(
@@ -294,98 +265,19 @@ def encode_job(
     runner: Runner | None = None,
     is_plan: bool = False,
 ) -> EncodeJob:
-    """Make the job, with a model that workers in other folders find."""
+    """Make the job, with a model that workers in other folders find.
+
+    Args:
+        config: what determines the vectors.
+        kinds: how an item of each kind becomes text.
+        force: encode every item anew instead of taking over vectors of earlier runs.
+        rebuild: allow another encoder than that of the nights before.
+        runner: who computes; this process unless given.
+        is_plan: write nothing.
+    """
     is_apart = runner is not None and runner.is_elsewhere
     config = replace(config, encoder=absolute_model(config.encoder))
     return EncodeJob(config, kinds, force, rebuild, is_apart, is_plan)
-
-
-class Since(NamedTuple):
-    """What was ingested since a night."""
-
-    before: Nights | None
-    ds: date
-    live: Mapping[str, Sequence[DataFile]]
-
-    @property
-    def histories(self) -> list[DataFile]:
-        """Files of items that may have changed: what came since, and what came before for a later night."""
-        there = self.live.get("histories", ())
-        if self.before is None:
-            return [file for file in there if file.ds <= self.ds]
-        return [
-            file
-            for file in there
-            if file.born > self.before.last.pinned["histories"] or self.before.last.ds < file.ds <= self.ds
-        ]
-
-    @property
-    def has_waiting(self) -> bool:
-        """Whether items were posted after the night before, and waited."""
-        return self.before is not None and "later_item_count" in self.before.last.config
-
-    def reads(self, *, is_wide: bool, force: bool) -> dict[str, list[DataFile]]:
-        """The files of each view that the workers read; with `is_wide` those of items that did not change too."""
-        vectors = list(self.live.get("history_vectors", ()))
-        if self.before is None:
-            nothing = {"settled_histories": [], "deletions": [], "history_vectors": [], "persona_vectors": []}
-            return {"histories": self.histories, **nothing, "reusable_vectors": [] if force else vectors}
-        changed, last = set(self.histories), self.before.last
-        settled = [file for file in self.live.get("histories", ()) if file not in changed and file.ds <= self.ds]
-        return {
-            "histories": self.histories,
-            "settled_histories": settled if is_wide else [],
-            "deletions": [file for file in self.live.get("deletions", ()) if file.born > last.pinned["deletions"]],
-            "history_vectors": self.before.files(vectors),
-            "persona_vectors": self.before.files(self.live.get("persona_vectors", ())),
-            "reusable_vectors": [file for file in vectors if file.ds > last.ds],
-        }
-
-
-def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str, ds: date) -> None:
-    """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
-
-    Raises:
-        PplugError: if one of the nights came from another encoder.
-    """
-    for night in nights:
-        if night.encoder_sha256 != encoder_sha256:
-            raise PplugError(
-                f"persona_vectors ds={night.ds} was built with encoder {night.encoder_sha256[:8]}, but this one is "
-                f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
-                f"`pplug encode --ds {max(ds, night.ds)} --rebuild` to encode every item anew with this one"
-            )
-
-
-def require_key(warehouse: Warehouse, nights: Sequence[EncodedNight]) -> None:
-    """Refuse to go on under a new key unasked when that of protected nights is lost.
-
-    Raises:
-        PplugError: if there are such nights, and there is no key.
-    """
-    under_key = [night.ds for night in nights if night.is_protected]
-    if under_key and read_key(warehouse) is None:
-        raise PplugError(
-            f"{warehouse}/{KEY_FILE} is gone, under which the personas of {under_key[-1]} are stored: restore it from "
-            f"a backup, or run `pplug encode --ds {under_key[-1]} --rebuild` to store them under a new one"
-        )
-
-
-def require_protection(nights: Sequence[EncodedNight], protection: Mapping[str, Any], ds: date) -> None:
-    """Refuse to store personas otherwise than protected nights before, unasked: an option may have been left out.
-
-    Raises:
-        PplugError: if one of the nights was protected in another way.
-    """
-    for night in nights:
-        if night.is_protected and night.config["protection"] != protection:
-            was = night.config["protection"]
-            named = f"--min-items-per-vector {was['min_items']} --noise {was['noise']}"
-            more = "" if was["item_vectors"] else " --no-item-vectors"
-            raise PplugError(
-                f"the personas of {night.ds} are stored with {named}{more}, under the key {was['key_check'][:8]}: "
-                f"give the same options, or run `pplug encode --ds {ds} --rebuild` with others"
-            )
 
 
 def encode_night(
@@ -394,42 +286,14 @@ def encode_night(
     config: EncodeConfig,
     kinds: Mapping[str, Kind],
     *,
-    force: bool = False,
-    rebuild: bool = False,
     progress: Progress = no_progress,
     runner: Runner | None = None,
+    **asked: bool,
 ) -> RunRecord:
-    """Write the night's `persona_vectors`, and `history_vectors` of the items no earlier night holds.
-
-    A night that is published already from the same inputs and settings is left as it is.
-
-    Args:
-        warehouse: read and written.
-        ds: what was ingested by this night and posted by the end of this day is encoded.
-        config: what determines the vectors.
-        kinds: how an item of each kind becomes text.
-        force: encode every item anew instead of taking over vectors of earlier runs.
-        rebuild: allow another encoder than that of the nights before.
-        progress: told of the items done.
-        runner: who computes; this process unless given.
-
-    Raises:
-        AlreadyRunning: if another process encodes that night.
-        InputMissing: if there are no histories as of that night, or there is no such encoder.
-        PplugError: if the encoder is another one and `rebuild` is not set.
-    """
-    job = encode_job(config, kinds, force=force, rebuild=rebuild, runner=runner)
-    return run_night(job, warehouse, ds, progress, runner)
+    """Write the night's `persona_vectors`, and `history_vectors` of what changed: `run_night` of an `encode_job`."""
+    return run_night(encode_job(config, kinds, runner=runner, **asked), warehouse, ds, progress, runner)
 
 
-def plan_encode(
-    warehouse: Warehouse,
-    ds: date,
-    config: EncodeConfig,
-    kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
-    rebuild: bool = False,
-) -> Plan:
+def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind], **asked: bool) -> Plan:
     """What `encode_night` would do; nothing is written."""
-    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild, is_plan=True), warehouse, ds)
+    return plan_night(encode_job(config, kinds, runner=None, is_plan=True, **asked), warehouse, ds)

@@ -127,13 +127,10 @@ def _replaced(warehouse: Warehouse, files: Sequence[DataFile], first: date) -> l
     dropped = list[Dropped]()
     for file in until:
         if gone := by_night[file.ds]:
-            users = [user for user in _users(warehouse, file) if user in gone]
+            there = warehouse.dataset("persona_vectors", [file]).to_table(columns=["user_id"])["user_id"].to_pylist()
+            users = [user for user in there if user in gone]
             dropped += [Dropped(file, None if len(users) == file.rows else users)] if users else []
     return dropped
-
-
-def _users(warehouse: Warehouse, file: DataFile) -> list[str]:
-    return warehouse.dataset("persona_vectors", [file]).to_table(columns=["user_id"])["user_id"].to_pylist()
 
 
 def _rest(warehouse: Warehouse, drop: Dropped, folder: Path) -> list[Staged]:

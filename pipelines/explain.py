@@ -54,15 +54,7 @@ def explain(
     kinds: Mapping[str, Kind],
     ds: date | None = None,
 ) -> Explanation:
-    """Explain the answer to a task.
-
-    Args:
-        warehouse: read.
-        task_id: the task.
-        plugs: to answer again with; none leaves that out.
-        config: the models.
-        kinds: how tasks are read.
-        ds: night of the task; its newest unless given.
+    """Explain the answer to a task of a night, its newest unless given; without plugs nothing is answered again.
 
     Raises:
         InputMissing: if there is no such task, or no plug for its kind.
@@ -80,12 +72,7 @@ def explain(
 
 
 def _answers(
-    warehouse: Warehouse,
-    db: Any,
-    task: Row,
-    plugs: Sequence[Path],
-    config: GenerateConfig,
-    kinds: Mapping[str, Kind],
+    warehouse: Warehouse, db: Any, task: Row, plugs: Sequence[Path], config: GenerateConfig, kinds: Mapping[str, Kind]
 ) -> Iterator[Row]:
     models = load_models(with_precisions(warehouse, config))
     loaded = load_plugs(plugs, models)

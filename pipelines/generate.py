@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 
@@ -68,10 +68,10 @@ class GenerateJob:
     is_apart: bool = False
     """Others compute: this process shall hold no weights."""
 
-    name = JOB
-    unit = "tasks"
-    reads = READS
-    writes = WRITES
+    name: ClassVar[str] = JOB
+    unit: ClassVar[str] = "tasks"
+    reads: ClassVar[Sequence[str]] = READS
+    writes: ClassVar[Sequence[str]] = WRITES
     takes_parts = False
 
     @property
@@ -207,6 +207,14 @@ def generate_job(
 ) -> GenerateJob:
     """Make the job, with models and plugs that workers in other folders find, and their share of the memory.
 
+    Args:
+        plugs: folders of plugs, one for each kind of task.
+        config: which models answer.
+        kinds: how a task of each kind is read.
+        force: answer every task anew.
+        max_persona_age: most days between the night of the personas and that of the tasks; None for no limit.
+        runner: who computes; this process unless given.
+
     Raises:
         UsageError: if there is no plug.
     """
@@ -247,33 +255,12 @@ def generate_night(
     config: GenerateConfig,
     kinds: Mapping[str, Kind],
     *,
-    force: bool = False,
-    max_persona_age: int | None = None,
     progress: Progress = no_progress,
     runner: Runner | None = None,
+    **asked: Any,
 ) -> RunRecord:
-    """Write the night's `outputs`.
-
-    A night that is published already from the same inputs and settings is left as it is.
-
-    Args:
-        warehouse: read and written.
-        ds: the tasks of this night are answered.
-        plugs: folders of plugs, one for each kind of task.
-        config: which models answer.
-        kinds: how a task of each kind is read.
-        force: answer every task anew.
-        max_persona_age: most days between the night of the personas and that of the tasks; None for no limit.
-        progress: told of the tasks done.
-        runner: who computes; this process unless given.
-
-    Raises:
-        AlreadyRunning: if another process answers that night.
-        InputMissing: if the night has no tasks, or no night up to it has personas.
-        PplugError: if plug, encoder and LLM do not belong together, or the personas are too old.
-    """
-    job = generate_job(plugs, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
-    return run_night(job, warehouse, ds, progress, runner)
+    """Write the night's `outputs`: `run_night` of a `generate_job`."""
+    return run_night(generate_job(plugs, config, kinds, runner=runner, **asked), warehouse, ds, progress, runner)
 
 
 def plan_generate(
@@ -282,11 +269,10 @@ def plan_generate(
     plugs: Sequence[Path],
     config: GenerateConfig,
     kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
+    **asked: Any,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
-    return plan_night(generate_job(plugs, config, kinds, force=force), warehouse, ds)
+    return plan_night(generate_job(plugs, config, kinds, **asked), warehouse, ds)
 
 
 def task_tokens(

@@ -12,7 +12,7 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -202,7 +202,7 @@ def stage_and_write(warehouse: Warehouse, what: Ingestion, run_id: str, *, dry_r
     for line in advice(intake.seen, what.tables, what.config.columns, has_kind=what.config.kind is not None):
         logger.warning(line)
     taken = intake.rows_in - rejected
-    return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - total.key_count)
+    return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - sum(astuple(total)))
 
 
 def _run(warehouse: Warehouse, what: Ingestion, labels: Sequence[str], *, dry_run: bool) -> IngestResult:

@@ -9,7 +9,9 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 
+from embedder.compact import CompactVectors
 from embedder.errors import InputMissing, PplugError
+from embedder.personas import k_means
 from pipelines.command.cells import plain
 from pipelines.personas.asked import seeing_only
 from pipelines.tables.queries import run_query
@@ -76,21 +78,12 @@ def themes(items: Sequence[Row], vectors: Any) -> list[Row]:
     if not items:
         return []
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    chosen = [int(np.argmax(unit @ unit.mean(0)))]
-    while len(chosen) < min(THEMES, len(unit)):  # the one farthest from all so far
-        chosen.append(int(np.argmin((unit @ unit[chosen].T).max(1))))
-    centres = unit[chosen]
-    for _ in range(10):
-        nearest = (unit @ centres.T).argmax(1)
-        means = np.stack(
-            [unit[nearest == at].mean(0) if (nearest == at).any() else centres[at] for at in range(len(centres))]
-        )
-        centres = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
-    likeness = unit @ centres.T
-    nearest = likeness.argmax(1)
+    groups = k_means(CompactVectors.of(unit), np.ones(len(unit), np.int64), THEMES)
+    nearest = np.unique(groups, return_inverse=True)[1]
+    likeness = unit @ np.stack([unit[nearest == at].mean(0) for at in range(nearest.max() + 1)]).T
     total = sum(item["item_count"] for item in items)
     found: list[Row] = []
-    for at in range(len(centres)):
+    for at in range(likeness.shape[1]):
         mine = [item for item in items if nearest[item["vector_number"] - 1] == at]
         if not mine:
             continue

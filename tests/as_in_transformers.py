@@ -1,6 +1,6 @@
 """Compare an LLM's answers with those of `transformers`: free and closed ones, with soft prompts and without."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -66,13 +66,18 @@ def is_same(answer: Answer, text: str, score: float) -> bool:
     return answer.text == text and abs(answer.score - score) <= CLOSE
 
 
+def embedded(llm: FrozenLLM, ids: Sequence[int]) -> torch.Tensor:
+    """The LLM's input embeddings of some tokens: (n, E), in float32."""
+    return llm.engine.embed(torch.tensor(ids, dtype=torch.long)).float().detach()
+
+
 def inputs_of(llm: FrozenLLM, request: Request) -> dict[str, torch.Tensor]:
     """A prompt as transformers takes it: ids, or embeddings if it has a soft prompt."""
     parts = llm.parts(request.prompt, Placement.AFTER, 24)
     ids = torch.tensor([parts.before + parts.after])
     if request.persona is None:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    pieces = [llm.token_embeddings(parts.before), request.persona, llm.token_embeddings(parts.after)]
+    pieces = [embedded(llm, parts.before), request.persona, embedded(llm, parts.after)]
     embeds = torch.cat(pieces)[None]
     return {"inputs_embeds": embeds, "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long)}
 
@@ -101,7 +106,7 @@ def slow_answer(llm: FrozenLLM, reference: Any, embeds: torch.Tensor, limit: int
     """The same by one plain pass over everything for each token."""
     ids, scores = list[int](), list[float]()
     while len(ids) < limit and not (ids and ids[-1] in reference.generation_config.eos_token_id):
-        whole = torch.cat([embeds, llm.token_embeddings(tuple(ids))[None]], dim=1)
+        whole = torch.cat([embeds, embedded(llm, ids)[None]], dim=1)
         best = reference(inputs_embeds=whole, use_cache=False).logits[0, -1].float().log_softmax(0).max(0)
         ids.append(int(best.indices))
         scores.append(float(best.values))
@@ -118,7 +123,7 @@ def closed_score(llm: FrozenLLM, reference: Any, request: Request, choice: tuple
         if "input_ids" in inputs:
             whole = {"input_ids": torch.cat([inputs["input_ids"], targets[None, :-1]], dim=1)}
         else:
-            behind = llm.token_embeddings(choice[:-1])[None]
+            behind = embedded(llm, choice[:-1])[None]
             whole = {"inputs_embeds": torch.cat([inputs["inputs_embeds"], behind], dim=1)}
         logits = reference(**whole, use_cache=False).logits[0, -len(choice) :]
     return float(logits.float().log_softmax(1).gather(1, targets[:, None]).mean())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_jobs.engine.decoding import BLOCK, ROWS_AT_ONCE
+from llm_jobs.engine.decoding import BLOCK, ROWS_AT_ONCE, Search
 from llm_jobs.engine.engine import NON_FINITE, TIE, Decoded, Result
 from llm_jobs.engine.rules import Guide
 
@@ -29,36 +29,27 @@ NO_TOKEN: Final = -1
 """What stands behind the tokens of an answer."""
 
 
-class BeamSearch:
+class BeamSearch(Search):
     """Grows the beams of many requests, as GreedySearch does greedy answers.
 
-    A request has a slot, K rows next to each other, which may be given to another. Nothing but `result` costs more
-    Python work for more rows.
+    A slot is K rows next to each other. Nothing but `result` costs more Python work for more rows.
     """
 
     def __init__(self, slots: int, longest: int, end_ids: Tensor, width: int) -> None:
-        self.width, self._end_ids = width, end_ids
-        self.counts = end_ids.new_zeros(slots)
-        """(slots,) tokens of each running beam."""
+        super().__init__(slots, end_ids)
+        self.width = width
         self._tokens = end_ids.new_zeros(slots, width)
         self._ids = end_ids.new_full((slots, width, longest), NO_TOKEN)
         self._sums = self._tokens.float()
         self._pool_ids, self._pool_means = self._ids.clone(), self._sums.clone()
-        self._ties, self._limits, self._is_done = self.counts.clone(), self.counts.clone(), self.counts.bool()
-        self._guides: list[Guide | None] = [None] * slots
 
     def next_tokens(self, slots: Tensor) -> Tensor:
         """Give the tokens (B K,) that the LLM reads next."""
         return self._tokens[slots].flatten()
 
     def start(self, slots: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
-        """Begin new answers of at most so many tokens."""
-        for slot, guide in zip(slots.tolist(), guides, strict=True):
-            self._guides[slot] = guide
-        for state in (self.counts, self._sums, self._ties, self._is_done):
-            state[slots] = 0
-        self._ids[slots], self._pool_means[slots] = NO_TOKEN, -torch.inf
-        self._limits[slots] = torch.tensor(limits, device=slots.device)
+        super().start(slots, limits, guides)
+        self._sums[slots], self._ids[slots], self._pool_means[slots] = 0, NO_TOKEN, -torch.inf
 
     def add(self, slots: Tensor, logits: Tensor) -> Tensor:
         """Add a token to the beams of each slot.
@@ -123,21 +114,6 @@ class BeamSearch:
         numbers = torch.arange(len(slots), device=slots.device)[:, None]
         self._pool_means[slots] = kept.values
         self._pool_ids[slots] = torch.cat([self._pool_ids[slots], ids], dim=1)[numbers, kept.indices]
-
-    def going(self, slots: Tensor) -> Tensor:
-        """Tell which of `slots` are not done."""
-        return ~self._is_done[slots]
-
-    def done(self, slots: int) -> list[int]:
-        """List those of the first `slots` that are done."""
-        return self._is_done[:slots].nonzero().flatten().tolist()
-
-    def move(self, source: int, target: int) -> None:
-        """Give a slot the place of another."""
-        states = (self.counts, self._tokens, self._ids, self._sums, self._pool_ids, self._pool_means)
-        for state in (*states, self._ties, self._limits, self._is_done):
-            state[target] = state[source]
-        self._guides[target] = self._guides[source]
 
     def result(self, slot: int) -> Result:
         """Make the answer of a slot."""

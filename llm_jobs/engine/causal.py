@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from llm_jobs.engine.engine import Prepared, Result
 from llm_jobs.engine.kv_cache import KVCache, Prefix
-from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.packing import NewTokens
 from llm_jobs.engine.prefill import read
 from llm_jobs.engine.rules import Rules
 from llm_jobs.engine.scheduler import Scheduler
@@ -62,7 +62,7 @@ class CausalLM:
             batch, unread = unread[:count], unread[count:]
             cache = KVCache.empty(head, len(batch), len(batch[0]))
             rests = [self._embeds(before[len(head_ids) :]) for before in batch]
-            read(self.trunk, cache, [Chunk(row, len(head_ids), rest) for row, rest in enumerate(rests)])
+            read(self.trunk, cache, [NewTokens(row, len(head_ids), rest) for row, rest in enumerate(rests)])
             known |= {before: cache.prefix(row, len(before)) for row, before in enumerate(batch)}
         return [known[before] for before in befores]
 
@@ -121,7 +121,7 @@ class CausalLM:
         if self._head[0] == ids:
             return self._head
         cache = KVCache.empty(self._empty, 1, len(ids))
-        read(self.trunk, cache, [Chunk(0, 0, self._embeds(ids))])
+        read(self.trunk, cache, [NewTokens(0, 0, self._embeds(ids))])
         head = ids, cache.prefix(0, len(ids))
         if len(ids) <= KEPT_HEAD_TOKENS:
             self._head = head

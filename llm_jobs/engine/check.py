@@ -45,15 +45,7 @@ Way = Callable[[PreTrainedModel], CausalLM | UnpackedLM | Seq2SeqLM]
 def causal_engine(
     model: PreTrainedModel, end_ids: Sequence[int], rules: Rules, memory: int, num_beams: int, ids: Sequence[int]
 ) -> CausalLM | UnpackedLM:
-    """Make the fastest engine of a causal LLM that is right.
-
-    Args:
-        model: ready to answer.
-        end_ids: tokens that end an answer.
-        rules: of its generation settings.
-        memory: bytes for keys and values.
-        num_beams: of free answers.
-        ids: a plain text, to try it on.
+    """Make the fastest engine of a causal LLM that is right when it is tried on `ids`, a plain text.
 
     Raises:
         PplugError: if no way is right.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llm_jobs.engine.engine import Prepared
-from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.packing import NewTokens
 from llm_jobs.engine.prefill import PromptRows, read
 from llm_jobs.prompts import Ids
 
@@ -73,7 +73,7 @@ def score_choices(rows: PromptRows, requests: Sequence[Prepared]) -> Iterator[Te
     roots = rows.read(range(len(requests)), requests)
     trees = [choice_tree(request.choices) for request in requests]
     chunks = [
-        Chunk(row, request.prompt_tokens, rows.embed(tree.tokens), tree.sees, tree.depths)
+        NewTokens(row, request.prompt_tokens, rows.embed(tree.tokens), tree.sees, tree.depths)
         for row, (request, tree) in enumerate(zip(requests, trees, strict=True))
         if tree.tokens
     ]

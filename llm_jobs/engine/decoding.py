@@ -50,8 +50,42 @@ def _best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tokens, -blocks.sub_(best[:, None, None]).exp_().sum((1, 2)).log_(), is_tie
 
 
-class GreedySearch:
-    """Grows the greedy answers of many rows, each a slot that may be given to another request.
+class Search:
+    """The answers that grow in some slots, each of which may be given to another request: what both searches keep."""
+
+    def __init__(self, slots: int, end_ids: Tensor) -> None:
+        self._end_ids = end_ids
+        self.counts = end_ids.new_zeros(slots)
+        """(slots,) tokens of each answer."""
+        self._ties, self._limits, self._is_done = self.counts.clone(), self.counts.clone(), ~self.counts.bool()
+        self._guides: list[Guide | None] = [None] * slots
+
+    def start(self, slots: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
+        """Begin new answers of at most so many tokens."""
+        for slot, guide in zip(slots.tolist(), guides, strict=True):
+            self._guides[slot] = guide
+        for state in (self.counts, self._ties, self._is_done):
+            state[slots] = 0
+        self._limits[slots] = torch.tensor(limits, device=slots.device)
+
+    def going(self, slots: Tensor) -> Tensor:
+        """Tell which of `slots` are not done."""
+        return ~self._is_done[slots]
+
+    def done(self, slots: int) -> list[int]:
+        """List those of the first `slots` that are done."""
+        return self._is_done[:slots].nonzero().flatten().tolist()
+
+    def move(self, source: int, target: int) -> None:
+        """Give a slot the place of another."""
+        for state in vars(self).values():
+            if isinstance(state, Tensor) and state is not self._end_ids:
+                state[target] = state[source]
+        self._guides[target] = self._guides[source]
+
+
+class GreedySearch(Search):
+    """Grows the greedy answers of many rows, each a slot.
 
     No call costs more Python work for more rows, but `result`; `add` and `next_tokens` wait for no number of a GPU, if
     no request has a guide.
@@ -61,22 +95,14 @@ class GreedySearch:
     """Rows of a slot."""
 
     def __init__(self, rows: int, longest: int, end_ids: Tensor) -> None:
-        self._end_ids = end_ids
-        like = end_ids.new_zeros(rows)
-        self._tokens = like.clone()  # (B,) the last token of each row
+        super().__init__(rows, end_ids)
+        self._tokens = self.counts.clone()  # (B,) the last token of each row
         self._ids = end_ids.new_zeros(rows, longest + 1)  # the last column takes what is not wanted
-        self._scores = like.float()
-        self._counts, self._ties, self._limits = like.clone(), like.clone(), like.clone()
-        self._has_ended, self._is_done = like.bool(), ~like.bool()
-        self._guides: list[Guide | None] = [None] * rows
+        self._scores, self._has_ended = self.counts.float(), self.counts.bool()
 
-    def start(self, rows: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
-        """Begin new answers of at most so many tokens."""
-        for row, guide in zip(rows.tolist(), guides, strict=True):
-            self._guides[row] = guide
-        for state in (self._scores, self._counts, self._ties, self._is_done):
-            state[rows] = 0
-        self._limits[rows] = torch.tensor(limits, device=rows.device)
+    def start(self, slots: Tensor, limits: Sequence[int], guides: Sequence[Guide | None]) -> None:
+        super().start(slots, limits, guides)
+        self._scores[slots] = 0
 
     def next_tokens(self, rows: Tensor) -> Tensor:
         """Give the tokens (B,) that the LLM reads next."""
@@ -84,10 +110,10 @@ class GreedySearch:
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
         """Add the most probable token of each row's logits (B, V); a row that is done is left as it is."""
-        best, going, counts = self._best(rows, logits), self.going(rows), self._counts[rows]
+        best, going, counts = self._best(rows, logits), self.going(rows), self.counts[rows]
         self._tokens[rows] = best.tokens
         self._ids[rows, counts.where(going, self._ids.shape[1] - 1)] = best.tokens
-        self._counts[rows] = counts = counts + going
+        self.counts[rows] = counts = counts + going
         self._scores[rows] += best.log_probs.where(going, 0)
         self._ties[rows] += best.is_tie & going
         is_end = torch.isin(best.tokens, self._end_ids)
@@ -99,7 +125,7 @@ class GreedySearch:
         if not any(self._guides):
             return best_tokens(logits)
         guides = [self._guides[row] for row in rows.tolist()]
-        answers = zip(self._ids[rows], self._counts[rows].tolist(), strict=True)
+        answers = zip(self._ids[rows], self.counts[rows].tolist(), strict=True)
         ruled = [
             scores if guide is None else guide(ids[:count], scores)
             for guide, (ids, count), scores in zip(guides, answers, logits, strict=True)
@@ -108,24 +134,9 @@ class GreedySearch:
         log_probs = logits.gather(1, best.tokens[:, None])[:, 0] - logits.logsumexp(1)
         return best._replace(log_probs=log_probs)
 
-    def going(self, rows: Tensor) -> Tensor:
-        """Tell which of `rows` are not done."""
-        return ~self._is_done[rows]
-
-    def done(self, rows: int) -> list[int]:
-        """List those of the first `rows` that are done."""
-        return self._is_done[:rows].nonzero().flatten().tolist()
-
-    def move(self, source: int, target: int) -> None:
-        """Give a row the place of another."""
-        states = (self._tokens, self._ids, self._scores, self._counts, self._ties, self._limits)
-        for state in (*states, self._has_ended, self._is_done):
-            state[target] = state[source]
-        self._guides[target] = self._guides[source]
-
     def result(self, row: int) -> Result:
         """Make the answer of a row."""
-        count = int(self._counts[row])
+        count = int(self.counts[row])
         mean = float(self._scores[row]) / count
         if not abs(mean) < float("inf"):  # true for NaN too
             return NON_FINITE

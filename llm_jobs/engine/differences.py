@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from llm_jobs.engine.causal import CausalLM
 from llm_jobs.engine.choices import choice_tree
 from llm_jobs.engine.kv_cache import KVCache
-from llm_jobs.engine.packing import Chunk, step
+from llm_jobs.engine.packing import NewTokens, step
 from llm_jobs.engine.prefill import read
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.small_copy import REACH
@@ -51,20 +51,21 @@ def _(engine: CausalLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[
         return trunk.embed(torch.tensor(some, dtype=torch.long, device=model.device))
 
     half = len(ids) // 2
-    read(trunk, cache, [Chunk(0, 0, embed(rows[0][:half]))])
-    prompts = read(trunk, cache, [Chunk(0, half, embed(rows[0][half:])), Chunk(1, 0, embed(rows[1]))])
+    read(trunk, cache, [NewTokens(0, 0, embed(rows[0][:half]))])
+    prompts = read(trunk, cache, [NewTokens(0, half, embed(rows[0][half:])), NewTokens(1, 0, embed(rows[1]))])
     sizes = torch.tensor([len(row) for row in rows], device=model.device)
     batch = step(sizes, cache.cells, cache.store.dtype, trunk.spans)
     steps = trunk.read(embed([token] * len(rows)), batch, cache)
-    chunks = [Chunk(at, len(row) + 1, embed(tree.tokens), tree.sees, tree.depths) for at, row in enumerate(rows)]
+    chunks = [NewTokens(at, len(row) + 1, embed(tree.tokens), tree.sees, tree.depths) for at, row in enumerate(rows)]
     trees = read(trunk, cache, chunks)
     vectors = _vectors(embed(ids[:REACH]))
     vector_cache = KVCache.empty(trunk.empty_prefix(), 1, len(vectors))
-    states = read(trunk, vector_cache, [Chunk(0, 0, vectors)])[0]
+    states = read(trunk, vector_cache, [NewTokens(0, 0, vectors)])[0]
     yield _sigmas(trunk.logits(states), _plain_vectors(model, vectors))
+    paths = [tuple(tree.tokens[at] for at in row.nonzero().flatten().tolist()) for row in tree.sees]
     for at, row in enumerate(rows):
         logits = trunk.logits(torch.stack([prompts[at][-1], steps[at], *trees[at]]))
-        place = {(): 1} | {path: 2 + node for node, path in enumerate(_paths(tree.tokens, tree.sees))}
+        place = {(): 1} | {path: 2 + node for node, path in enumerate(paths)}
         for path in ((one, two), (one, three), (four,)) if at else ((one, three), (four,)):
             expected = _plain(model, [*row, token, *path])[-len(path) - 2 :]
             own = [0, *[place[path[:end]] for end in range(len(path) + 1)]]
@@ -75,13 +76,13 @@ def _(engine: CausalLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[
 def _(engine: UnpackedLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[float]:
     """Compare with `generate`, and with a plain pass."""
     vectors = _vectors(engine.embed(torch.tensor(ids[:REACH], device=model.device)))
-    yield _sigmas(engine.steps([vectors]).first(), _plain_vectors(model, vectors)[-1:])
+    yield _sigmas(engine.read([vectors]).next(), _plain_vectors(model, vectors)[-1:])
     for some in (ids, ids[: REACH - 2]):
         row = torch.tensor([some], device=model.device)
         new, expected = _generated(model, row)
         embeds = engine.embed(row)
-        steps = engine.steps([embeds[0]])
-        own = [steps.first(), *[steps.next(token[None]) for token in new[:-1]]]
+        reading = engine.read([embeds[0]])
+        own = [reading.next(), *[reading.next(token[None]) for token in new[:-1]]]
         yield _sigmas(torch.cat(own), expected)
         yield _sigmas(engine.forward(embeds, None, len(some)).logits[0].float(), _plain(model, some))
 
@@ -92,12 +93,11 @@ def _(engine: Seq2SeqLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator
     token, one, two, *_ = _tokens(ids)
     answers = [(token, one, two), (token, two)]
     prompts = [engine.embed(engine.tensor(tuple(some))) for some in (ids, ids[: len(ids) // 3])]
-    engine.steps(engine.read([_vectors(prompts[0][:REACH])])).first()  # raises if it takes no vectors
+    engine.read([_vectors(prompts[0][:REACH])]).next()  # raises if it takes no vectors
     for numbers in [[0], [1]] if engine.alike else [[0, 1]]:
         encoded = engine.read([prompts[at] for at in numbers])
-        steps = engine.steps(encoded)
-        logits = torch.stack([steps.first(), steps.next(engine.tensor((token,) * len(numbers)))], dim=1)  # (B, 2, V)
-        means = engine.log_probs(encoded, [answers[at] for at in numbers])
+        logits = torch.stack([encoded.next(), encoded.next(engine.tensor((token,) * len(numbers)))], dim=1)  # (B, 2, V)
+        means = encoded.log_probs(range(len(numbers)), [answers[at] for at in numbers])
         for row, at in enumerate(numbers):
             expected = _plain(model, ids[: len(ids) // 3] if at else ids, answers[at])
             yield _sigmas(logits[row], expected[:2])
@@ -156,8 +156,3 @@ def _sigmas(logits: Tensor, expected: Tensor) -> float:
 def _tokens(ids: Sequence[int]) -> list[int]:
     """Choose six different tokens."""
     return list(dict.fromkeys([*ids, *range(6)]))[:6]
-
-
-def _paths(tokens: Sequence[int], sees: Tensor) -> list[tuple[int, ...]]:
-    """List the tokens from the root to each node."""
-    return [tuple(tokens[at] for at in row.nonzero().flatten().tolist()) for row in sees]

@@ -4,13 +4,15 @@ prepared ─▶ run ─▶ decoded, in the same order
 └─ an exception: split in halves and try again, so that a bad request never takes the others down
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from torch import Tensor
 
 from llm_jobs.prompts import Ids, PromptParts, Refusal, Request
+
+Item = TypeVar("Item")
 
 TIE: Final = 1e-4
 """Two logits that are no further apart may change places with the rounding of another batch or another program."""
@@ -106,6 +108,18 @@ def run(engine: Engine, prepared: Sequence[Prepared | Refusal]) -> list[Result]:
     if failures and len(failures) == len(requests):
         raise failures[0]
     return [one if isinstance(one, Refusal) else results[one] for one in prepared]
+
+
+def split_where(ordered: Iterable[Item], is_other: Callable[[list[Item], Item], bool]) -> Iterator[list[Item]]:
+    """Split a sequence before each item that does not belong to those before it since the last split."""
+    batch: list[Item] = []
+    for one in ordered:
+        if batch and is_other(batch, one):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
 
 
 def best_choice(choices: Sequence[Ids], scores: Tensor) -> Result:

@@ -9,12 +9,13 @@ All of a token's work but attention runs as matrix products over the T real toke
 Shapes: T new tokens, E width; B rows of a group, Q new tokens of the longest of them, K cells that are looked at.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llm_jobs.engine.engine import split_where
 from llm_jobs.engine.kv_cache import padded
 from llm_jobs.engine.spans import EVERYTHING, Span
 
@@ -24,7 +25,7 @@ so that padding it costs less than one more group."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
+class NewTokens:
     """New tokens of one row."""
 
     row: int
@@ -69,12 +70,12 @@ class PackedBatch:
     groups: Sequence[Group]
 
 
-def pack(chunks: Sequence[Chunk], spans: Sequence[Span] = (EVERYTHING,)) -> PackedBatch:
+def pack(chunks: Sequence[NewTokens], spans: Sequence[Span] = (EVERYTHING,)) -> PackedBatch:
     """Pack chunks of different rows, for layers of these spans; like lengths should be neighbours."""
     like = chunks[0].embeds
     groups: list[Group] = []
     first = 0
-    for members in _neighbours(chunks):
+    for members in split_where(chunks, _is_unlike):
         groups.append(_group(members, first, spans))
         first = groups[-1].tokens.stop
     counts = [len(chunk.embeds) for chunk in chunks]
@@ -128,18 +129,12 @@ def blocked(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
     return zeros.masked_fill_(is_hidden, torch.finfo(dtype).min)
 
 
-def _neighbours(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    members: list[Chunk] = []
-    for chunk in chunks:
-        sizes = [len(member.embeds) for member in [*members[:1], chunk]]
-        if members and min(sizes) < LIKE * max(sizes):
-            yield members
-            members = []
-        members.append(chunk)
-    yield members
+def _is_unlike(chunks: Sequence[NewTokens], other: NewTokens) -> bool:
+    sizes = len(chunks[0].embeds), len(other.embeds)
+    return min(sizes) < LIKE * max(sizes)
 
 
-def _group(chunks: Sequence[Chunk], first: int, spans: Sequence[Span]) -> Group:
+def _group(chunks: Sequence[NewTokens], first: int, spans: Sequence[Span]) -> Group:
     like = chunks[0].embeds
     counts = torch.tensor([len(chunk.embeds) for chunk in chunks])
     starts = torch.tensor([chunk.start for chunk in chunks])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm_jobs.engine.engine import Prepared
 from llm_jobs.engine.kv_cache import KVCache
-from llm_jobs.engine.packing import Chunk, pack
+from llm_jobs.engine.packing import NewTokens, pack
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import Ids
 
@@ -26,10 +26,10 @@ GPU_READ_TOKENS: Final = 8192
 """The same on a GPU."""
 
 
-def read(trunk: Trunk, cache: KVCache, chunks: Sequence[Chunk]) -> list[Tensor]:
+def read(trunk: Trunk, cache: KVCache, chunks: Sequence[NewTokens]) -> list[Tensor]:
     """Read every chunk, a long one in parts; the hidden states (q, E) of its last part."""
     states: list[Tensor] = []
-    batch: list[Chunk] = []
+    batch: list[NewTokens] = []
     most = READ_TOKENS if cache.store.device.type == "cpu" else GPU_READ_TOKENS
 
     def flush() -> None:
@@ -40,9 +40,9 @@ def read(trunk: Trunk, cache: KVCache, chunks: Sequence[Chunk]) -> list[Tensor]:
 
     for chunk in chunks:
         while chunk.sees is None and len(chunk.embeds) > most:
-            part = Chunk(chunk.row, chunk.start, chunk.embeds[:most])
+            part = NewTokens(chunk.row, chunk.start, chunk.embeds[:most])
             trunk.read(part.embeds, pack([part], trunk.spans), cache)
-            chunk = Chunk(chunk.row, chunk.start + most, chunk.embeds[most:])
+            chunk = NewTokens(chunk.row, chunk.start + most, chunk.embeds[most:])
         if sum(len(other.embeds) for other in [*batch, chunk]) > most:
             flush()
         batch.append(chunk)
@@ -127,7 +127,7 @@ class PromptRows:
 
     def _read_rest(self, readings: Sequence[_Reading]) -> dict[Prepared, Tensor]:
         """Read requests to their end; their last hidden states (E,)."""
-        chunks = [Chunk(reading.row, reading.start, self._embeds(reading)) for reading in readings]
+        chunks = [NewTokens(reading.row, reading.start, self._embeds(reading)) for reading in readings]
         states = read(self.trunk, self.cache, chunks)
         return {reading.request: state[-1] for reading, state in zip(readings, states, strict=True)}
 

@@ -82,13 +82,7 @@ class Rules:
         """What asks for something."""
 
     def guide(self, prompt: Ids, limit: int, no_repeat: int = 0) -> Guide | None:
-        """Make the guide of a request; None if there are no rules.
-
-        Args:
-            prompt: its token ids.
-            limit: most new ones.
-            no_repeat: new ones in a row that may not come twice; 0 for no such rule.
-        """
+        """Make the guide of an answer of at most `limit` tokens, no run of `no_repeat` twice; None without rules."""
         if not self.settings and not no_repeat:
             return None
         prompt_ids = torch.tensor(prompt, dtype=torch.long, device=self._model.device)

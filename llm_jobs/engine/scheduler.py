@@ -23,7 +23,7 @@ from embedder.devices import free_memory
 from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.choices import score_choices
 from llm_jobs.engine.decoding import GreedySearch
-from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice
+from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice, split_where
 from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
 from llm_jobs.engine.packing import step
 from llm_jobs.engine.prefill import PromptRows
@@ -94,17 +94,11 @@ def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     def key(one: Prepared) -> tuple[bool, Ids, int, Ids]:
         return bool(one.choices), one.stop_ids, one.tokens, one.parts.before  # equal prompts together
 
-    batch: list[Prepared] = []
-    for request in sorted(requests, key=key, reverse=True):
-        if batch and (
-            key(request)[:2] != key(batch[0])[:2]
-            or padded(request.tokens) * LONGEST_TO_SHORTEST < padded(batch[0].tokens)
-        ):
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
+    def is_other(batch: Sequence[Prepared], one: Prepared) -> bool:
+        is_short = padded(one.tokens) * LONGEST_TO_SHORTEST < padded(batch[0].tokens)
+        return is_short or key(one)[:2] != key(batch[0])[:2]
+
+    return split_where(sorted(requests, key=key, reverse=True), is_other)
 
 
 def choose(rows: PromptRows, requests: Sequence[Prepared]) -> dict[Prepared, Result]:

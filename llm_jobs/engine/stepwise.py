@@ -1,6 +1,6 @@
 """An LLM that `transformers` runs step by step: batches of requests, each decoded from start to end.
 
-    requests ─▶ batches ─▶ read (encoder states, or embedded prompts) ─┬─▶ steps ─▶ decode ─────────────▶ free answers
+    requests ─▶ batches ─▶ read (encoder states, or embedded prompts) ─┬─▶ next, again and again ───────▶ free answers
                                                                        └─▶ log-probabilities of choices ─▶ closed ones
 
 Nothing is kept between calls. Two kinds: seq2seq.py, and unpacked.py for causal LLMs whose tokens cannot be packed.
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.decoding import GreedySearch
-from llm_jobs.engine.engine import Prepared, Result, best_choice
+from llm_jobs.engine.engine import Prepared, Result, best_choice, split_where
 from llm_jobs.engine.rules import Rules
 from llm_jobs.prompts import Ids, PromptParts
 
@@ -30,23 +30,23 @@ KEPT_SHARE: Final = 0.75
 """Finished greedy rows are dropped once no more than this share still runs: dropping copies the cache of the others."""
 
 
-class Steps(Protocol):
-    """A batch that the LLM can be asked to continue."""
+class Reading(Protocol):
+    """Prompts of a batch that were read as far as can be done before it is known what follows them."""
 
-    def first(self) -> Tensor:
-        """Predict what follows the prompts: logits (B, V), float32."""
-        ...
-
-    def next(self, tokens: Tensor) -> Tensor:
-        """Append one token (B,) to every row; logits (B, V) of what follows, float32."""
+    def next(self, tokens: Tensor | None = None) -> Tensor:
+        """Append one token (B,) to every row, none at first; logits (B, V), float32, of what follows."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but these; a row may be kept several times."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
         """Let each row continue the one of `rows`, which has the same prompt."""
+        ...
+
+    def log_probs(self, rows: Sequence[int], answers: Sequence[Ids]) -> Tensor:
+        """Average the log-probabilities of each answer's tokens (B,) behind the prompt of its row, differentiable."""
         ...
 
 
@@ -73,7 +73,7 @@ class StepwiseLM(ABC):
             scale: what the model multiplies the embeddings of token ids with.
             alike: whether only prompts of one length go together.
         """
-        self._model: Any = model
+        self.model: Any = model
         self._rules, self._num_beams = rules, num_beams
         self._scale, self.alike = scale, alike
         self._device, self._dtype = model.device, model.dtype
@@ -81,24 +81,12 @@ class StepwiseLM(ABC):
         self.kernel = "transformers, prompts of one length" if alike else "transformers"
 
     @abstractmethod
-    def read(self, prompts: Sequence[Tensor]) -> Any:
-        """Read prompts (P, E) as far as can be done before it is known what follows them."""
-
-    @abstractmethod
-    def steps(self, read: Any) -> Steps:
-        """Get ready to be asked what follows."""
-
-    @abstractmethod
-    def log_probs(self, read: Any, answers: Sequence[Ids]) -> Tensor:
-        """Average the log-probabilities of each answer's tokens (B,), differentiable."""
-
-    @abstractmethod
-    def repeated(self, read: Any, row: int, count: int) -> Any:
-        """Repeat one of the prompts."""
+    def read(self, prompts: Sequence[Tensor]) -> Reading:
+        """Read prompts, (P, E) each."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed n token ids as the layers get them: (n, E)."""
-        return self._model.get_input_embeddings()(ids) * self._scale
+        return self.model.get_input_embeddings()(ids) * self._scale
 
     def embedded(self, parts: PromptParts, soft: Tensor) -> Tensor:
         """Embed a prompt with its soft prompt (S, E): (P, E)."""
@@ -110,68 +98,57 @@ class StepwiseLM(ABC):
         """Decode an answer to each request, in their order."""
         results: dict[Prepared, Result] = {}
         for batch in batches(prepared, self._num_beams, alike=self.alike):
-            read = self.read([self.embedded(request.parts, request.soft) for request in batch])
-            answered = self._chosen(batch, read) if batch[0].choices else self._decoded(batch, read)
+            reading = self.read([self.embedded(request.parts, request.soft) for request in batch])
+            answered = self._chosen(batch, reading) if batch[0].choices else self._decoded(batch, reading)
             results |= zip(batch, answered, strict=True)
         return [results[request] for request in prepared]
 
     def answer_log_probs(self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids]) -> Tensor:
         """Average the log-probabilities of each answer's tokens (B,), differentiable by `soft` (B, S, E)."""
-        return self.log_probs(self.read([self.embedded(*row) for row in zip(parts, soft, strict=True)]), answers)
+        reading = self.read([self.embedded(*row) for row in zip(parts, soft, strict=True)])
+        return reading.log_probs(range(len(answers)), answers)
 
     def tensor(self, ids: Ids) -> Tensor:
         """Put ids on the device of the model: (n,)."""
         return torch.tensor(ids, dtype=torch.long, device=self._device)
 
-    def _chosen(self, requests: Sequence[Prepared], read: Any) -> list[Result]:
+    def _chosen(self, requests: Sequence[Prepared], reading: Reading) -> list[Result]:
         # Not all slots of a decoder are positions, so a tree of choices does not fit: one row for each choice.
-        scores = [
-            self.log_probs(self.repeated(read, row, len(request.choices)), request.choices)
-            for row, request in enumerate(requests)
-        ]
+        scores = [reading.log_probs([row] * len(one.choices), one.choices) for row, one in enumerate(requests)]
         return [best_choice(request.choices, own.cpu()) for request, own in zip(requests, scores, strict=True)]
 
-    def _decoded(self, requests: Sequence[Prepared], read: Any) -> list[Result]:
+    def _decoded(self, requests: Sequence[Prepared], reading: Reading) -> list[Result]:
         """Continue every prompt until it ends, or by its limit of tokens."""
         limits = [request.limit for request in requests]
         end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(requests[0].stop_ids)])
         shape = len(limits), max(limits), end_ids
         search = BeamSearch(*shape, self._num_beams) if self._num_beams > 1 else GreedySearch(*shape)
-        steps, slots = self.steps(read), torch.arange(len(limits), device=self._device)
+        slots = torch.arange(len(limits), device=self._device)
         guides = [self._rules.guide(one.ids, one.limit, one.request.no_repeat) for one in requests]
         search.start(slots, limits, guides)
-        if (parents := search.add(slots, steps.first())) is not None:
-            steps.keep(parents)
+        if (parents := search.add(slots, reading.next())) is not None:
+            reading.keep(parents)
         while bool((going := search.going(slots)).any()):
             count = int(going.sum())
             if count < len(slots) if self._num_beams > 1 else count <= KEPT_SHARE * len(slots):
-                steps.keep(going.repeat_interleave(search.width).nonzero().flatten())
+                reading.keep(going.repeat_interleave(search.width).nonzero().flatten())
                 slots = slots[going]
-            if (parents := search.add(slots, steps.next(search.next_tokens(slots)))) is not None:
-                steps.reorder(parents)
+            if (parents := search.add(slots, reading.next(search.next_tokens(slots)))) is not None:
+                reading.reorder(parents)
         return [search.result(slot) for slot in range(len(limits))]
 
 
 def batches(requests: Sequence[Prepared], num_beams: int = 1, *, alike: bool = False) -> Iterator[list[Prepared]]:
     """Group requests of the same ends and one size of soft prompt, longest first, within the budget.
 
-    Args:
-        requests: to be answered.
-        num_beams: rows that a free answer takes.
-        alike: only prompts of the same length go together.
+    A free answer takes a row for each beam; `alike`: only prompts of the same length go together.
     """
 
     def key(one: Prepared) -> tuple[bool, Ids, int, int, int]:
         return bool(one.choices), one.stop_ids, len(one.soft), one.prompt_tokens if alike else 0, one.tokens
 
-    batch: list[Prepared] = []
-    for request in sorted(requests, key=key, reverse=True):
-        beams = 1 if request.choices else num_beams
-        rows = (len(batch) + 1) * beams
-        is_full = rows > MAX_ROWS or (batch and batch[0].tokens * rows > MAX_TOKENS)
-        if batch and (is_full or key(request)[:-1] != key(batch[0])[:-1]):
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
+    def is_other(batch: Sequence[Prepared], one: Prepared) -> bool:
+        rows = (len(batch) + 1) * (1 if one.choices else num_beams)
+        return rows > MAX_ROWS or batch[0].tokens * rows > MAX_TOKENS or key(one)[:-1] != key(batch[0])[:-1]
+
+    return split_where(sorted(requests, key=key, reverse=True), is_other)

@@ -7,8 +7,7 @@ from typing import Any
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.nights.loading import load_once
-from pipelines.nights.processes import elsewhere
+from pipelines.nights.processes import found_out
 
 
 @dataclass(frozen=True)
@@ -27,38 +26,16 @@ class AnsweringFacts:
     """Fingerprint of the plug of each kind."""
 
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-        """List everything besides the tasks and the personas that an answer depends on.
-
-        Greedy decoding is not named, so that nights from before there were beams are still done; nor is the memory
-        where it changes no answer.
-        """
-        named = {"num_beams": self.num_beams, "kv_memory": self.kv_memory}
-        left_out = {"num_beams": 1, "kv_memory": None}
-        return {name: value for name, value in named.items() if value != left_out[name]} | {
-            "encoder_sha256": self.encoder_sha256,
-            "llm_sha256": self.llm_sha256,
-            "llm_kernel": self.llm_kernel,
-            "plugs": dict(self.plugs),
-            "kinds": {
-                name: [kinds[name].sha256, kinds[name].max_new_tokens, *_endings(kinds[name])]
-                for name in sorted(self.plugs.keys() & kinds)
-            },
-        }
-
-
-def _endings(kind: Kind) -> list[Any]:
-    """What else ends the kind's answers; nothing where only their length does."""
-    return [list(kind.stop), kind.no_repeat] if kind.stop or kind.no_repeat else []
+        """List everything besides the tasks and the personas that an answer depends on."""
+        known = {name: kinds[name] for name in sorted(self.plugs.keys() & kinds)}
+        of_kinds = {name: [kind.sha256, kind.max_new_tokens, kind.stop, kind.no_repeat] for name, kind in known.items()}
+        own = {name: value for name, value in vars(self).items() if name not in ("width", "context_length")}
+        return own | {"plugs": dict(self.plugs), "kinds": of_kinds}
 
 
 def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apart: bool) -> AnsweringFacts:
     """Find out what models and plugs are, if `is_apart` in a process of its own, so that this one holds no weights."""
-    return _facts_apart(config, folders) if is_apart else _facts(config, folders)
-
-
-@load_once
-def _facts_apart(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
-    return elsewhere(_facts, config, folders)
+    return found_out(_facts, config, folders, is_apart=is_apart)
 
 
 def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:

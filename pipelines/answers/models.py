@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from embedder.devices import Dtype, LLMDtype
+from embedder.devices import LLMDtype
 from embedder.encoder import TextEncoder
 from embedder.errors import UsageError
 from embedder.fingerprints import fingerprint
@@ -14,37 +14,29 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.vllm_engine import load_vllm
 from pipelines.nights.loading import load_once
-from pipelines.personas.encoders import load_encoder
+from pipelines.personas.encoders import EncoderConfig, load_encoder
 
-Engine = Literal["transformers", "vllm"]
+EngineName = Literal["transformers", "vllm"]
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(EncoderConfig):
     """Which models answer, and how."""
 
     llm: str = "smollm2"
     """Alias, folder or hub id of the frozen LLM."""
     llm_dtype: LLMDtype = "auto"
     """float32, bfloat16, float16, int8, int4 or auto: the LLM's precision (see nights/precisions.py)."""
-    encoder: str = "minilm"
-    """Alias, folder or hub id of the text encoder."""
-    dtype: Dtype = "auto"
-    """float32, bfloat16, float16 or auto, the precision the encoder computes in."""
     shard_tasks: int = 500
     """Most tasks of a shard: a unit of work, of memory and of resuming."""
-    cache: Path | None = None
-    """Where exported models are kept; the user's cache folder unless given."""
     memory: int | None = None
     """Bytes that the LLM's keys and values may take; unless given 2 GiB, or what vLLM finds free."""
-    engine: Engine = "transformers"
+    engine: EngineName = "transformers"
     """What runs the LLM: our own code on top of transformers, or vLLM."""
     num_beams: int = 1
     """Beams that free answers are decoded with; 1 is greedy. Closed answers need none."""
     thinking: bool = False
     """The LLM may think aloud before it answers, where its chat template has a switch for that."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps: where both models compute (embedder/devices.py)."""
 
     def __post_init__(self) -> None:
         if self.engine == "vllm" and self.llm_dtype in ("int8", "int4"):

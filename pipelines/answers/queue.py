@@ -16,9 +16,6 @@ from llm_jobs.tasks import PersonalTask
 from pipelines.personas.stored import Persona, read_personas
 from pipelines.tables.views import run_sql
 
-EVERYONE = ("", "\U0010ffff")
-"""Every user id lies between these two."""
-
 
 @dataclass(frozen=True, eq=False)
 class QueuedTask:
@@ -38,15 +35,7 @@ class QueuedTask:
 def queued_tasks(
     db: duckdb.DuckDBPyConnection, ds: date, nights: Mapping[str, Any], users: tuple[str, str], width: int
 ) -> list[QueuedTask]:
-    """Read the tasks of a night, joined by user with their personas.
-
-    Args:
-        db: a connection to the tables.
-        ds: night of the tasks.
-        nights: those of the personas, as `Nights.params`.
-        users: the first and the last user wanted; `EVERYONE` for all.
-        width: D of the vectors, known even if no user has a history.
-    """
+    """Read the tasks of a night, of the users from the first to the last given, with personas as of `nights`."""
     rows = run_sql(db, "jobs/tasks_of_users", {"ds": ds, "first_user": users[0], "last_user": users[1]}).to_pylist()
     personas = read_personas(db, nights, {row["user_id"] for row in rows}, width)
     nobody = Persona(History.empty(width), [])

@@ -1,13 +1,73 @@
 """The commands that put histories and tasks into the warehouse."""
 
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedder.errors import UsageError
 from pipelines.command import options as opt
+from pipelines.command.options import DATE, PATH, option
+from pipelines.command.values import kind_name
+
+if TYPE_CHECKING:
+    from pipelines.ingest import IngestConfig
 
 app = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the warehouse.")
+
+
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[SOURCE]...", help="Files, folders, globs, or - for stdin; one item or task a row."),
+]
+IngestNight = Annotated[date | None, option("--ds", "Night of ingestion.", show_default="today", **DATE)]
+LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.", callback=kind_name)]
+Undated = Annotated[date | None, option("--undated", "Day of items without a date; else they are refused.", **DATE)]
+Outputs = Annotated[Path | None, option("--outputs", "LaMP's file of references.", **PATH)]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the files of an ingestion are read."""
+
+    columns: Annotated[
+        str, option("--map", "What a file calls our columns: user_id=author,text=body; the others have our names.")
+    ] = ""
+    kind: Annotated[
+        str | None, option("--kind", "Kind of the rows that name none, like headline.", callback=kind_name)
+    ] = None
+    sql: Annotated[str | None, option("--sql", "A DuckDB query to read: \"select ... from 'articles.csv'\".")] = None
+    like: Annotated[str | None, option("--like", "Read as the table [ingest.NAME] of pplug.toml says.")] = None
+    any_year: Annotated[bool, option("--any-year", "Take times of all years, not only from 1990 to the next.")] = False
+    overwrite_newer: Annotated[
+        bool, option("--overwrite-newer", "Also replace what a later night wrote or deleted.")
+    ] = False
+
+    def config(self, ctx: typer.Context) -> "IngestConfig":
+        """The same as the job takes it; a flag goes before what is saved under a name."""
+        from pipelines.ingest import IngestConfig
+
+        saved = saved_source(ctx, self.like)
+        columns = dict(saved.get("map", {})) | opt.column_map(self.columns)
+        kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
+        return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
+
+
+def saved_source(ctx: typer.Context, name: str | None) -> dict[str, Any]:
+    """The table [ingest.NAME] of pplug.toml."""
+    saved: dict[str, Any] = ctx.find_root().obj.settings.sources
+    if name is None:
+        return {}
+    if name not in saved:
+        raise UsageError(f"no [ingest.{name}] in pplug.toml: there are {', '.join(saved) or 'none'}")
+    found = {key.replace("_", "-"): value for key, value in saved[name].items()}
+    known = {"map": dict, "kind": str, "any-year": bool}
+    for key, value in found.items():
+        if not isinstance(value, known.get(key, ())):
+            raise UsageError(f"[ingest.{name}] {key} = {value!r}: it may have map (a table), kind and any-year")
+    return found
 
 
 @app.command("lamp")
@@ -15,10 +75,10 @@ app = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the 
 def ingest_lamp(
     ctx: typer.Context,
     questions: Annotated[Path, typer.Argument(help="LaMP's file of questions with their profiles.")],
-    ds: opt.Night,
-    outputs: opt.Outputs = None,
-    kind: opt.LampKind = None,
-    undated: opt.Undated = None,
+    ds: opt.NightDate,
+    outputs: Outputs = None,
+    kind: LampKind = None,
+    undated: Undated = None,
     *,
     common: opt.Counted,
 ) -> None:
@@ -35,7 +95,7 @@ def ingest_lamp(
 @app.command("histories")
 @opt.grouped
 def ingest_histories(
-    ctx: typer.Context, files: opt.Files = None, ds: opt.IngestNight = None, *, read: opt.Read, common: opt.Counted
+    ctx: typer.Context, files: Files = None, ds: IngestNight = None, *, read: ReadOptions, common: opt.Counted
 ) -> None:
     """Ingest what users wrote or did.
 
@@ -53,7 +113,7 @@ def ingest_histories(
 @app.command("tasks")
 @opt.grouped
 def ingest_tasks(
-    ctx: typer.Context, files: opt.Files = None, ds: opt.IngestNight = None, *, read: opt.Read, common: opt.Counted
+    ctx: typer.Context, files: Files = None, ds: IngestNight = None, *, read: ReadOptions, common: opt.Counted
 ) -> None:
     """Queue tasks for a night.
 

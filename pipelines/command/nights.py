@@ -1,26 +1,99 @@
 """The commands that compute nights, on this machine or on any runner of Apache Beam."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from embedder.errors import UsageError
 from pipelines.command import options as opt
+from pipelines.command.options import DATE, PATH, option
 from pipelines.command.progress import progress_bars
+
+if TYPE_CHECKING:
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.encode import EncodeConfig
+    from pipelines.nights.runners import Runner
 
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command(**opt.BEAM)
+Plugs = Annotated[list[Path], option("--plug", "Folder of a plug, one for each kind of task; repeatable.", **PATH)]
+MaxPersonaAge = Annotated[
+    int | None, option("--max-persona-age", "Refuse personas that are more days older than the tasks.", min=0)
+]
+Job = Annotated[Literal["encode", "generate"], typer.Argument(help="What to run.")]
+FirstNight = Annotated[date, option("--start", "First night.", **DATE)]
+LastNight = Annotated[date, option("--end", "Last night.", **DATE)]
+Force = Annotated[bool, option("--force", "Compute everything anew.")]
+Rebuild = Annotated[bool, option("--rebuild", "Encode with another encoder than the nights before.")]
+
+BEAM: dict[str, Any] = {"context_settings": {"allow_extra_args": True}}
+"""Of a command that hands on what stands behind `--`."""
+
+
+@dataclass(frozen=True)
+class Computing(opt.Counted):
+    """What every command takes that computes nights; what stands behind `--` goes to Apache Beam."""
+
+    workers: Annotated[int, option("--workers", "Processes of this machine that compute.", min=1)] = 1
+
+    def runner(self, ctx: typer.Context) -> "Runner":
+        """Who computes."""
+        from pipelines.nights.runners import Runner
+
+        if ctx.args and not ctx.args[0].startswith("--"):
+            raise UsageError(f"unexpected argument {ctx.args[0]!r}: see `{ctx.command_path} --help`")
+        return Runner(self.workers, tuple(ctx.args) or ctx.find_root().obj.settings.beam_options)
+
+
+@dataclass(frozen=True)
+class StoredOptions:
+    """How personas are stored."""
+
+    max_vectors: Annotated[int, option("--max-vectors", "Most vectors that stand for one user.", min=1)] = 128
+    min_items_per_vector: Annotated[
+        int, option("--min-items-per-vector", "No stored vector stands for fewer items; docs/privacy.md.", min=1)
+    ] = 1
+    no_item_vectors: Annotated[
+        bool, option("--no-item-vectors", "Store personas alone; each changed user is encoded anew.")
+    ] = False
+    noise: Annotated[
+        float, option("--noise", "Length of the noise in each item's vector, which has length one.", min=0)
+    ] = 0.0
+    shard_items: Annotated[int, option("--shard-items", "Most items that a worker encodes at once.", min=1)] = 20_000
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As the job takes them."""
+        from pipelines.personas.protection import Protection
+
+        protection = Protection(self.min_items_per_vector, not self.no_item_vectors, self.noise)
+        return {"max_vectors": self.max_vectors, "shard_items": self.shard_items, "protection": protection}
+
+
+def configs_of(models: opt.Answering, stored: StoredOptions) -> "tuple[EncodeConfig, GenerateConfig]":
+    """The settings of both jobs, which share the encoder."""
+    from pipelines.answers.models import GenerateConfig
+    from pipelines.encode import EncodeConfig
+
+    of_encoder = {field.name: getattr(models, field.name) for field in fields(opt.EncoderNames)}
+    return EncodeConfig(**stored.settings, **of_encoder), GenerateConfig(**vars(models))
+
+
+@app.command(**BEAM)
 @opt.grouped
 def encode(
     ctx: typer.Context,
-    ds: opt.Night,
-    force: opt.Force = False,
-    rebuild: opt.Rebuild = False,
+    ds: opt.NightDate,
+    force: Force = False,
+    rebuild: Rebuild = False,
     *,
-    stored: opt.Stored,
+    stored: StoredOptions,
     models: opt.EncoderNames,
-    common: opt.Computing,
+    common: Computing,
 ) -> None:
     """Encode all histories into persona vectors.
 
@@ -39,18 +112,18 @@ def encode(
     common.show_counts(record, "config", "versions", "error")
 
 
-@app.command(**opt.BEAM)
+@app.command(**BEAM)
 @opt.grouped
 def generate(
     ctx: typer.Context,
-    ds: opt.Night,
-    plug: opt.Plugs,
-    engine: opt.Engine = "transformers",
-    force: opt.Force = False,
-    max_persona_age: opt.MaxPersonaAge = None,
+    ds: opt.NightDate,
+    plug: Plugs,
+    engine: opt.EngineName = "transformers",
+    force: Force = False,
+    max_persona_age: MaxPersonaAge = None,
     *,
     models: opt.Answering,
-    common: opt.Computing,
+    common: Computing,
 ) -> None:
     """Answer the night's tasks, each for its own user.
 
@@ -75,19 +148,19 @@ def generate(
     common.show_counts(record, "config", "versions", "error")
 
 
-@app.command(**opt.BEAM)
+@app.command(**BEAM)
 @opt.grouped
 def nightly(
     ctx: typer.Context,
-    ds: opt.Night,
-    plug: opt.Plugs,
-    force: opt.Force = False,
-    rebuild: opt.Rebuild = False,
-    max_persona_age: opt.MaxPersonaAge = None,
+    ds: opt.NightDate,
+    plug: Plugs,
+    force: Force = False,
+    rebuild: Rebuild = False,
+    max_persona_age: MaxPersonaAge = None,
     *,
-    stored: opt.Stored,
+    stored: StoredOptions,
     models: opt.Answering,
-    common: opt.Computing,
+    common: Computing,
 ) -> None:
     """Encode, generate and check a night.
 
@@ -102,7 +175,7 @@ def nightly(
     from pipelines.nights.night import plan_night
     from pipelines.nights.steps import raise_worst
 
-    encoding, answering = opt.configs_of(models, stored)
+    encoding, answering = configs_of(models, stored)
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
     encode = encode_job(encoding, kinds, force=force, rebuild=rebuild, runner=runner, is_plan=common.dry_run)
     age = max_persona_age
@@ -116,20 +189,20 @@ def nightly(
     tell_of_answers(common.tables, ds)
 
 
-@app.command(**opt.BEAM)
+@app.command(**BEAM)
 @opt.grouped
 def backfill(
     ctx: typer.Context,
-    job: opt.Job,
-    start: opt.Start,
-    end: opt.End,
-    plug: opt.Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
-    rebuild: opt.Rebuild = False,
-    max_persona_age: opt.MaxPersonaAge = None,
+    job: Job,
+    start: FirstNight,
+    end: LastNight,
+    plug: Plugs = [],  # noqa: B006  typer wants a list; nobody changes it
+    rebuild: Rebuild = False,
+    max_persona_age: MaxPersonaAge = None,
     *,
-    stored: opt.Stored,
+    stored: StoredOptions,
     models: opt.Answering,
-    common: opt.Computing,
+    common: Computing,
 ) -> None:
     """Run the nights of a range that are missing, or whose inputs or settings changed since.
 
@@ -142,10 +215,11 @@ def backfill(
     from pipelines.generate import generate_job
     from pipelines.nights.steps import raise_worst
 
-    encoding, answering = opt.configs_of(models, stored)
+    encoding, answering = configs_of(models, stored)
     kinds, runner = opt.kinds_of(ctx), common.runner(ctx)
     if job == "encode":
-        opt.no_plugs(plug)
+        if plug:
+            raise UsageError(f"encoding takes no plug, saw --plug {plug[0]}: pplug backfill generate ... --plug DIR")
         chosen = encode_job(encoding, kinds, rebuild=rebuild, runner=runner, is_plan=common.dry_run)
         find_nights = nights_with_histories
     else:
@@ -154,7 +228,7 @@ def backfill(
     what = (chosen, common.tables, find_nights(common.tables, start, end))
     with progress_bars() as progress:
         if common.dry_run:
-            return common.show([plan.in_minutes() for plan in plan_nights(*what)])
+            return common.show([asdict(plan) | {"minutes": plan.seconds / 60} for plan in plan_nights(*what)])
         steps = list(run_nights(*what, common.max_reject_rate, progress, runner))
     common.show(map(asdict, steps))
     raise_worst(steps)

@@ -101,9 +101,9 @@ def train(
 @opt.grouped
 def evaluate(
     ctx: typer.Context,
-    ds: opt.Night,
+    ds: opt.NightDate,
     controls: opt.Controls = False,
-    engine: opt.Engine = "transformers",
+    engine: opt.EngineName = "transformers",
     plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     compared: Compared,
@@ -140,7 +140,7 @@ def evaluate(
 @opt.grouped
 def audit(
     ctx: typer.Context,
-    ds: opt.Night,
+    ds: opt.NightDate,
     plug: opt.AuditedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     users: opt.AuditedUsers = 200,
     seed: opt.Seed = 0,

@@ -1,22 +1,33 @@
 """The commands that only look: queries, checks, the report and the list of runs."""
 
+from datetime import date
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embedder.errors import PplugError
+from embedder.errors import PplugError, UsageError
 from pipelines.command import options as opt
 from pipelines.command.console import message
+from pipelines.command.options import DATE, PATH, option
 from pipelines.command.tables import rows_of
 
 app = typer.Typer(rich_markup_mode=None)
+
+
+Params = Annotated[list[str], option("--param", "A parameter of the query, key=value; repeatable.", "-p")]
+RunNight = Annotated[date | None, option("--ds", "Only runs of this night.", **DATE)]
+RunJob = Annotated[str | None, option("--job", "Only runs of this job, like encode.")]
+ReportFile = Annotated[Path, option("--out", "File to write, like report.html.", **PATH)]
+Examples = Annotated[int, option("--examples", "Answers to show with their texts, which are personal.", min=0)]
+CheckNight = Annotated[date | None, option("--ds", "Only this night; all nights unless given.", **DATE)]
 
 
 @app.command()
 @opt.grouped
 def query(
     name: Annotated[str, typer.Argument(help="A file of sql/; for a wrong name the error lists them.")],
-    param: opt.Params = [],  # noqa: B006  typer wants a list; nobody changes it
+    param: Params = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     common: opt.Common,
 ) -> None:
@@ -27,7 +38,10 @@ def query(
     from pipelines.tables.queries import run_query
     from pipelines.tables.views import connect
 
-    params = dict(map(opt.key_and_value, param))
+    pairs = [one.partition("=") for one in param]
+    if wrong := ["".join(pair) for pair in pairs if not all(pair[:2])]:
+        raise UsageError(f"-p {wrong[0]!r} is not key=value: write for example -p ds=2026-11-01")
+    params = {key: value for key, _, value in pairs}
     with connect(common.tables) as db:
         common.show(rows_of(run_query(db, name, params)))
 
@@ -39,15 +53,15 @@ def sql(statement: Annotated[str, typer.Argument(help="One DuckDB query.")], *, 
 
     Example: pplug sql "select kind, count(*) as item_count from histories group by kind"
     """
-    from pipelines.tables.queries import connect_locked, run_sql
+    from pipelines.tables.queries import connect_locked, run_statement
 
     with connect_locked(common.tables) as db:
-        common.show(rows_of(run_sql(db, statement)))
+        common.show(rows_of(run_statement(db, statement)))
 
 
 @app.command()
 @opt.grouped
-def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
+def check(ds: CheckNight = None, *, common: opt.Common) -> None:
     """Look for rows that break a promise; none means pass. Also say how many answers were cut or repeat themselves.
 
     Example: pplug check --ds 2026-11-01
@@ -68,7 +82,7 @@ def check(ds: opt.CheckNight = None, *, common: opt.Common) -> None:
 
 @app.command()
 @opt.grouped
-def report(ds: opt.Night, out: opt.ReportFile, examples: opt.Examples = 0, *, common: opt.Writing) -> None:
+def report(ds: opt.NightDate, out: ReportFile, examples: Examples = 0, *, common: opt.Writing) -> None:
     """Write what happened in a night as one HTML file that needs no network.
 
     Without --examples it holds no user's id or text.
@@ -94,7 +108,7 @@ def report(ds: opt.Night, out: opt.ReportFile, examples: opt.Examples = 0, *, co
 
 @app.command()
 @opt.grouped
-def runs(ds: opt.RunNight = None, job: opt.RunJob = None, *, common: opt.Common) -> None:
+def runs(ds: RunNight = None, job: RunJob = None, *, common: opt.Common) -> None:
     """List all runs, the newest first; those under way too.
 
     Example: pplug runs

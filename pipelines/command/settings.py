@@ -15,7 +15,7 @@ An option in no command is an error, so that a misspelled one cannot go unnotice
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from difflib import get_close_matches
@@ -101,12 +101,9 @@ def _beam_flags(table: object, path: Path) -> tuple[str, ...]:
         raise UsageError(f"{path}: beam = {table!r} is no table: write [beam] and its options below")
     flags = list[str]()
     for name, value in table.items():
-        flags += [f"--{name}"] if value is True else [f"--{name}={one}" for one in _listed(value)]
+        listed = value if isinstance(value, list) else [] if value is False else [value]
+        flags += [f"--{name}"] if value is True else [f"--{name}={one}" for one in listed]
     return tuple(flags)
-
-
-def _listed(value: object) -> Sequence[object]:
-    return value if isinstance(value, list) else [] if value is False else [value]
 
 
 def _defaults(content: Mapping[str, Any], options: OptionNames, path: Path) -> dict[str, Any]:

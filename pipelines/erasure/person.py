@@ -11,7 +11,7 @@ row that may hold a text has its user's id, and no error cites one (`embedder.er
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+Row = dict[str, Any]
 
 BLACKED_OUT: Final = "█████"
 CUT: Final = 200
@@ -68,16 +70,12 @@ class Person:
 
 def own_rows(rows: pa.Table, person: Person) -> pa.Array:
     """Which rows tell something of the user, (n,) BOOL; the columns say what kind of rows they are."""
-    names = rows.column_names
-    if {"error", "config"} <= set(names):
-        cells = zip(rows["error"].to_pylist(), rows["config"].to_pylist(), strict=True)
-        return pa.array([_run_without(person, *run) != run for run in cells], pa.bool_())
-    if "user_id" not in names:
+    if row_without := _telling(rows):
+        return pa.array([row_without(person, row) != row for row in rows.to_pylist()], pa.bool_())
+    if "user_id" not in rows.column_names:
         return pa.array([False] * rows.num_rows, pa.bool_())
-    if not {"row_id", "detail", "source"} <= set(names):
-        own = pc.call_function("equal", [rows["user_id"].cast(pa.string()), pa.scalar(person.user_id)])
-        return own.fill_null(False).combine_chunks()
-    return pc.call_function("or", [_own_refusals(rows, person), _from_named_files(rows, person)])
+    own = pc.call_function("equal", [rows["user_id"].cast(pa.string()), pa.scalar(person.user_id)])
+    return own.fill_null(False).combine_chunks()
 
 
 def without(rows: pa.Table, person: Person) -> pa.Table:
@@ -85,16 +83,10 @@ def without(rows: pa.Table, person: Person) -> pa.Table:
 
     Runs stay, and what their errors and names of files tell is blacked out; so do refused rows of others.
     """
-    if {"error", "config"} <= set(rows.column_names):
-        cells = zip(rows["error"].to_pylist(), rows["config"].to_pylist(), strict=True)
-        errors, configs = zip(*(_run_without(person, *run) for run in cells), strict=True) if rows else ((), ())
-        return _with_texts(_with_texts(rows, "error", errors), "config", configs)
-    if not {"row_id", "detail", "source"} <= set(rows.column_names):
-        return rows.filter(pc.call_function("invert", [own_rows(rows, person)]))
-    left = rows.filter(pc.call_function("invert", [_own_refusals(rows, person)]))
-    row_ids = [_place(person, *row) for row in _columns(left, "row_id", "source")]
-    sources = [person.without_id(source) for source in left["source"].to_pylist()]
-    return _with_texts(_with_texts(left, "row_id", row_ids), "source", sources)
+    if row_without := _telling(rows):
+        left = (row_without(person, row) for row in rows.to_pylist())
+        return pa.Table.from_pylist([row for row in left if row is not None], schema=rows.schema)
+    return rows.filter(pc.call_function("invert", [own_rows(rows, person)]))
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -107,55 +99,43 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
 
 
-def _own_refusals(rows: pa.Table, person: Person) -> pa.Array:
-    """Which refused rows are the user's: they go."""
-    own = [_is_own_refusal(person, *row) for row in _columns(rows, "user_id", "row_id", "detail")]
-    return pa.array(own, pa.bool_())
+def _telling(rows: pa.Table) -> Callable[[Person, Row], Row | None] | None:
+    """What leaves nothing of a user in a row of runs, or of refused rows; None for rows of any other table."""
+    names = set(rows.column_names)
+    if {"error", "config"} <= names:
+        return _run_without
+    return _refusal_without if {"user_id", "row_id", "detail", "source"} <= names else None
 
 
-def _is_own_refusal(person: Person, user_id: str | None, row_id: str, detail: str) -> bool:
-    if user_id:
-        return person.is_id(user_id)
-    # a row of LaMP is `question` or `question/item`, and the question is the user
-    of_lamp = (row_id, row_id.partition("/")[0])
-    is_asked = any(map(person.is_id, of_lamp)) or row_id.startswith(f"{person.user_id}/")
-    return is_asked or person.is_named(detail)
+def _refusal_without(person: Person, row: Row) -> Row | None:
+    """A refused row without the user's id in the name of its file; None for one of the user: it goes."""
+    row_id, source, name = row["row_id"], row["source"], Path(row["source"]).name
+    if row["user_id"]:
+        is_own = person.is_id(row["user_id"])
+    else:  # a row of LaMP is `question` or `question/item`, and the question is the user
+        is_asked = any(map(person.is_id, (row_id, row_id.partition("/")[0])))
+        is_own = is_asked or row_id.startswith(f"{person.user_id}/") or person.is_named(row["detail"])
+    if is_own:
+        return None
+    if row_id.startswith(f"{name}:"):  # numbers of lines are no ids
+        row_id = person.without_id(name) + row_id.removeprefix(name)
+    return row | {"row_id": row_id, "source": person.without_id(source)}
 
 
-def _from_named_files(rows: pa.Table, person: Person) -> pa.Array:
-    """Which refused rows come from a file that has the user's id in its name."""
-    return pa.array([person.without_id(source) != source for source in rows["source"].to_pylist()], pa.bool_())
-
-
-def _place(person: Person, row_id: str, source: str) -> str:
-    """A row's place without the user's id in the name of its file; numbers of lines are no ids."""
-    name = Path(source).name
-    return person.without_id(name) + row_id.removeprefix(name) if row_id.startswith(f"{name}:") else row_id
-
-
-def _run_without(person: Person, error: str | None, config: str) -> tuple[str | None, str]:
-    """Error and settings of a run, without the user."""
-    settings: Any = json.loads(config)
-    if isinstance(settings, dict):
-        named = {name: _names_without(person, value) for name, value in settings.items() if name in FILE_SETTINGS}
-        if any(named[name] != settings[name] for name in named):
-            config = json.dumps(settings | named, sort_keys=True)
-    return error and person.blacked_out(error), config
+def _run_without(person: Person, row: Row) -> Row:
+    """A run without the user in its error and settings."""
+    settings: Any = json.loads(row["config"])
+    named = settings if isinstance(settings, dict) else {}
+    told = {name: _names_without(person, value) for name, value in named.items() if name in FILE_SETTINGS}
+    is_told = any(told[name] != settings[name] for name in told)
+    config = json.dumps(settings | told, sort_keys=True) if is_told else row["config"]
+    return row | {"error": row["error"] and person.blacked_out(row["error"]), "config": config}
 
 
 def _names_without(person: Person, value: object) -> object:
     if isinstance(value, str):
         return person.without_id(value)
     return [_names_without(person, inner) for inner in value] if isinstance(value, list) else value
-
-
-def _columns(rows: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(rows[name].to_pylist() for name in names), strict=True)
-
-
-def _with_texts(rows: pa.Table, name: str, texts: Sequence[str | None]) -> pa.Table:
-    at = rows.column_names.index(name)
-    return rows.set_column(at, rows.schema.field(at), pa.array(texts, pa.string()))
 
 
 def _spellings(text: str) -> set[str]:

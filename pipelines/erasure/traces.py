@@ -45,17 +45,13 @@ def _tells(path: Path, person: Person) -> bool:
     try:
         if path.parent.name == LOG_FOLDER:
             return any(_log_tells(entry, person) for entry in _log_entries(path))
-        if _is_parquet(path):
+        if ".parquet" in path.name:
             return own_rows(read_rows(path, NEEDED), person).true_count > 0
         if path.suffix == ".json":
             return person.user_id in _texts(json.loads(path.read_bytes()))
     except ValueError:  # neither Parquet nor JSON, whatever its name
         return True
     return person.user_id.encode() in path.read_bytes()
-
-
-def _is_parquet(path: Path) -> bool:
-    return ".parquet" in path.name and path.parent.name != LOG_FOLDER
 
 
 def _log_entries(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -43,25 +43,14 @@ class Night:
 class NightJob(Protocol):
     """A job that replaces one night of its tables, shard by shard; an object of settings, the same in every process."""
 
-    @property
-    def name(self) -> str:
-        """Its name in `runs`."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What its rows are called."""
-        ...
-
-    @property
-    def reads(self) -> Sequence[str]:
-        """The tables it is made from."""
-        ...
-
-    @property
-    def writes(self) -> Sequence[str]:
-        """The tables of which it replaces a night, in the order of their commits."""
-        ...
+    name: ClassVar[str]
+    """Its name in `runs`."""
+    unit: ClassVar[str]
+    """What its rows are called."""
+    reads: ClassVar[Sequence[str]]
+    """The tables it is made from."""
+    writes: ClassVar[Sequence[str]]
+    """The tables of which it replaces a night, in the order of their commits."""
 
     @property
     def shard_rows(self) -> int:

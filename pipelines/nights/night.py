@@ -33,11 +33,7 @@ RunShards = Callable[[Night, Sequence[Shard]], None]
 
 
 def run_night(
-    job: NightJob,
-    warehouse: Warehouse,
-    ds: date,
-    progress: Progress = no_progress,
-    runner: Runner | None = None,
+    job: NightJob, warehouse: Warehouse, ds: date, progress: Progress = no_progress, runner: Runner | None = None
 ) -> RunRecord:
     """Replace a night of the job's tables; one that holds the same work already is left as it is.
 

@@ -12,13 +12,7 @@ from pipelines.tables.warehouse import Warehouse
 
 
 def list_runs(warehouse: Warehouse, ds: date | None = None, job: str | None = None) -> Iterator[dict[str, Any]]:
-    """Runs that are in no table yet, then all others, the newest first.
-
-    Args:
-        warehouse: read.
-        ds: only runs of this night.
-        job: only runs of this job.
-    """
+    """Runs that are in no table yet, then all others, the newest first; only those of a night and a job if given."""
     recorded = asked_table(warehouse, "runs", "jobs/recorded_runs")
     over = recorded.to_pylist()
     leases = [

@@ -3,9 +3,8 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
@@ -28,10 +27,6 @@ class Plan:
     """Estimated time."""
     state: str = ""
     """Of a night: done, or why it must be run."""
-
-    def in_minutes(self) -> dict[str, Any]:
-        """The plan as a row, for jobs that take many nights."""
-        return asdict(self) | {"minutes": self.seconds / 60}
 
 
 @dataclass(frozen=True)
@@ -63,14 +58,7 @@ class Speed:
 
 
 def speed_of(warehouse: Warehouse, job: str, sample: Callable[[], object], sample_tokens: int) -> Speed:
-    """The speed of the largest of the last runs of a job, or of a sample where it never ran.
-
-    Args:
-        warehouse: its `runs` are read.
-        job: name of the job.
-        sample: does a little of the job's work.
-        sample_tokens: tokens of that work; 0 where there is no work at all.
-    """
+    """The speed of the largest of the last runs of a job, or of a sample of so many tokens where it never ran."""
     last = asked_table(warehouse, "runs", "jobs/last_cost", {"job": job}).to_pylist()
     if last and last[0]["tokens"]:  # a plug with labels reads none
         tokens, seconds = last[0]["tokens"], last[0]["seconds"]

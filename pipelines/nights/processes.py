@@ -12,6 +12,7 @@ from embedder.devices import gpu_of_worker
 from embedder.errors import PplugError, error_line
 from pipelines.nights import working
 from pipelines.nights.job import Night
+from pipelines.nights.loading import load_once
 from pipelines.nights.shards import Shard
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ def elsewhere(work: Callable[..., Returned], *args: Any) -> Returned:
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def found_out(work: Callable[..., Returned], *args: Any, is_apart: bool) -> Returned:
+    """Call a function, if `is_apart` in a process of its own, whose last finding is kept."""
+    return _kept(work, *args) if is_apart else work(*args)
 
 
 def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
@@ -81,6 +87,9 @@ def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
         for worker in workers:
             if worker.pid is not None:
                 worker.join()
+
+
+_kept: Any = load_once(elsewhere)
 
 
 def core_count() -> int:

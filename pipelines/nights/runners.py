@@ -130,7 +130,8 @@ def run_beam(night: Night, shards: Sequence[Shard], flags: Sequence[str]) -> Non
     heard, last = "", time.monotonic()
     while not PipelineState.is_terminal(result.state):
         time.sleep(POLL_SECONDS)
-        signs = {entry.name: night.warehouse.store.get(entry.name) for entry in _signs(night)}
+        store = night.warehouse.store
+        signs = {entry.name: store.get(entry.name) for entry in store.list(f"{night.log.folder}/workers")}
         if repr(signs) != heard:
             heard, last = repr(signs), time.monotonic()
         if time.monotonic() - last > WORKER_SECONDS:
@@ -139,10 +140,6 @@ def run_beam(night: Night, shards: Sequence[Shard], flags: Sequence[str]) -> Non
             told = f"nothing was heard for {WORKER_SECONDS:.0f} s: {who}"
             raise WorkerLost(f"{' '.join(flags)}: {told}: look into the runner's logs, start workers and {GOES_ON}")
     result.wait_until_finish()
-
-
-def _signs(night: Night) -> Sequence[Any]:
-    return night.warehouse.store.list(f"{night.log.folder}/workers")
 
 
 def beam_options(flags: Sequence[str]) -> PipelineOptions:

@@ -3,6 +3,7 @@
 import json
 import logging
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from embedder.errors import PplugError, error_line
-from pipelines.nights.leftovers import sweep
 from pipelines.nights.shards import clear_night, tokens_of_run
+from pipelines.store.folder import remove_unfinished
 from pipelines.store.leases import (
     LOOK_SECONDS,
     Fenced,
@@ -30,6 +31,7 @@ from pipelines.store.leases import (
     kept_alive,
     runs_under_way,
 )
+from pipelines.tables.data_files import is_of_run
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -111,45 +113,27 @@ class RunRecord:
 
 @contextmanager
 def recorded_run(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    config: Mapping[str, Any],
-    excludes: Excludes = Excludes.NOTHING,
-    clock: Clock = utc_now,
+    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], excludes: Excludes = Excludes.NOTHING
 ) -> Generator[RunRecord]:
     """Record what happens inside in `runs`; see `leased_run`."""
-    with leased_run(warehouse, job, ds, config, excludes, clock) as (record, _):
+    with leased_run(warehouse, job, ds, config, excludes) as (record, _):
         yield record
 
 
 @contextmanager
 def leased_run(
-    warehouse: Warehouse,
-    job: str,
-    ds: date,
-    config: Mapping[str, Any],
-    excludes: Excludes = Excludes.NOTHING,
-    clock: Clock = utc_now,
+    warehouse: Warehouse, job: str, ds: date, config: Mapping[str, Any], excludes: Excludes = Excludes.NOTHING
 ) -> Generator[tuple[RunRecord, Lease]]:
     """Record what happens inside in `runs`, as its last commit, under a lease that workers can look for.
 
     The caller fills in the row counts. An exception is recorded as `failed` and goes on. Runs that were killed are
     recorded first, as `killed`, and what they left is removed.
 
-    Args:
-        warehouse: written.
-        job: what runs.
-        ds: its night.
-        config: its settings.
-        excludes: which other runs may not go on meanwhile.
-        clock: tells start and end.
-
     Raises:
         AlreadyRunning: if such a run goes on; then nothing is recorded.
         PplugError: if one that excludes all others goes on, or shall begin while others go on.
     """
-    started_at = clock()
+    started_at = utc_now()
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{job}-{secrets.token_hex(4)}"
     record = RunRecord(run_id, job, ds, started_at, config=config, versions=package_versions())
     begun = {"run_id": run_id, "job": job, "ds": ds, "started_at": started_at, "config": config}
@@ -167,10 +151,10 @@ def leased_run(
                 lease.require()
             except BaseException as error:
                 record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error, record.ended_at = error_line(error)[:500], clock()
+                record.error, record.ended_at = error_line(error)[:500], utc_now()
                 is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
                 raise
-            record.status, record.ended_at = "done", clock()
+            record.status, record.ended_at = "done", utc_now()
             warehouse.append("runs", ds, run_id, record.to_table())
             is_recorded = True
             if excludes is Excludes.SAME_NIGHT:
@@ -236,6 +220,24 @@ def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
         warehouse.append("runs", ds, run_id, record.to_table())
         logger.warning("%s ds=%s was killed (run %s, begun %s)", job, ds, run_id, dead.row["started_at"])
     sweep(warehouse, run_id)
+
+
+def sweep(warehouse: Warehouse, run_id: str) -> None:
+    """Remove what is named after a run that is over: its files in tables, unless they are live, and its staging.
+
+    Files of finished shards stay: the next run of the night takes them over. What Delta does not know goes with the
+    next vacuum.
+    """
+    for table in TABLES:
+        there = [entry.name for entry in warehouse.store.list(table) if is_of_run(entry.name, run_id)]
+        live = {file.name for file in warehouse.live(table)} if there else set[str]()
+        warehouse.store.delete(name for name in there if name not in live)
+        if warehouse.store.folder is not None:
+            remove_unfinished(warehouse.store.folder / table, run_id)
+    if warehouse.store.folder is not None:
+        for folder in (warehouse.root / "_staging").glob("*"):
+            if run_id in (folder.name, folder.name.rpartition("_")[0]):  # a run's own name may hold a `_` as well
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

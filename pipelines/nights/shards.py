@@ -7,12 +7,12 @@ fingerprint of all that determines the work, so that nothing of another setting 
 Two workers at the same shard write files of different names, and the manifest of the first one counts.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from hashlib import sha256
 from typing import Any, Final
 
 import pyarrow as pa
@@ -149,20 +149,16 @@ class ShardLog:
             for index, manifest in manifests.items()
             if all(
                 sizes.get(file.name) == file.size
-                and (manifest.run_id == run_id or _sha256(self.store.get(file.name)) == file.sha256)
+                and (manifest.run_id == run_id or sha256(self.store.get(file.name) or b"").hexdigest() == file.sha256)
                 for file in manifest.files
             )
         ]
         return sorted(self.finished().difference(fit))
 
 
-def _sha256(data: bytes | None) -> str:
-    return "" if data is None else hashlib.sha256(data).hexdigest()
-
-
 def canonical_sha256(settings: Mapping[str, Any]) -> str:
     """Hash settings, whatever the order they are written in."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cut_shards(users: Iterable[tuple[str, int, int]], most: int, *, in_parts: bool = False) -> list[Shard]:
@@ -244,7 +240,8 @@ def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
     for table in TABLES if works else ():
         live = {file.name for file in warehouse.live(table)}
         there = (entry.name for entry in store.list(f"{table}/ds={ds.isoformat()}"))
-        store.delete(name for name in there if name not in live and _work_of(name) in works)
+        gone = (name for name in there if name not in live and name.rpartition("/")[2].rsplit("-", 2)[0] in works)
+        store.delete(gone)
         if store.folder is not None:
             for work in works:
                 remove_unfinished(store.folder / table / f"ds={ds.isoformat()}", work)
@@ -254,10 +251,6 @@ def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
 def data_name(table: str, ds: date, work: str, index: int, attempt: str) -> str:
     """The name of a data file of a shard."""
     return f"{table}/ds={ds.isoformat()}/{work}-{index:05d}-{attempt}.parquet"
-
-
-def _work_of(name: str) -> str:
-    return name.rpartition("/")[2].rsplit("-", 2)[0]
 
 
 def tokens_of_run(store: Store, job: str, ds: date, run_id: str) -> int:

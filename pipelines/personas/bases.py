@@ -18,9 +18,6 @@ from embedder.compact import CompactVectors
 from embedder.personas import ItemKey, Items, Summary
 from pipelines.personas.columns import compact_vectors, grouped, lists_of, table_of
 
-Moment = tuple[int, str, str]
-"""Time in microseconds, kind and item_id: the order of a user's items."""
-
 
 @dataclass(frozen=True, eq=False)
 class Base:
@@ -44,6 +41,12 @@ class UserItems(NamedTuple):
 
     def __add__(self, newer: "UserItems") -> "UserItems":  # type: ignore[override]
         return UserItems(self.items + newer.items, [*self.posted_at, *newer.posted_at])
+
+    def chosen(self, order: Sequence[int]) -> "UserItems":
+        """Some of them, in another order."""
+        own = self.items
+        columns: Any = ([column[at] for at in order] for column in (own.keys, own.labels, own.sha256s))
+        return UserItems(Items(own.vectors[np.array(order)], *columns), [self.posted_at[at] for at in order])
 
 
 def with_newer(base: Base, newer: UserItems, max_vectors: int) -> tuple[Base, UserItems]:

@@ -7,7 +7,7 @@ The items are never in memory all at once: a base is a function of the items in 
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -22,24 +22,10 @@ from pipelines.tables.views import run_sql
 PIECE_ITEMS = 4_096
 
 
-class Closed(NamedTuple):
-    """The bases that change, by user."""
-
-    bases: Mapping[str, Base]
-
-
 def read_closed(
     db: duckdb.DuckDBPyConnection, user: str, nights: Mapping[str, Any], width: int, max_vectors: int
-) -> Closed:
-    """Make the base of a user anew from all items.
-
-    Args:
-        db: a connection to the tables, with what tonight's parts wrote.
-        user: whose.
-        nights: as `Nights.params`, tonight included.
-        width: D of the vectors.
-        max_vectors: most vectors of a user.
-    """
+) -> dict[str, Base]:
+    """Make the base of a user anew from all items, tonight's included; nothing where none is stored or needed."""
     ask_for(db, [user])
     old = read_bases(run_sql(db, "jobs/bases_of_users", nights), width)
     params = dict(nights) | {"whole_users": [user]}
@@ -49,4 +35,4 @@ def read_closed(
         for _, items in read_items(pa.Table.from_batches([batch]), width):
             base, single = with_newer(base, single + items, max_vectors)
     is_changed = base.summary.item_count or user in old
-    return Closed({user: base} if is_changed else {})
+    return {user: base} if is_changed else {}

@@ -23,6 +23,12 @@ def grouped(values: pa.Array, sizes: Sequence[int]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, values)
 
 
+def with_vectors(rows: pa.Table, vectors: CompactVectors) -> pa.Table:
+    """Rows with their vectors in two columns more."""
+    rows = rows.append_column("vector", lists_of(vectors.codes))
+    return rows.append_column("vector_scale", pa.array(vectors.scales))
+
+
 def compact_vectors(
     codes: pa.ChunkedArray | pa.Array, scales: pa.ChunkedArray | pa.Array, width: int
 ) -> CompactVectors:
@@ -38,9 +44,8 @@ def table_of(name: str, columns: Mapping[str, Any], constants: Mapping[str, str]
     schema = file_schema(name)
     row_count = len(next(iter(columns.values())))
     given = {**{key: [value] * row_count for key, value in constants.items()}, **columns}
-    return pa.Table.from_arrays([as_type(given[field.name], field.type) for field in schema], schema=schema)
-
-
-def as_type(column: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column of values or of Arrow as the given type."""
-    return column.cast(kind) if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column, kind)
+    typed = [
+        given[name].cast(kind) if isinstance(given[name], pa.Array | pa.ChunkedArray) else pa.array(given[name], kind)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
+    return pa.Table.from_arrays(typed, schema=schema)

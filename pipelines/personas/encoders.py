@@ -2,26 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from embedder.devices import Dtype
 from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
 from pipelines.nights.loading import load_once
-from pipelines.nights.processes import elsewhere
+from pipelines.nights.processes import found_out
 
 
-class NamesEncoder(Protocol):
-    """The config of any job that encodes."""
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which text encoder a job uses, and where its models compute."""
 
-    @property
-    def encoder(self) -> str: ...
-    @property
-    def dtype(self) -> Dtype: ...
-    @property
-    def cache(self) -> Path | None: ...
-    @property
-    def device(self) -> str: ...
+    encoder: str = "minilm"
+    """Alias, folder or hub id of the text encoder."""
+    dtype: Dtype = "auto"
+    """float32, bfloat16, float16 or auto, the precision the encoder computes in (see nights/precisions.py)."""
+    cache: Path | None = None
+    """Where exported models are kept; the user's cache folder unless given."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps (embedder/devices.py)."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,14 @@ class EncoderFacts:
     width: int
 
 
-def load_encoder(config: NamesEncoder) -> TextEncoder:
+def load_encoder(config: EncoderConfig) -> TextEncoder:
     """Load the encoder that a config names; the last one is kept."""
     return _loaded(config.encoder, config.dtype, config.cache, config.device)
 
 
-def encoder_facts(config: NamesEncoder, *, is_apart: bool) -> EncoderFacts:
+def encoder_facts(config: EncoderConfig, *, is_apart: bool) -> EncoderFacts:
     """Find out what an encoder is, if `is_apart` in a process of its own, so that this one holds no weights."""
-    named = (config.encoder, config.dtype, config.cache, config.device)
-    return _facts_apart(*named) if is_apart else _facts(*named)
+    return found_out(_facts, config.encoder, config.dtype, config.cache, config.device, is_apart=is_apart)
 
 
 def require_same(what: str, name: str, ours: str, planned: str) -> None:
@@ -66,11 +66,6 @@ def _loaded(name: str, dtype: Dtype, cache: Path | None, device: str) -> TextEnc
     return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache, device=device)
 
 
-@load_once
-def _facts_apart(name: str, dtype: Dtype, cache: Path | None, device: str) -> EncoderFacts:
-    return elsewhere(_facts, name, dtype, cache, device)
-
-
-def _facts(name: str, dtype: Dtype, cache: Path | None, device: str) -> EncoderFacts:
-    encoder = _loaded(name, dtype, cache, device)
+def _facts(*named: Any) -> EncoderFacts:
+    encoder = _loaded(*named)
     return EncoderFacts(encoder.sha256, encoder.kernel, encoder.width)

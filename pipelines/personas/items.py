@@ -8,8 +8,8 @@ of a user of whom one changed are encoded again (whole.py).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import duckdb
@@ -20,36 +20,24 @@ from numpy.typing import NDArray
 
 from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
-from embedder.personas import Items, Summary
+from embedder.personas import Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
 from pipelines.personas.asked import ask_for
-from pipelines.personas.bases import Base, Moment, UserItems, base_table, read_bases, read_items, with_newer
-from pipelines.personas.columns import compact_vectors, lists_of, table_of
-from pipelines.personas.protection import Protector
+from pipelines.personas.bases import Base, UserItems, base_table, read_bases, read_items, with_newer
+from pipelines.personas.columns import compact_vectors, lists_of, table_of, with_vectors
+from pipelines.personas.nights import Changes
+from pipelines.personas.protection import Protection, Protector
+from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import run_sql
 
 JOB = "encode"
 
+TAKES_PARTS = True
+"""Whether the items of a user can be encoded in parts."""
 
-@dataclass(frozen=True)
-class Changes:
-    """Which items a night looks at."""
-
-    ds: date
-    before: Mapping[str, Any] | None
-    """The nights that it stands on, as parameters of queries; None: it looks at every item."""
-    kinds: tuple[str, ...] = ()
-    """Kinds of which the encoder reads other texts than in that night."""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """For the queries of changed items."""
-        return {"ds": self.ds, "before": self.before and self.before["last_ds"], "kinds": list(self.kinds)}
-
-    def with_tonight(self, encoder_sha256: str) -> dict[str, Any]:
-        """The nights that it stands on, and itself."""
-        return {"first_ds": self.ds, "encoder_sha256": encoder_sha256, **(self.before or {}), "last_ds": self.ds}
+READS_ALL = False
+"""Whether a night also reads the items that did not change."""
 
 
 class Stored(NamedTuple):
@@ -100,20 +88,10 @@ class Pending(NamedTuple):
         return rows.append_column("label", pa.array(labels, pa.string()))
 
     @property
-    def todo_texts(self) -> list[str]:
-        """What the encoder must run on, in the order of the items."""
-        return [text for text, is_todo in zip(self.texts, self.is_todo, strict=True) if is_todo]
-
-    def unplanned_texts(self, planned: set[int]) -> list[str]:
-        """What the encoder must run on if it has run on the items of `planned` by then; they are added to it."""
-        todo = [
-            (hash(name), text)
-            for name, text, is_todo in zip(self.names, self.texts, self.is_todo, strict=True)
-            if is_todo
-        ]
-        new = [(key, text) for key, text in todo if key not in planned]
-        planned.update(key for key, _ in new)
-        return [text for _, text in new]
+    def todo(self) -> list[tuple[tuple[str, str, str, str], str]]:
+        """What the encoder must run on, in the order of the items: of each its name and its text."""
+        rows = zip(self.names, self.texts, self.is_todo, strict=True)
+        return [(name, text) for name, text, is_todo in rows if is_todo]
 
 
 class Encoded(NamedTuple):
@@ -129,22 +107,16 @@ class Encoded(NamedTuple):
     tokens: int
 
 
+def changed_users(db: duckdb.DuckDBPyConnection, changes: Changes) -> duckdb.DuckDBPyRelation:
+    """Count each user's changed items; they weigh what is encoded for them."""
+    return db.sql(query_text("jobs/changed_users"), params=changes.params)
+
+
 def read_changed(
-    db: duckdb.DuckDBPyConnection,
-    shard: Shard,
-    changes: Changes,
-    encoder_sha256: str,
-    max_vectors: int,
-    *,
-    keeps_items: bool = True,
+    db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str, max_vectors: int
 ) -> Changed:
     """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
-    users = {"first_user": shard.first_user, "last_user": shard.last_user, "part": shard.part, "parts": shard.parts}
-    rows = run_sql(db, "jobs/changed_items", changes.params | users | {"encoder_sha256": encoder_sha256})
-    nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
-    nights = dict(changes.before or nothing)
-    if not keeps_items:
-        return Changed(rows, read_whole(db, rows["user_id"].unique().to_pylist(), changes.ds, nights))
+    rows, nights = changed_rows(db, shard, changes, encoder_sha256)
     # of a user in parts the base is made at the end, by closing.py
     whose = rows["user_id"].unique().to_pylist() if shard.parts == 1 else []
     held = run_sql(db, "jobs/users_held", nights | {"users": whose})
@@ -155,28 +127,25 @@ def read_changed(
     return Changed(rows, Stored(frozenset(grown | whole), frozenset(whole), bases, items))
 
 
-def read_whole(db: duckdb.DuckDBPyConnection, users: Sequence[str], ds: date, nights: Mapping[str, Any]) -> Stored:
-    """Read all items of some users, as texts, and whose persona is stored."""
-    ask_for(db, users)
-    bases = run_sql(db, "jobs/bases_of_users", nights)
-    texts = run_sql(db, "jobs/items_of_users", {"ds": ds, "users": list(users)})
-    return Stored(frozenset(users), frozenset(users), bases, texts)
+def changed_rows(
+    db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Read the changed items of the shard's users; also the nights that their personas stand on, for queries."""
+    users = {"first_user": shard.first_user, "last_user": shard.last_user, "part": shard.part, "parts": shard.parts}
+    rows = run_sql(db, "jobs/changed_items", changes.params | users | {"encoder_sha256": encoder_sha256})
+    nothing = {"first_ds": changes.ds, "last_ds": changes.ds, "encoder_sha256": encoder_sha256}
+    return rows, dict(changes.before or nothing)
 
 
 def users_to_merge(rows: pa.Table, held: Sequence[Mapping[str, Any]], max_vectors: int) -> tuple[set[str], set[str]]:
-    """Choose the users whose items may not fit any more.
-
-    Args:
-        rows: the changed items.
-        held: what is stored of their users.
-        max_vectors: most vectors of a user.
+    """Choose, by the changed items and what is held of their users, whose items may not fit any more.
 
     Returns:
         Those whose base stays and grows; those whose base is made anew from all items, because one in it changed, went,
         or came late, or because there is none yet.
     """
     last = {
-        row["user_id"]: (_microseconds(row["last_posted_at"]), row["last_kind"], row["last_item_id"])
+        row["user_id"]: (np.datetime64(row["last_posted_at"], "us").astype(int), row["last_kind"], row["last_item_id"])
         for row in held
         if row["base_count"]
     }
@@ -214,9 +183,9 @@ def encode_items(
     pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
 ) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
-    is_todo = pending.is_todo
-    fresh, tokens = encoder.encode_counted(pending.todo_texts)
-    fresh = protector.noisy(fresh, [key for key, is_new in zip(pending.names, is_todo, strict=True) if is_new])
+    is_todo, todo = pending.is_todo, pending.todo
+    fresh, tokens = encoder.encode_counted([text for _, text in todo])
+    fresh = protector.noisy(fresh, [name for name, _ in todo])
     held = pending.rows.filter(pa.array(~is_todo))
     known = compact_vectors(held["vector"], held["vector_scale"], encoder.width)
     order = np.argsort(np.concatenate([np.flatnonzero(is_todo), np.flatnonzero(~is_todo)]))
@@ -224,25 +193,38 @@ def encode_items(
     return Encoded(pending.named_rows(kinds), vectors, pending.gone, pending.refused, stored, tokens)
 
 
+def unplanned(
+    changed: Changed, kinds: Mapping[str, Kind], protector: Protector, planned: set[int] | None, *, force: bool
+) -> tuple[Pending, list[str]]:
+    """Say what the encoder must run on; nothing twice that is in `planned`, of nights before, which is added to."""
+    pending, seen = pending_items(changed.rows, kinds, protector, force=force), planned or set[int]()
+    new = {hash(name): text for name, text in pending.todo if hash(name) not in seen}
+    if planned is not None:
+        planned.update(new)
+    return pending, list(new.values())
+
+
 def item_texts(rows: pa.Table, kinds: Mapping[str, Kind]) -> list[str | None]:
     """What the encoder reads of each item; None for a kind that no file or setting describes."""
-    columns = (rows.column(name).to_pylist() for name in ("kind", "text", "output"))
-    return [
-        kinds[kind].encoder_text(text, output) if kind in kinds else None
-        for kind, text, output in zip(*columns, strict=True)
-    ]
+    items = zip(*(rows[name].to_pylist() for name in ("kind", "text", "output")), strict=True)
+    return [kinds[kind].encoder_text(text, output) if kind in kinds else None for kind, text, output in items]
 
 
 def shard_tables(
-    encoded: Encoded, run_id: str, max_vectors: int, encoder_sha256: str, width: int
+    encoded: Encoded, constants: Mapping[str, str], width: int, max_vectors: int, _: Protection
 ) -> dict[str, pa.Table]:
-    """Make a shard's rows of each table."""
-    constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
-    bases = new_bases(encoded, max_vectors, width)
+    """Make a shard's rows of each table; `constants` are the encoder and the run."""
+    return tables_of(encoded, new_bases(encoded, max_vectors, width), constants, width)
+
+
+def tables_of(
+    encoded: Encoded, bases: Mapping[str, Base], constants: Mapping[str, str], width: int
+) -> dict[str, pa.Table]:
+    """The rows of each table that a shard's items and the bases of its users make."""
     return {
         "history_vectors": vector_rows(encoded, constants),
         "persona_vectors": base_table(bases, constants, width),
-        "rejects": rejected_items(encoded.refused, run_id),
+        "rejects": rejected_items(encoded.refused, constants["run_id"]),
     }
 
 
@@ -252,10 +234,8 @@ def new_bases(encoded: Encoded, max_vectors: int, width: int) -> dict[str, Base]
     old = read_bases(stored.bases, width)
     before = dict(read_items(stored.items, width))
     chosen = pa.array([user in stored.users for user in encoded.rows["user_id"].to_pylist()], pa.bool_())
-    new = encoded.rows.filter(chosen)
-    codes = encoded.vectors[np.flatnonzero(chosen.to_numpy(zero_copy_only=False))]
-    new = new.append_column("vector", lists_of(codes.codes)).append_column("vector_scale", pa.array(codes.scales))
-    tonight = dict(read_items(new, width))
+    vectors = encoded.vectors[np.flatnonzero(chosen.to_numpy(zero_copy_only=False))]
+    tonight = dict(read_items(with_vectors(encoded.rows.filter(chosen), vectors), width))
     gone = set(_keys(encoded.gone)) | set(_keys(encoded.refused))
     nothing = Base(Summary.empty(width))
     found = dict[str, Base]()
@@ -270,23 +250,13 @@ def new_bases(encoded: Encoded, max_vectors: int, width: int) -> dict[str, Base]
 
 def newest_items(parts: Sequence[UserItems], user: str, gone: set[tuple[str, str, str]]) -> UserItems | None:
     """The items of a user that count, in their order; of two with one key that of the last part. None without any."""
-    place = dict[tuple[str, str], tuple[Moment, int]]()
-    start = 0
-    for part in parts:
-        for at, (key, time) in enumerate(zip(part.items.keys, part.posted_at, strict=True), start):
-            place[key] = (time, *key), at
-        start += len(part.items)
-    order = [at for key, (_, at) in sorted(place.items(), key=lambda entry: entry[1]) if (user, *key) not in gone]
-    if not order:
+    if not parts:
         return None
-    every = [part.items for part in parts]
-    keys = [key for items in every for key in items.keys]
-    labels = [label for items in every for label in items.labels]
-    sha256s = [sha256 for items in every for sha256 in items.sha256s]
-    times = [time for part in parts for time in part.posted_at]
-    vectors = CompactVectors.concatenate([items.vectors for items in every])[np.array(order)]
-    chosen = Items(vectors, [keys[at] for at in order], [labels[at] for at in order], [sha256s[at] for at in order])
-    return UserItems(chosen, [times[at] for at in order])
+    every = reduce(add, parts)
+    rows = enumerate(zip(every.items.keys, every.posted_at, strict=True))
+    places = {key: ((time, *key), at) for at, (key, time) in rows}
+    order = [at for (_, *key), at in sorted(places.values()) if (user, *key) not in gone]
+    return every.chosen(order) if order else None
 
 
 def vector_rows(encoded: Encoded, constants: Mapping[str, str]) -> pa.Table:
@@ -325,7 +295,3 @@ def rejected_items(rows: pa.Table, run_id: str) -> pa.Table:
 
 def _keys(rows: pa.Table) -> list[tuple[str, str, str]]:
     return list(zip(*(rows[name].to_pylist() for name in ("user_id", "kind", "item_id")), strict=True))
-
-
-def _microseconds(moment: Any) -> int:
-    return int(np.datetime64(moment, "us").astype(np.int64))

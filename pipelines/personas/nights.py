@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from deltalake import DeltaTable
 
 from embedder.errors import InputMissing, PplugError
+from pipelines.erasure.user_key import KEY_FILE, read_key
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.sql_files import statement_text
 from pipelines.tables.views import connect
@@ -167,3 +168,111 @@ def newest_nights(nights: Sequence[EncodedNight], ds: date, encoder_sha256: str)
             f"{encoder_sha256[:8]}: run `pplug encode --ds {there.ds}` with that encoder"
         )
     return found
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Which items a night looks at."""
+
+    ds: date
+    before: Mapping[str, Any] | None
+    """The nights that it stands on, as parameters of queries; None: it looks at every item."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of which the encoder reads other texts than in that night."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """For the queries of changed items."""
+        return {"ds": self.ds, "before": self.before and self.before["last_ds"], "kinds": list(self.kinds)}
+
+    def with_tonight(self, encoder_sha256: str) -> dict[str, Any]:
+        """The nights that it stands on, and itself."""
+        return {"first_ds": self.ds, "encoder_sha256": encoder_sha256, **(self.before or {}), "last_ds": self.ds}
+
+
+class Since(NamedTuple):
+    """What was ingested since a night."""
+
+    before: Nights | None
+    ds: date
+    live: Mapping[str, Sequence[DataFile]]
+
+    @property
+    def histories(self) -> list[DataFile]:
+        """Files of items that may have changed: what came since, and what came before for a later night."""
+        there = self.live.get("histories", ())
+        if self.before is None:
+            return [file for file in there if file.ds <= self.ds]
+        return [
+            file
+            for file in there
+            if file.born > self.before.last.pinned["histories"] or self.before.last.ds < file.ds <= self.ds
+        ]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether items were posted after the night before, and waited."""
+        return self.before is not None and "later_item_count" in self.before.last.config
+
+    def reads(self, *, is_wide: bool, force: bool) -> dict[str, list[DataFile]]:
+        """The files of each view that the workers read; with `is_wide` those of items that did not change too."""
+        vectors = list(self.live.get("history_vectors", ()))
+        if self.before is None:
+            nothing = {"settled_histories": [], "deletions": [], "history_vectors": [], "persona_vectors": []}
+            return {"histories": self.histories, **nothing, "reusable_vectors": [] if force else vectors}
+        changed, last = set(self.histories), self.before.last
+        settled = [file for file in self.live.get("histories", ()) if file not in changed and file.ds <= self.ds]
+        return {
+            "histories": self.histories,
+            "settled_histories": settled if is_wide else [],
+            "deletions": [file for file in self.live.get("deletions", ()) if file.born > last.pinned["deletions"]],
+            "history_vectors": self.before.files(vectors),
+            "persona_vectors": self.before.files(self.live.get("persona_vectors", ())),
+            "reusable_vectors": [file for file in vectors if file.ds > last.ds],
+        }
+
+
+def require_encoder(nights: Sequence[EncodedNight], encoder_sha256: str, ds: date) -> None:
+    """Refuse to change the encoder unasked: no earlier vector could be used again, and no plug trained for them.
+
+    Raises:
+        PplugError: if one of the nights came from another encoder.
+    """
+    for night in nights:
+        if night.encoder_sha256 != encoder_sha256:
+            raise PplugError(
+                f"persona_vectors ds={night.ds} was built with encoder {night.encoder_sha256[:8]}, but this one is "
+                f"{encoder_sha256[:8]}: name that encoder and its precision (--encoder, --dtype), or run "
+                f"`pplug encode --ds {max(ds, night.ds)} --rebuild` to encode every item anew with this one"
+            )
+
+
+def require_key(warehouse: Warehouse, nights: Sequence[EncodedNight]) -> None:
+    """Refuse to go on under a new key unasked when that of protected nights is lost.
+
+    Raises:
+        PplugError: if there are such nights, and there is no key.
+    """
+    under_key = [night.ds for night in nights if night.is_protected]
+    if under_key and read_key(warehouse) is None:
+        raise PplugError(
+            f"{warehouse}/{KEY_FILE} is gone, under which the personas of {under_key[-1]} are stored: restore it from "
+            f"a backup, or run `pplug encode --ds {under_key[-1]} --rebuild` to store them under a new one"
+        )
+
+
+def require_protection(nights: Sequence[EncodedNight], protection: Mapping[str, Any], ds: date) -> None:
+    """Refuse to store personas otherwise than protected nights before, unasked: an option may have been left out.
+
+    Raises:
+        PplugError: if one of the nights was protected in another way.
+    """
+    for night in nights:
+        if night.is_protected and night.config["protection"] != protection:
+            was = night.config["protection"]
+            named = f"--min-items-per-vector {was['min_items']} --noise {was['noise']}"
+            more = "" if was["item_vectors"] else " --no-item-vectors"
+            raise PplugError(
+                f"the personas of {night.ds} are stored with {named}{more}, under the key {was['key_check'][:8]}: "
+                f"give the same options, or run `pplug encode --ds {ds} --rebuild` with others"
+            )

@@ -23,14 +23,7 @@ class Persona(NamedTuple):
 def read_personas(
     db: duckdb.DuckDBPyConnection, nights: Mapping[str, Any], users: Iterable[str], width: int
 ) -> dict[str, Persona]:
-    """Read personas; users without items have none.
-
-    Args:
-        db: a connection to the tables.
-        nights: as `Nights.params`.
-        users: whose.
-        width: D of the vectors.
-    """
+    """Read personas as of some nights (`Nights.params`); users without items have none."""
     ask_for(db, set(users))
     bases = read_bases(run_sql(db, "jobs/bases_of_users", nights), width)
     newer = dict(read_items(run_sql(db, "jobs/items_since_base", dict(nights) | {"whole_users": []}), width))

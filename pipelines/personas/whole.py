@@ -6,6 +6,7 @@ changed items ──────────────────────
 
 from collections.abc import Mapping
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -13,21 +14,46 @@ from embedder.compact import CompactVectors
 from embedder.encoder import TextEncoder
 from embedder.personas import Summary
 from llm_jobs.kinds import Kind
-from pipelines.personas.bases import Base, UserItems, base_table, read_items
-from pipelines.personas.columns import lists_of
-from pipelines.personas.items import Encoded, Pending, Stored, pending_items, rejected_items, vector_rows
-from pipelines.personas.protection import Protector
+from pipelines.nights.shards import Shard
+from pipelines.personas import items
+from pipelines.personas.asked import ask_for
+from pipelines.personas.bases import Base, UserItems, read_items
+from pipelines.personas.columns import with_vectors
+from pipelines.personas.items import Changed, Encoded, Pending, Stored, changed_rows, pending_items, tables_of
+from pipelines.personas.nights import Changes
+from pipelines.personas.protection import Protection, Protector
+from pipelines.tables.sql_files import query_text
+from pipelines.tables.views import run_sql
+
+TAKES_PARTS = False
+READS_ALL = True
 
 
-def encode_whole(
+def changed_users(db: duckdb.DuckDBPyConnection, changes: Changes) -> duckdb.DuckDBPyRelation:
+    """Count each user's changed items; they weigh what all items of the user do."""
+    changed = items.changed_users(db, changes).to_arrow_table().columns
+    named = zip(("users", "counts", "weights"), changed, strict=True)
+    return db.sql(query_text("jobs/whole_users"), params={name: column.to_pylist() for name, column in named})
+
+
+def read_changed(db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, encoder_sha256: str, _: int) -> Changed:
+    """Read the changed items of the shard's users, all items of these users, as texts, and whose persona is stored."""
+    rows, nights = changed_rows(db, shard, changes, encoder_sha256)
+    users = rows["user_id"].unique().to_pylist()
+    ask_for(db, users)
+    bases = run_sql(db, "jobs/bases_of_users", nights)
+    texts = run_sql(db, "jobs/items_of_users", {"ds": changes.ds, "users": users})
+    return Changed(rows, Stored(frozenset(users), frozenset(users), bases, texts))
+
+
+def encode_items(
     pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
 ) -> Encoded:
     """Encode all items of the users; those that changed get no vector of their own."""
-    items = whole_items(stored, kinds, protector)
-    fresh, tokens = encoder.encode_counted(items.texts)
-    vectors = CompactVectors.of(protector.noisy(fresh, items.names))
-    rows = items.named_rows(kinds).append_column("vector", lists_of(vectors.codes))
-    rows = rows.append_column("vector_scale", pa.array(vectors.scales))
+    every = whole_items(stored, kinds, protector)
+    fresh, tokens = encoder.encode_counted(every.texts)
+    vectors = CompactVectors.of(protector.noisy(fresh, every.names))
+    rows = with_vectors(every.named_rows(kinds), vectors)
     count = pending.rows.num_rows
     nothing = CompactVectors(np.zeros((count, 0), np.int8), np.zeros(count, np.float32))
     whole = stored._replace(items=rows)
@@ -39,16 +65,20 @@ def whole_items(stored: Stored, kinds: Mapping[str, Kind], protector: Protector)
     return pending_items(stored.items, kinds, protector, force=True)
 
 
-def whole_tables(
-    encoded: Encoded, run_id: str, max_vectors: int, min_items: int, encoder_sha256: str, width: int
+def unplanned(
+    changed: Changed, kinds: Mapping[str, Kind], protector: Protector, planned: set[int] | None, *, force: bool
+) -> tuple[Pending, list[str]]:
+    """Say what the encoder must run on: every night on all that its users have."""
+    del planned, force
+    pending = whole_items(changed.stored, kinds, protector)
+    return pending, pending.texts
+
+
+def shard_tables(
+    encoded: Encoded, constants: Mapping[str, str], width: int, max_vectors: int, protection: Protection
 ) -> dict[str, pa.Table]:
-    """Make a shard's rows of each table."""
-    constants = {"encoder_sha256": encoder_sha256, "run_id": run_id}
-    return {
-        "history_vectors": vector_rows(encoded, constants),
-        "persona_vectors": base_table(whole_bases(encoded, max_vectors, min_items, width), constants, width),
-        "rejects": rejected_items(encoded.refused, run_id),
-    }
+    """Make a shard's rows of each table; `constants` are the encoder and the run."""
+    return tables_of(encoded, whole_bases(encoded, max_vectors, protection.min_items, width), constants, width)
 
 
 def whole_bases(encoded: Encoded, max_vectors: int, min_items: int, width: int) -> dict[str, Base]:

@@ -156,7 +156,9 @@ def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[LeasedRun]]:
         before = [_leased_run(store, what, generation, run) for generation, run in there if run]
         for other in before:
             if not other.is_dead() and other.lease.is_held():
-                raise AlreadyRunning(_already_running(other, row))
+                who = f"run {other.row['run_id']} since {other.row['started_at']}"
+                told = f"{row['job']} ds={row['ds']} is running already ({who})"
+                raise AlreadyRunning(f"{told}: wait for it; `pplug runs` shows when it is done")
         last = max((generation for generation, _ in there), default=0)
         lease = Lease(store, what, last + 1, row["run_id"])
         text = json.dumps(row, default=str).encode()
@@ -215,8 +217,3 @@ def _parsed(text: bytes) -> Row:
 
 def _lease_name(what: str, generation: int) -> str:
     return f"{RUNNING}/{what}/{generation:08d}.json"
-
-
-def _already_running(other: LeasedRun, row: Row) -> str:
-    who = f"run {other.row['run_id']} since {other.row['started_at']}"
-    return f"{row['job']} ds={row['ds']} is running already ({who}): wait for it; `pplug runs` shows when it is done"

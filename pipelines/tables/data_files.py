@@ -79,14 +79,7 @@ def counts_of(table: DeltaTable, ds: date) -> dict[str, int]:
 
 
 def new_name(name: str, ds: date, run_id: str, born: int = 0) -> str:
-    """Name a file that a run adds to a night of a table.
-
-    Args:
-        name: the table.
-        ds: the night.
-        run_id: of the run.
-        born: the version of the table that brings its newest row, where that is to be known later.
-    """
+    """Name a file that a run adds to a night of a table, with the version that brings its newest row, if it counts."""
     prefix = f"v{born:08d}-" if born else ""
     return f"{name}/ds={ds.isoformat()}/{prefix}{run_id}-{uuid.uuid4().hex[:12]}.parquet"
 

@@ -12,10 +12,7 @@ import pyarrow.parquet as pq
 
 from pipelines.store.folder import Folder, named_causes
 
-VECTOR_LEAVES: Final = {
-    "persona": "persona.list.element",
-    "vector_scales": "vector_scales.list.element",
-}
+VECTOR_LEAVES: Final = {"persona": "persona.list.element", "vector_scales": "vector_scales.list.element"}
 """Parquet's names of the numbers in a column of float vectors, which are split by byte."""
 
 CODE_LEAVES: Final = {"vector": "vector.list.element", "vectors": "vectors.list.element.list.element"}

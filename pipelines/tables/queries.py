@@ -103,16 +103,11 @@ def run_query(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, str
 
 
 def run_checks(db: duckdb.DuckDBPyConnection, ds: date | None) -> dict[str, pa.Table]:
-    """The rows that break each promise of the contract, by check; all empty means pass.
-
-    Args:
-        db: A connection with the views.
-        ds: Only this night; None: all nights.
-    """
+    """The rows of a night, or of all nights, that break each promise of the contract, by check; all empty is a pass."""
     return {check.name: _run(db, check.sql, {"ds": ds}, next_step="run `pplug check`") for check in list_checks()}
 
 
-def run_sql(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
+def run_statement(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
     """Run one statement that only reads; which files it may read is up to `lock_down`.
 
     Raises:
@@ -139,7 +134,7 @@ def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]
 def lock_down(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     """Let `db` touch no file but these (and its own spill folder), no network and no setting, for good.
 
-    Call it when the views are made. DuckDB may still write to the files, so `run_sql` refuses what writes.
+    Call it when the views are made. DuckDB may still write to the files, so `run_statement` refuses what writes.
     """
     paths = sorted({spelled for path in files for spelled in (str(path), quoted(path))})  # it asks for both
     db.execute("set allowed_paths = $paths", {"paths": paths})

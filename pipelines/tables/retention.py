@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from deltalake import DeltaTable
@@ -32,9 +31,10 @@ def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = R
         _vacuum(table, dry_run=False)
     if warehouse.store.folder is not None:
         for name in tables:
-            for night in warehouse.folder(name).glob("ds=*"):
+            for night in list(warehouse.folder(name).glob("ds=*")):
                 sync(night)  # a power loss would bring back what was deleted
-            _remove_empty_nights(warehouse.folder(name))
+                with contextlib.suppress(OSError):  # it is not empty
+                    night.rmdir()
             sync_log(warehouse.folder(name))
 
 
@@ -56,9 +56,3 @@ def _sync(warehouse: Warehouse, name: str) -> None:
 
 def _vacuum(table: DeltaTable, *, dry_run: bool) -> list[str]:
     return table.vacuum(retention_hours=0, dry_run=dry_run, enforce_retention_duration=False, full=True)
-
-
-def _remove_empty_nights(folder: Path) -> None:
-    for night in folder.glob("ds=*"):
-        with contextlib.suppress(OSError):  # it is not empty
-            night.rmdir()

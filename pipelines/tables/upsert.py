@@ -11,7 +11,7 @@ Of the rows of a key a deletion wins, then the last one. What a later night wrot
 remembers the night in which an item was deleted last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
@@ -55,11 +55,6 @@ class Upserted:
     def __add__(self, other: "Upserted") -> "Upserted":
         return Upserted(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
-    @property
-    def key_count(self) -> int:
-        """Different keys."""
-        return self.unchanged + self.changed + self.deleted + self.left_alone
-
 
 def scratch(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that sorts and joins what does not fit into memory in a folder."""
@@ -76,17 +71,11 @@ def upsert(
     overwrite_newer: bool = False,
     dry_run: bool = False,
 ) -> Upserted:
-    """Apply what differs from the table.
+    """Apply what differs from the table: new and changed rows move to the night `ds`, equal ones stay in theirs.
 
-    Args:
-        warehouse: written unless `dry_run`.
-        name: a table with a key.
-        ds: the night that new and changed rows move to; rows that are equal stay in theirs.
-        run_id: written to the commit.
-        staged: a Parquet file with the columns of the table's files and a BOOL `deleted`, in the order in which the
-            rows came. Files that are not finished are written beside it.
-        overwrite_newer: also replace what a later night wrote or deleted.
-        dry_run: count only.
+    `staged` is a Parquet file with the columns of the table's files and a BOOL `deleted`, its rows in the order in
+    which they came; unfinished files are written beside it. What a later night wrote or deleted is replaced with
+    `overwrite_newer` alone; with `dry_run` all is only counted.
 
     Raises:
         CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, which then are
@@ -105,14 +94,18 @@ def upsert(
             for table in (name, memory or "")
         ]
         _list_live_rows(db, name, ds, live[0])
-        _list_live_rows(db, "deletions", ds, live[1], view="gone")
+        _list_live_rows(db, memory or name, ds, live[1], view="gone")
         _find_changes(db, name, ds, overwrite_newer=overwrite_newer)
         counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
         if not dry_run:
             if memory is not None:
-                _remember_deletions(db, warehouse, memory, ds, run_id, versions[memory], staged.parent)
+                changes = _swapped(db, memory, ds, "noted", _noted_deletions(db, memory, ds), staged.parent)
+                if changes[1]:
+                    warehouse.swap(memory, run_id, *changes, versions[memory])
             if counts.get("changed") or counts.get("deleted"):
-                _swap_rows(db, warehouse, name, ds, run_id, versions[name], staged)
+                db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
+                changes = _swapped(db, name, ds, "replaced", _sorted_rows(db, name, staged), staged.parent)
+                warehouse.swap(name, run_id, *changes, versions[name])
     return Upserted(**counts)
 
 
@@ -175,13 +168,7 @@ def _list_live_rows(
 
 def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwrite_newer: bool) -> None:
     """Make `fates`: what becomes of each chosen row, and where the row is that it replaces."""
-    keys = _own_keys(name)
-    same = " and ".join(f"there.{key} = chosen.{key}" for key in keys)
-    is_gone_later = "false"
-    joined = ""
-    if name in DELETIONS:
-        is_gone_later = "coalesce(gone.ds > $ds, false)"
-        joined = "left join gone on " + " and ".join(f"gone.{key} = chosen.{key}" for key in keys)
+    keys = ", ".join(_own_keys(name))
     db.execute(
         f"""
         create temp table fates as
@@ -192,62 +179,40 @@ def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwri
             case
                 when chosen.deleted and there.filename is null then 'unchanged'
                 when not chosen.deleted and there.content = chosen.content then 'unchanged'
-                when not $overwrite and (coalesce(there.ds > $ds, false) or {is_gone_later}) then 'left_alone'
+                when not $overwrite and (coalesce(there.ds > $ds, false) or coalesce(gone.ds > $ds, false))
+                    then 'left_alone'
                 when chosen.deleted then 'deleted'
                 else 'changed'
             end as fate
         from chosen
-        left join there on {same}
-        {joined}""",
+        left join there using ({keys})
+        left join gone using ({keys})""",
         {"ds": ds, "overwrite": overwrite_newer},
     )
 
 
-def _remember_deletions(
-    db: duckdb.DuckDBPyConnection,
-    warehouse: Warehouse,
-    name: str,
-    ds: date,
-    run_id: str,
-    version: int,
-    folder: Path,
-) -> None:
-    """Note the night of each deletion, if none of that night or a later one is known."""
-    keys = ", ".join(f"chosen.{key}" for key in _own_keys(name))
-    same = " and ".join(f"gone.{key} = chosen.{key}" for key in _own_keys(name))
+def _noted_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> Iterable[pa.RecordBatch]:
+    """Make `noted`: the deletions of which no night, or only an earlier one, is known; their rows."""
+    keys = ", ".join(_own_keys(name))
     db.execute(
         f"""
         create temp table noted as
         select {keys}, gone.filename as old_file, gone.place as old_place
-        from fates as chosen
-        left join gone on {same}
-        where chosen.deleted and fate <> 'left_alone' and coalesce(gone.ds < $ds, true)""",
+        from fates
+        left join gone using ({keys})
+        where deleted and fate <> 'left_alone' and coalesce(gone.ds < $ds, true)""",
         {"ds": ds},
     )
-    old = _old_places(db, "noted")
-    plain = keys.replace("chosen.", "")
-    batches = db.sql(f"select {plain} from noted order by user_id").to_arrow_reader(ROW_GROUP_ROWS)
-    new = list(write_batches(folder / f"{name}.new", file_schema(name), batches))
-    if new:
-        added = [*(Staged(ds, path) for path in new), *_kept(name, old, folder)]
-        warehouse.swap(name, run_id, list(old), added, version)
+    return db.sql(f"select {keys} from noted order by user_id").to_arrow_reader(ROW_GROUP_ROWS)
 
 
-def _swap_rows(
-    db: duckdb.DuckDBPyConnection,
-    warehouse: Warehouse,
-    name: str,
-    ds: date,
-    run_id: str,
-    version: int,
-    staged: Path,
-) -> None:
-    """Put the changed rows into new files, and write the files anew that held their old rows."""
-    db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
-    old = _old_places(db, "replaced")
-    new = write_batches(staged.parent / f"{name}.new", file_schema(name), _sorted_rows(db, name, staged))
-    added = [*(Staged(ds, path) for path in new), *_kept(name, old, staged.parent)]
-    warehouse.swap(name, run_id, list(old), added, version)
+def _swapped(
+    db: duckdb.DuckDBPyConnection, name: str, ds: date, replaced: str, batches: Iterable[pa.RecordBatch], folder: Path
+) -> tuple[list[Path], list[Staged]]:
+    """Write new rows into files, and those files anew that hold the old rows of a table; both kinds of files."""
+    old = _old_places(db, replaced)
+    new = write_batches(folder / f"{name}.new", file_schema(name), batches)
+    return list(old), [*(Staged(ds, path) for path in new), *_kept(name, old, folder)]
 
 
 def _old_places(db: duckdb.DuckDBPyConnection, table: str) -> dict[Path, NDArray[Any]]:

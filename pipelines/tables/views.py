@@ -128,11 +128,7 @@ def asked_table(warehouse: Warehouse, table: str, query: str, params: Mapping[st
 
 
 def make_views(
-    db: duckdb.DuckDBPyConnection,
-    warehouse: Warehouse,
-    files: Mapping[str, Sequence[DataFile]],
-    *,
-    has_personas: bool,
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]], *, has_personas: bool
 ) -> None:
     """Make a view of every table over its files, and those of personas if wanted.
 

@@ -64,6 +64,15 @@ class Staged(NamedTuple):
     """That of the live file whose rows these are; 0 for rows that are new."""
 
 
+class Change(NamedTuple):
+    """What one commit does to a table."""
+
+    added: Sequence[DataFile]
+    removed: Sequence[DataFile]
+    counts: Counts
+    """What the table counts from then on; see `Warehouse.counts`."""
+
+
 class Warehouse:
     """A place of Delta tables. Opening one reads its log anew; nothing is cached."""
 
@@ -194,12 +203,8 @@ class Warehouse:
     ) -> int:
         """Replace one night of a table by the rows of finished files; no files, no rows.
 
-        Args:
-            name: the table.
-            ds: the night.
-            run_id: written to the commit.
-            files: of this machine, which are put into the store, or files that lie in the table's folder already.
-            since: what the table counted when the files were begun; now unless given.
+        Files of this machine are put into the store; others lie in the table's folder already. `since` is what the
+        table counted when they were begun; now unless given.
 
         Returns:
             A Delta version that holds them: the first one, unless another night was written at that moment.
@@ -218,7 +223,7 @@ class Warehouse:
         file = DataFile(new_name(name, ds, run_id), ds, len(packed), rows.num_rows)
         table = self.create(name)
         self.store.put(file.name, packed)
-        self._append(table, name, run_id, [file], [], {})
+        self._append(table, name, run_id, Change([file], [], {}))
 
     def replace_rejects(
         self, job: str, ds: date, run_id: str, files: Sequence[Path | DataFile], sources: Sequence[str] | None = None
@@ -242,21 +247,12 @@ class Warehouse:
         retried(attempt)
 
     def swap(
-        self,
-        name: str,
-        run_id: str,
-        removed: Sequence[DataFile | Path],
-        added: Sequence["Staged"],
-        read_version: int,
+        self, name: str, run_id: str, removed: Sequence[DataFile | Path], added: Sequence["Staged"], read_version: int
     ) -> None:
-        """Take live files out of a table and finished files into their nights, in one transaction.
+        """Take live files out of a table and files of this machine into their nights, in one transaction.
 
-        Args:
-            name: a table that is written by `swap` only, or one that nobody else writes to meanwhile.
-            run_id: written to the commit.
-            removed: live files; they stay in the store for readers of older versions.
-            added: files of this machine.
-            read_version: the version that `removed` and `added` were computed from.
+        For a table that is written by `swap` only, or that nobody else writes to meanwhile. What goes stays in the
+        store for readers of older versions. `read_version` is the one that both kinds of files were computed from.
 
         Raises:
             CommitConflict: if the table was changed since `read_version`; compute the files again.
@@ -264,14 +260,13 @@ class Warehouse:
         table = self.table(name, read_version)
         if table is None:
             raise PplugError(f"no table {name} version {read_version} in {self}: run the command again")
-        count = {SWAP: table.version() + 1}
         new = [
             file
             for staged in added
             for file in self._put(name, staged.ds, run_id, staged.path, staged.born or read_version + 1)
         ]
         old = [file if isinstance(file, DataFile) else self._named(file) for file in removed]
-        self._append(table, name, run_id, new, old, count)
+        self._append(table, name, run_id, Change(new, old, {SWAP: table.version() + 1}))
 
     @contextlib.contextmanager
     def copied(self) -> Generator[Path]:
@@ -337,53 +332,39 @@ class Warehouse:
             live = {file.name: file for file in live_files(name, table) if file.ds == ds}
             added = [file for file in new.values() if file.name not in live]  # a run that died may have committed some
             removed = [file for file in live.values() if file.name not in new]
+            change = Change(added, removed, {night: before[night] + 1, SWAP: before[SWAP]})
             try:
-                return self._commit(table, name, run_id, added, removed, {night: before[night] + 1, SWAP: before[SWAP]})
+                return self._commit(table, name, run_id, change)
             except CommitFailedError as error:
                 lost = error
                 table.update_incremental()
         self.store.delete(file.name for file in mine)
         raise CommitConflict(f"{name} {night} was written by another run meanwhile: run the command again") from lost
 
-    def _append(
-        self,
-        table: DeltaTable,
-        name: str,
-        run_id: str,
-        added: Sequence[DataFile],
-        removed: Sequence[DataFile],
-        counts: Counts,
-    ) -> None:
+    def _append(self, table: DeltaTable, name: str, run_id: str, change: Change) -> None:
         """Add files to their nights, and take out others, in one commit."""
         try:
-            self._commit(table, name, run_id, added, removed, counts)
+            self._commit(table, name, run_id, change)
         except CommitFailedError as error:
-            self.store.delete(file.name for file in added)  # any other failure leaves them: the commit may be made
+            self.store.delete(
+                file.name for file in change.added
+            )  # any other failure leaves them: the commit may be made
             raise CommitConflict(f"{name} was written by another run meanwhile: run the command again") from error
 
-    def _commit(
-        self,
-        table: DeltaTable,
-        name: str,
-        run_id: str,
-        added: Sequence[DataFile],
-        removed: Sequence[DataFile],
-        counts: Counts,
-    ) -> None:
+    def _commit(self, table: DeltaTable, name: str, run_id: str, change: Change) -> None:
         """Commit files that are in the store; of two commits to one version with a count in common the second fails.
 
         Delta's own check sees only files that were removed: two writers of a night that was empty would both win.
         """
-        facts = {"run_id": run_id, "row_count": str(sum(file.rows for file in added))}
+        facts = {"run_id": run_id, "row_count": str(sum(file.rows for file in change.added))}
+        transactions = [Transaction(*count) for count in change.counts.items()]
         with self._named_causes(name):
             table.create_write_transaction(
-                [*(file.remove_action() for file in removed), *(file.add_action() for file in added)],
+                [*(file.remove_action() for file in change.removed), *(file.add_action() for file in change.added)],
                 "append",
                 TABLES[name],
                 ["ds"],
-                commit_properties=CommitProperties(
-                    custom_metadata=facts, app_transactions=[Transaction(*count) for count in counts.items()]
-                ),
+                commit_properties=CommitProperties(custom_metadata=facts, app_transactions=transactions),
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=self.store.folder is None),
             )
             if self.store.folder is not None:

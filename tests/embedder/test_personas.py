@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from embedder.compact import CompactVectors, FloatArray
 from embedder.histories import RECENT_ITEMS
-from embedder.personas import Items, Summary, k_means, merge, summarise
+from embedder.personas import Items, Summary, k_means, merge
 
 
 def unit_vectors(count: int, seed: int, width: int = 8) -> FloatArray:
@@ -40,13 +40,17 @@ def items_of(count: int, seed: int, width: int = 8) -> Items:
     return Items.of(unit_vectors(count, seed, width), labels)
 
 
+def whole(vectors: FloatArray, most: int) -> Summary:
+    return Summary.empty(vectors.shape[1]).absorb(Items.of(vectors), most)
+
+
 def numbers(persona: Summary) -> list[int]:
     return [int(item_id) for _, item_id in persona.typical]
 
 
 @given(counts, seeds, limits)
 def test_no_item_is_lost(count: int, seed: int, most: int) -> None:
-    persona = summarise(unit_vectors(count, seed), most)
+    persona = whole(unit_vectors(count, seed), most)
     assert persona.item_count == count
     assert (persona.counts > 0).all()
     assert len(persona.vectors) == len(persona.counts) == len(persona.typical) <= most
@@ -143,14 +147,14 @@ def test_a_vector_of_many_items_weighs_as_much_as_they_would_one_by_one(sizes: l
 
 
 def test_vectors_that_cancel_out_still_give_a_finite_mean() -> None:
-    persona = summarise(np.array([[1, 0], [-1, 0]], np.float32), 64)
+    persona = whole(np.array([[1, 0], [-1, 0]], np.float32), 64)
     np.testing.assert_allclose(persona.mean, [1, 0], atol=1e-6)
 
 
 @given(seeds)
 def test_merged_vectors_keep_more_of_the_items_than_one_mean_does(seed: int) -> None:
     vectors = unit_vectors(200, seed)
-    merged = summarise(vectors, 16).vectors.floats()
+    merged = whole(vectors, 16).vectors.floats()
     nearest = np.max(vectors @ merged.T - 0.5 * (merged**2).sum(1), axis=1)
     one_mean = vectors.mean(axis=0)
     assert nearest.mean() > (vectors @ one_mean - 0.5 * one_mean @ one_mean).mean()

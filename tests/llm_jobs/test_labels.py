@@ -1,12 +1,11 @@
 import random
-from decimal import Decimal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_jobs.labels import best_label, fixed_labels, label_key, label_of, label_text, spelled_as
+from llm_jobs.labels import best_label, fixed_labels, label_key, label_of, spelled_as
 
 CHOICES = ("sports", "food & drink", "5", "4.5")
 
@@ -53,26 +52,12 @@ def test_a_named_choice_names_itself_and_the_order_of_choices_is_irrelevant(
         assert label_of(named, choices) == named
 
 
-@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
-def test_a_number_becomes_a_text_that_reads_as_the_number(value: float) -> None:
-    assert float(str(label_text(value))) == float(value)
-
-
-def test_decimals_of_parquet_are_numbers() -> None:
-    assert [label_text(Decimal(number)) for number in ("5.00", "4.50", "1E+1", "-0.1")] == ["5", "4.5", "10", "-0.1"]
-
-
 @given(st.integers(-(10**40), 10**40), st.integers(0, 3), st.integers(0, 3))
 def test_zeros_around_a_number_do_not_change_its_key(number: int, before: int, after: int) -> None:
     sign, digits = ("-" if number < 0 else ""), str(abs(number))
     spelled = f"{sign}{'0' * before}{digits}{'.' if after else ''}{'0' * after}"
     assert label_key(spelled) == str(number)
     assert label_key(f"{number}.5{'0' * after}") == f"{number}.5"
-
-
-@pytest.mark.parametrize("value", [True, None, "5", [5], float("nan"), float("inf")])
-def test_what_is_no_number_stays(value: object) -> None:
-    assert label_text(value) is value
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from llm_jobs import FrozenLLM
 from llm_jobs.engine import scheduler
 from llm_jobs.engine.kv_cache import KVCache
 from llm_jobs.engine.llama import LlamaTrunk
-from llm_jobs.engine.packing import Chunk
+from llm_jobs.engine.packing import NewTokens
 from llm_jobs.engine.prefill import PromptRows, read
 from llm_jobs.engine.recorded import Recorded
 from llm_jobs.engine.rules import Rules
@@ -63,7 +63,7 @@ def test_reading_and_a_step_wait_for_no_number() -> None:
     trunk = LlamaTrunk(model)
     cache = KVCache.empty(trunk.empty_prefix(), 4, 40)
     embeds = trunk.embed(torch.zeros(9, dtype=torch.long, device="meta"))
-    assert [state.shape for state in read(trunk, cache, [Chunk(0, 0, embeds), Chunk(1, 3, embeds[:4])])] == [
+    assert [state.shape for state in read(trunk, cache, [NewTokens(0, 0, embeds), NewTokens(1, 3, embeds[:4])])] == [
         (9, 32),
         (4, 32),
     ]

@@ -18,7 +18,7 @@ from llm_jobs.prompts import Answer, Placement
 from llm_jobs.tasks import PersonalTask
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs, trainable
-from pipelines.answers.queue import EVERYONE, personal_tasks, queued_tasks
+from pipelines.answers.queue import personal_tasks, queued_tasks
 from pipelines.baselines import cases
 from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CaseReader, other_users
@@ -116,7 +116,7 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
     models, kind = load_models(night.config), night.kinds["note"]
     with connect(night.warehouse) as db:
         nights = newest_nights(nights_of(db), NIGHT, models.encoder.sha256).params
-        queue = queued_tasks(db, NIGHT, nights, EVERYONE, models.encoder.width)
+        queue = queued_tasks(db, NIGHT, nights, ("", "~"), models.encoder.width)
         vectors = dict(db.sql("select item_id, vector from history_vectors").fetchall())
     tasks = [one for one in queue if one.reference is not None]
     personal = personal_tasks(tasks, night.kinds, models.encoder)

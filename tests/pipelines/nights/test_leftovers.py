@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.nights.leftovers import sweep
+from pipelines.nights.runs import sweep
 from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect

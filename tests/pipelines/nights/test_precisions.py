@@ -42,7 +42,7 @@ def test_a_new_model_is_measured_and_what_is_asked_for_stays(auto: Auto, tmp_pat
     found = with_precisions(warehouse, generate)
     assert (found.dtype, found.llm_dtype) == ("float32", "float32")
     asked = replace(generate, dtype="bfloat16", llm_dtype="float32", device="cpu")
-    assert with_precisions(warehouse, asked) is asked
+    assert with_precisions(warehouse, asked) == asked
 
 
 def test_a_model_runs_as_it_ran_last(auto: Auto, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from small_night import ITEMS, NIGHT, item, task
 
 from llm_jobs.kinds import Kind
-from pipelines.answers.queue import EVERYONE, queued_tasks
+from pipelines.answers.queue import queued_tasks
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.personas.nights import encoded_nights, newest_nights
 from pipelines.personas.stored import read_personas
@@ -35,7 +35,7 @@ def test_all_labels_of_a_history_stand_behind_its_vectors(
     warehouse = fill(items, [task("t", "ann", "pears"), task("u", "bob", "pears"), task("v", "eve", "pears")])
     encode_night(warehouse, NIGHT, replace(encode_config, max_vectors=most), kinds)
     with connect(warehouse) as db:
-        found = {one.user_id: one.history for one in queued_tasks(db, NIGHT, nights_of(warehouse), EVERYONE, 32)}
+        found = {one.user_id: one.history for one in queued_tasks(db, NIGHT, nights_of(warehouse), ("", "~"), 32)}
     for user, count in (("ann", 14), ("bob", 2)):
         history = found[user]
         assert (len(history.vectors) < count) == (most < count)

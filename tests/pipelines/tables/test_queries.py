@@ -28,7 +28,7 @@ from pipelines.tables.queries import (
     read_query,
     run_checks,
     run_query,
-    run_sql,
+    run_statement,
 )
 from pipelines.tables.schema import TABLES
 
@@ -161,7 +161,7 @@ def test_nothing_offends_in_an_empty_warehouse() -> None:
     ],
 )
 def test_any_question_may_be_asked(db: duckdb.DuckDBPyConnection, text: str) -> None:
-    assert run_sql(db, text).num_columns > 0
+    assert run_statement(db, text).num_columns > 0
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_any_question_may_be_asked(db: duckdb.DuckDBPyConnection, text: str) -> 
 )
 def test_nothing_may_be_written(db: duckdb.DuckDBPyConnection, tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="run `pplug sql 'show tables'`") as raised:
-        run_sql(db, text.replace("FILE", str(tmp_path / "written")))
+        run_statement(db, text.replace("FILE", str(tmp_path / "written")))
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
     assert db.sql("select count(*) from persona_vectors").fetchall() == [(2,)]
@@ -200,14 +200,14 @@ def test_nothing_may_be_written(db: duckdb.DuckDBPyConnection, tmp_path: Path, t
 @pytest.mark.parametrize("text", ["select", "select nothing from persona_vectors", "from nowhere", "select 'x'::date"])
 def test_what_duckdb_says_is_one_line(db: duckdb.DuckDBPyConnection, text: str) -> None:
     with pytest.raises(UsageError, match=r"^[^\n]*Error[^\n]*: run `pplug sql 'show tables'`$"):
-        run_sql(db, text)
+        run_statement(db, text)
 
 
 def test_a_query_that_fails_for_want_of_memory_is_no_wrong_usage(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("set memory_limit = '10MB'")
     db.execute("set temp_directory = ''")
     with pytest.raises(PplugError, match="Memory") as raised:
-        run_sql(db, "select list(i) from range(10000000) as t(i)")
+        run_statement(db, "select list(i) from range(10000000) as t(i)")
     assert not isinstance(raised.value, UsageError)
 
 
@@ -227,8 +227,10 @@ def locked(tmp_path: Path, db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConn
 
 
 def test_the_views_still_read_after_the_lock(locked: duckdb.DuckDBPyConnection) -> None:
-    assert run_sql(locked, "select sum(a)::int as a, ds from t group by ds").to_pylist() == [{"a": 3, "ds": NIGHT}]
-    assert run_sql(locked, "select user_id from persona_vectors").num_rows == 2
+    assert run_statement(locked, "select sum(a)::int as a, ds from t group by ds").to_pylist() == [
+        {"a": 3, "ds": NIGHT}
+    ]
+    assert run_statement(locked, "select user_id from persona_vectors").num_rows == 2
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_the_views_still_read_after_the_lock(locked: duckdb.DuckDBPyConnection) 
 def test_nothing_outside_is_read_after_the_lock(locked: duckdb.DuckDBPyConnection, tmp_path: Path, text: str) -> None:
     written_in_python = pa.table({"a": [1]})
     with pytest.raises(UsageError):
-        run_sql(locked, text.replace("OUT", str(tmp_path)))
+        run_statement(locked, text.replace("OUT", str(tmp_path)))
     assert written_in_python.num_rows == 1
 
 

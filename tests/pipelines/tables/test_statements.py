@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError, UsageError
-from pipelines.tables.queries import connect_locked, run_sql
+from pipelines.tables.queries import connect_locked, run_statement
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
@@ -53,7 +53,7 @@ def state(warehouse: Warehouse) -> str:
 
 def ask(warehouse: Warehouse, text: str) -> str:
     with connect_locked(warehouse) as db:
-        return str(run_sql(db, text).to_pylist())
+        return str(run_statement(db, text).to_pylist())
 
 
 LIVE, NEW, KEY, LOST = "LIVE", "WH/histories/ds=2026-11-01/x.parquet", "WH/_forgotten.key", "WH/_shards/old.parquet"
@@ -153,7 +153,7 @@ def test_no_statement_writes_or_reads_more_than_the_tables(
 ) -> None:
     before = state(warehouse)
     try:
-        told = str(run_sql(db, spelled(warehouse, text)).to_pylist())
+        told = str(run_statement(db, spelled(warehouse, text)).to_pylist())
     except PplugError as error:
         told = str(error)
         assert "\n" not in told
