@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -56,6 +57,10 @@ class FoldConfig:
     """Trainings of every trained method in each fold; a task has as many answers."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How plugs are trained; its seed is the first."""
+    limit: int | None = None
+    """Most examples of all users together, as many of each user as can be; all unless given."""
+    folder: Path | None = None
+    """Where trained plugs are kept, so that a run that was killed goes on; nowhere unless given."""
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.seeds < 1:
@@ -143,10 +148,10 @@ class FoldedComparison:
         with connect(night.warehouse) as db:
             reader = night.reader(db)
             reader.require_items()
-            data = night.data(reader.persona_ds)
+            data = night.data(reader.persona_ds, self._folds.limit)
             examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             names = self._names(data)
-            trainer = FoldTrainer(night.kind, night.models, data.labels, examples, self._folds.train, progress)
+            trainer = FoldTrainer(night, data.labels, examples, self._folds.train, progress, self._folds.folder)
             met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
             for fold in range(self._folds.count):
                 mine = [row for row in night.scored if fold_of(row["user_id"], self._folds.count) == fold]

@@ -37,9 +37,9 @@ class NightOfKind:
         """Reads all tasks, or some."""
         return CaseReader(db, self.ds, self.kind, self.models.encoder, self.scored if scored is None else scored)
 
-    def data(self, persona_ds: date) -> TrainingData:
+    def data(self, persona_ds: date, limit: int | None = None) -> TrainingData:
         """What trained methods are fitted to: histories up to the night that personas were made of."""
-        return training_data(self.warehouse, PlugChoice(self.kind.name, persona_ds), self.kinds)
+        return training_data(self.warehouse, PlugChoice(self.kind.name, persona_ds, limit=limit), self.kinds)
 
     def members(
         self, item_counts: Mapping[str, int], more: Callable[[Row], Iterable[str]] = lambda _: ()
