@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,11 +136,9 @@ def evaluate(
     from pipelines.evaluate import evaluate_night, plan_evaluate, scored_users
 
     config = GenerateConfig(engine=engine, **vars(models))
-    if compared.folds:
-        return compare_on_folds(ctx, ds, plug, config, compared, common)
-    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
-    if compared.compare:
-        return compare_plugs(ctx, ds, plugs, config, compared, common)
+    if compared.folds or compared.compare:
+        return compare(ctx, ds, plug, config, compared, common)
+    plugs = opt.control_plugs(plug, is_wanted=controls)
     what = (common.tables, ds, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
@@ -196,7 +195,7 @@ def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[
     return None
 
 
-def compare_on_folds(
+def compare(
     ctx: typer.Context,
     ds: date,
     plugs: list[Path],
@@ -204,41 +203,26 @@ def compare_on_folds(
     compared: Compared,
     common: opt.Writing,
 ) -> None:
-    """What `pplug evaluate --compare --folds K` does."""
-    from pipelines.compare import CompareConfig
+    """What `pplug evaluate --compare` does, on folds or with plugs that are there."""
+    from pipelines.compare import CompareConfig, compare_night, plan_compare
     from pipelines.evaluate import scored_users
     from pipelines.folds import FoldConfig, compare_folds, plan_folds
 
-    if plugs[1:]:
-        raise UsageError(f"--folds keeps its plugs in one folder, saw --plug {plugs[0]} and --plug {plugs[1]}")
-    train = training_config(compared.epochs, config.memory)
-    folds = FoldConfig(compared.folds, compared.seeds, train, compared.limit, plugs[0] if plugs else None)
-    compare = CompareConfig(compared.kind, compared.names)
+    night = (common.tables, ds, opt.kinds_of(ctx))
+    wanted = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    if compared.folds:
+        if plugs[1:]:
+            raise UsageError(f"--folds keeps its plugs in one folder, saw --plug {plugs[0]} and --plug {plugs[1]}")
+        train = training_config(compared.epochs, config.memory)
+        folds = FoldConfig(compared.folds, compared.seeds, train, compared.limit, plugs[0] if plugs else None)
+        plan, run = partial(plan_folds, *night, wanted, folds), partial(compare_folds, *night, config, wanted, folds)
+    else:
+        what = (*night, opt.control_plugs(plugs, is_wanted=True), config, wanted)
+        plan, run = partial(plan_compare, *what), partial(compare_night, *what)
     if common.dry_run:
-        return common.show([asdict(plan_folds(common.tables, ds, opt.kinds_of(ctx), compare, folds))])
+        return common.show([asdict(plan())])
     with progress_bars() as progress:
-        found = compare_folds(common.tables, ds, opt.kinds_of(ctx), config, compare, folds, progress=progress)
-    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
-
-
-def compare_plugs(
-    ctx: typer.Context,
-    ds: date,
-    plugs: list[Path],
-    config: "GenerateConfig",
-    compared: Compared,
-    common: opt.Writing,
-) -> None:
-    """What `pplug evaluate --compare` does."""
-    from pipelines.compare import CompareConfig, compare_night, plan_compare
-    from pipelines.evaluate import scored_users
-
-    what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
-    compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
-    if common.dry_run:
-        return common.show([asdict(plan_compare(*what, compare))])
-    with progress_bars() as progress:
-        found = compare_night(*what, compare, progress=progress)
+        found = run(progress=progress)
     show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
 
 
