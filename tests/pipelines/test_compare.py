@@ -29,6 +29,7 @@ from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.generate import generate_night
+from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -54,20 +55,25 @@ class Night:
         return compare_night(*what, CompareConfig(methods=methods, **settings)).to_pylist()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def night(
-    fill: Callable[..., Warehouse],
+    tmp_path_factory: pytest.TempPathFactory,
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
-    tmp_path: Path,
 ) -> Night:
-    warehouse = fill(ITEMS, TASKS)
+    """One for all tests: a comparison adds to `evaluations` and `runs` only."""
+    folder = tmp_path_factory.mktemp("compared")
+    warehouse = Warehouse(folder / "w")
+    for name, rows, ingest in (("items", ITEMS, ingest_histories), ("tasks", TASKS, ingest_tasks)):
+        file = folder / f"{name}.jsonl"
+        file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf8")
+        ingest(warehouse, [file], NIGHT, kinds)
     for name in AGGREGATIONS:
         choice = PlugChoice("note", NIGHT, aggregation=name)
-        train_job(warehouse, tmp_path / name, choice, generate_config, TRAIN, kinds)
+        train_job(warehouse, folder / name, choice, generate_config, TRAIN, kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    return Night(warehouse, [tmp_path / name for name in AGGREGATIONS], kinds, generate_config)
+    return Night(warehouse, [folder / name for name in AGGREGATIONS], kinds, generate_config)
 
 
 def by_arm(rows: list[dict[str, Any]], metric: str = "accuracy", part: str = "all") -> dict[str, dict[str, Any]]:
