@@ -121,7 +121,8 @@ EvaluatedPlugs = Annotated[
     list[Path],
     option(
         "--plug",
-        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable.",
+        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable. With --folds"
+        " the folder to keep trained plugs in.",
         **PATH,
     ),
 ]
