@@ -119,6 +119,13 @@ def parse_path(text: str | Path) -> Path:
     return local_path(text)
 
 
+def parse_source(text: str | Path) -> Path:
+    """Read a path, or the URI of objects in a store."""
+    from pipelines.intake.remote import is_remote
+
+    return Path(text) if is_remote(Path(text)) else parse_path(text)
+
+
 def parse_size(text: str | int) -> int:
     """Read an amount of memory; a default is one already."""
     from llm_jobs.memory import parse_bytes
@@ -186,10 +193,15 @@ AUTO = "Precision of {}; auto: as in its last run, at first the faster one."
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
+SOURCE: dict[str, Any] = {"parser": parse_source, "metavar": "SOURCE"}
 
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[SOURCE]...", help="Files, folders, globs, or - for stdin; one item or task a row."),
+    typer.Argument(
+        parser=parse_source,
+        metavar="[SOURCE]...",
+        help="Files, folders, globs, or - for stdin; one item or task a row.",
+    ),
 ]
 Night = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
 IngestNight = Annotated[date | None, option("--ds", "Night of ingestion.", show_default="today", **DATE)]
