@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def training_config(epochs: int, memory: int | None, seed: int = 0) -> "TrainCon
     """How plugs are trained, with --memory for the keys and values of prompts where it is given."""
     from llm_jobs.training.data import TrainConfig
 
-    room = {} if memory is None else {"cache_gib": memory / 2**30}
+    room: dict[str, Any] = {} if memory is None else {"cache_gib": memory / 2**30}
     return TrainConfig(epochs=epochs, seed=seed, **room)
 
 
