@@ -203,7 +203,12 @@ def _noted_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> Iter
         where deleted and fate <> 'left_alone' and coalesce(gone.ds < $ds, true)""",
         {"ds": ds},
     )
-    return db.sql(f"select {keys} from noted order by user_id").to_arrow_reader(ROW_GROUP_ROWS)
+    return _batches(db.sql(f"select {keys} from noted order by user_id"))
+
+
+def _batches(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
+    """Run a query when its first rows are wanted: no other may run while it is read."""
+    yield from rows.to_arrow_reader(ROW_GROUP_ROWS)
 
 
 def _swapped(
