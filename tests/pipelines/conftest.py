@@ -128,7 +128,7 @@ def night(encoded_night: Path, tmp_path: Path) -> Warehouse:
 def pplug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Pplug]:
     """Run `pplug` in a folder of its own; environment and loggers are given back."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("os.environ", os.environ.copy())
+    environment = os.environ.copy()
     loggers = [logging.getLogger(name) for name in (None, "apache_beam", "embedder", "llm_jobs", "pipelines")]
     before = [(logger.handlers[:], logger.level) for logger in loggers]
 
@@ -140,6 +140,8 @@ def pplug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
         logger.setLevel(level)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture

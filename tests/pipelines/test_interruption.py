@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from small_night import ITEMS, NIGHT, NOTE, TASKS
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
+Fill = Callable[..., Warehouse]
 ROOT = Path(__file__).parent.parent.parent
 
 INTERRUPTED_IN = """
@@ -85,11 +87,9 @@ def alone() -> tuple[str, ...]:
     ],
 )
 def test_a_signal_while_models_work_ends_the_command(
-    function: str, signal_name: str, command: str, found: list[tuple[str, str]], folder: Path
+    function: str, signal_name: str, command: str, found: list[tuple[str, str]], folder: Path, fill: Fill
 ) -> None:
-    ingest = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
-    for name in ("histories", "tasks"):
-        assert run(folder, ingest, "ingest", name, f"{name}.jsonl", "--ds", str(NIGHT)).returncode == 0
+    fill(ITEMS, TASKS, name="warehouse")
     said = run(folder, INTERRUPTED_IN, function, signal_name, *command.split())
     assert (said.returncode, said.stdout) == (130, ""), said.stderr
     assert said.stderr.splitlines()[-1] == "interrupted: the same command goes on where it was"
