@@ -109,7 +109,7 @@ class PointingHead(nn.Module):
         self.feature_deviation = nn.Buffer(torch.ones(FEATURES))
         self.scorers = Scorers()
 
-    def fold_of(self, user_id: str) -> int:
+    def body_without(self, user_id: str) -> int:
         """The body that is fitted without a user."""
         return int(hash_share(f"text body {user_id}") * len(self.text_weight))
 
@@ -117,13 +117,13 @@ class PointingHead(nn.Module):
         """(B, X) what the text bodies see of tasks (B, D) and the LLM's values of their prompts (B, V)."""
         return task if values is None else torch.cat([task, self.values(values)], dim=1)
 
-    def text_log_probs(self, seen: Tensor, folds: Tensor | None = None) -> Tensor:
-        """(B, L) log-probability of each label for anybody: of all bodies, or with `folds` (B,) of one body each."""
+    def text_log_probs(self, seen: Tensor, bodies: Tensor | None = None) -> Tensor:
+        """(B, L) log-probability of each label for anybody: of all bodies, or with `bodies` (B,) of one each."""
         scores = torch.einsum("bx,kxl->kbl", seen, self.text_weight) + self.text_bias[:, None]
         log_probs = scores.log_softmax(-1)  # (K, B, L)
-        if folds is None:
+        if bodies is None:
             return log_probs.mean(0).log_softmax(-1)
-        return log_probs[folds, torch.arange(len(seen))]
+        return log_probs[bodies, torch.arange(len(seen))]
 
     def of_choices(self, by_label: Tensor, choices: Sequence[str]) -> Tensor:
         """(..., C) of numbers by label (..., L) those of the choices; UNKNOWN for one that is no label."""

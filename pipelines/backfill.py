@@ -18,7 +18,7 @@ from pipelines.nights.published import DONE
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Clock, Progress, no_progress, utc_now
 from pipelines.nights.steps import Step, run_step
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ def nights_with_histories(warehouse: Warehouse, start: date, end: date, clock: C
         InputMissing: if there is none.
         UsageError: if the range ends before it starts.
     """
-    with connect(warehouse, warehouse.versions(["histories"])) as db:
-        [there] = run_sql(db, "jobs/first_history").to_pylist()
+    [there] = asked_table(warehouse, "histories", "jobs/first_history").to_pylist()
     asked = [ds for ds in days(start, end) if there["ds"] is not None and ds >= there["ds"]]
     last = max(clock().date(), there["last_ds"] or start)
     nights = [ds for ds in asked if ds <= last]
@@ -50,8 +49,7 @@ def nights_with_tasks(warehouse: Warehouse, start: date, end: date) -> list[date
         InputMissing: if there is none.
         UsageError: if the range ends before it starts.
     """
-    with connect(warehouse, warehouse.versions(["tasks"])) as db:
-        queued = set(run_sql(db, "jobs/task_nights")["ds"].to_pylist())
+    queued = set(asked_table(warehouse, "tasks", "jobs/task_nights")["ds"].to_pylist())
     nights = [ds for ds in days(start, end) if ds in queued]
     if not nights:
         raise InputMissing(f"no tasks from {start} to {end}: run `pplug ingest tasks FILE --ds {start}`")

@@ -15,25 +15,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedder.errors import InputMissing, UsageError
+from embedder.errors import UsageError
 from embedder.models import model_folder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
+from pipelines.answers.models import GenerateConfig, Models, trainable
 from pipelines.baselines.answering import Arm, answer_arms, answer_timed, tell_of_shortened
 from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.kept import NUMBER_BYTES
 from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
-from pipelines.baselines.night import NightOfKind, require_own_engine
+from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
 from pipelines.baselines.registry import DIFFERENCE, LORA, MET, METHODS, SHUFFLED, Bench, Method, plain
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
-from pipelines.examples import Target
+from pipelines.examples import Target, examples_of
 from pipelines.generate import plan_generate
 from pipelines.nights.plans import Plan
-from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.slices import ORDER
 from pipelines.tables.views import connect
@@ -94,14 +93,10 @@ def compare_night(
     settings = asdict(config) | {"plugs": [str(folder) for folder in plugs], "compare": asdict(compare)}
     with recorded_run(warehouse, JOB, ds, settings) as record:
         scored = referenced_tasks(warehouse, ds)
-        require_own_engine(config)
-        config = with_precisions(warehouse, config, record)
-        models = load_models(config)
+        models = compared_models(warehouse, config, record)
         rows, shortened = list[dict[str, Any]](), 0
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
             mine = [row for row in scored if row["kind"] == name]
-            if not mine:
-                raise InputMissing(f"no task of kind {name} on {ds} has a reference: run `pplug ingest tasks FILE`")
             comparison = Comparison(NightOfKind(warehouse, ds, kinds, kinds[name], models, mine), of_kind)
             rows += comparison.rows(config, compare, progress)
             shortened += comparison.shortened_count
@@ -154,7 +149,7 @@ class Comparison:
         """Those that can answer; of the ones asked for by name all must have their plug."""
         kind, models = self._night.kind, self._night.models
         outputs = [target.target for target in data.targets.found]
-        is_closed = any(row["choices"] for row in self._night.scored) and len(set(outputs)) > 1
+        is_closed = any(row["choices"] for row in self._night.tasks) and len(set(outputs)) > 1
         names = list[str]()
         for name, entry in METHODS.items():
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
@@ -171,7 +166,9 @@ class Comparison:
                 names.append(name)
         regression = None
         if "label_regression" in names:
-            regression = LabelRegression.fit(data.targets.found, data.items, kind, models.encoder)
+            of_kind = [item for item in data.items if item["kind"] == kind.name]
+            examples = examples_of(data.targets.found, of_kind, {kind.name: kind}, models.encoder)
+            regression = LabelRegression.fit(examples)
         plugs = self._plugs.by_aggregation
         bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
         return {name: METHODS[name].build(bench) for name in names}
@@ -212,9 +209,8 @@ def plan_compare(
     compare: CompareConfig,
 ) -> Plan:
     """What `compare_night` would answer, adapters and label methods apart; nothing is written."""
-    require_own_engine(config)
     referenced_tasks(warehouse, ds)
-    chosen = chosen_plugs(plugs, load_models(with_precisions(warehouse, config)), kinds, compare)
+    chosen = chosen_plugs(plugs, compared_models(warehouse, config), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
     one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,11 +22,11 @@ from llm_jobs.closed import refused, with_values
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import evaluate_answers
 from llm_jobs.training.data import TrainConfig
-from pipelines.answers.models import GenerateConfig, load_models, trainable
+from pipelines.answers.models import GenerateConfig, trainable
 from pipelines.baselines.answering import Arm, answer_arms
 from pipelines.baselines.cases import Case
 from pipelines.baselines.labels import LabelRegression, most_frequent
-from pipelines.baselines.night import NightOfKind, require_own_engine
+from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, Bench, Method, TrainedPlug
 from pipelines.baselines.table import OWN
 from pipelines.baselines.training import FoldTrainer
@@ -33,7 +34,6 @@ from pipelines.compare import CompareConfig
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Row, examples_of
 from pipelines.nights.plans import Plan
-from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -56,6 +56,10 @@ class FoldConfig:
     """Trainings of every trained method in each fold; a task has as many answers."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How plugs are trained; its seed is the first."""
+    limit: int | None = None
+    """Most examples of all users together, as many of each user as can be; all unless given."""
+    folder: Path | None = None
+    """Where trained plugs are kept, so that a run that was killed goes on; nowhere unless given."""
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.seeds < 1:
@@ -97,11 +101,10 @@ def compare_folds(
     """
     settings = asdict(config) | {"compare": asdict(compare), "folds": asdict(folds)}
     with recorded_run(warehouse, JOB, ds, settings) as record:
-        require_own_engine(config)
         scored = referenced_tasks(warehouse, ds)
         kind = kinds[kind_of(scored, compare.kind, kinds)]
         mine = [row for row in scored if row["kind"] == kind.name]
-        models = load_models(with_precisions(warehouse, config, record))
+        models = compared_models(warehouse, config, record)
         night = NightOfKind(warehouse, ds, kinds, kind, models, mine)
         table = keep_rows(warehouse, ds, record, FoldedComparison(night, compare, folds).rows(progress))
         record.rows_in = record.rows_out = len(mine)
@@ -143,13 +146,13 @@ class FoldedComparison:
         with connect(night.warehouse) as db:
             reader = night.reader(db)
             reader.require_items()
-            data = night.data(reader.persona_ds)
+            data = night.data(reader.persona_ds, self._folds.limit)
             examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             names = self._names(data)
-            trainer = FoldTrainer(night.kind, night.models, data.labels, examples, self._folds.train, progress)
+            trainer = FoldTrainer(night, data.labels, examples, self._folds.train, progress, self._folds.folder)
             met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
             for fold in range(self._folds.count):
-                mine = [row for row in night.scored if fold_of(row["user_id"], self._folds.count) == fold]
+                mine = [row for row in night.tasks if fold_of(row["user_id"], self._folds.count) == fold]
                 if not mine:
                     continue
                 cases = night.reader(db, mine)
@@ -188,7 +191,7 @@ class FoldedComparison:
             plugs = {MET: met[seed]} if met else {}
             for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
                 plugs[need] = trainer.trained(need, seed, is_known)
-            regression = LabelRegression.of_examples(known) if "label_regression" in of_seed else None
+            regression = LabelRegression.fit(known) if "label_regression" in of_seed else None
             bench = Bench(self._night.kind, trainable(self._night.models.llm), plugs, regression, common)
             yield {name: METHODS[name].build(bench) for name in of_seed}
 

@@ -38,7 +38,7 @@ from pipelines.nights.shards import Shard, canonical_sha256
 from pipelines.personas.encoders import absolute_model, require_same
 from pipelines.personas.nights import encoded_nights, newest_nights, nights_until
 from pipelines.tables.sql_files import query_text
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table, connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -179,8 +179,8 @@ class GenerateJob:
         loaded = load_plugs(self.plugs, models)
         with connect(inputs.warehouse, files=inputs.reads) as db:
             tasks = run_sql(db, "jobs/tasks_of_night", {"ds": inputs.ds}).to_pylist()
-        with connect(inputs.warehouse, inputs.warehouse.versions(["outputs"])) as db:
-            lengths = {row["kind"]: row["output_tokens"] for row in run_sql(db, "jobs/answer_lengths").to_pylist()}
+        answered = asked_table(inputs.warehouse, "outputs", "jobs/answer_lengths").to_pylist()
+        lengths = {row["kind"]: row["output_tokens"] for row in answered}
         covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in self.kinds]
         sizes = [task_tokens(models, loaded[task["kind"]], self.kinds[task["kind"]], task, lengths) for task in covered]
         sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]

@@ -102,13 +102,14 @@ def ingest_files(
     """
     if not files and config.sql is None:
         raise UsageError(f"nothing to read: pplug ingest {table} FILE, or --sql 'select ...'")
-    columns, sources = renamed(table, config.columns), expanded(files, warehouse.store.options)
+    options = warehouse.store.options
+    columns, sources = renamed(table, config.columns), expanded(files, options)
 
     def chunks(folder: Path) -> Chunks:
         for source in sources:
             yield from ((table, source.name, chunk) for chunk in read_chunks(source, columns, folder))
         if config.sql is not None:
-            yield from ((table, SQL, chunk) for chunk in sql_chunks(config.sql, columns, folder))
+            yield from ((table, SQL, chunk) for chunk in sql_chunks(config.sql, columns, folder, options))
 
     years = Years() if config.any_year else _usual_years(ds)
     rules = RowRules(kinds, years, read_forgotten(warehouse), config.kind)

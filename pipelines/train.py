@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from pipelines.nights.plans import Plan, speed_of
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.tables.warehouse import Warehouse
-from pipelines.training_data import PlugChoice, tell_of_labels, training_data
+from pipelines.training_data import PlugChoice, TrainingData, tell_of_labels, training_data
 from pipelines.verdicts.trained import what_data_allow
 
 logger = logging.getLogger(__name__)
@@ -103,16 +103,9 @@ def train_job(
         logger.info(what_data_allow(len(data.targets.found), data.user_count, is_closed=bool(data.labels)))
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
-        llm = trainable(models.llm)
-        examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
-        plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
-        prepared = prepare(examples, llm, Placement(plug.config.placement))
-        names = models.encoder.encode(data.labels) if plug.config.labels else None
-        losses = train_plug(plug, llm, prepared, train, folder, progress, names)
+        plug, prepared, losses = fit_plug(data, kinds, models, train, folder, progress, choice.aggregation)
         held_out = split_users(prepared, train.held_out)[1]
-        without = loss_without_plug(llm, held_out, is_closed=bool(plug.config.labels))
-        if plug.config.labels:
-            warn_of_failure(losses, guessing_loss(data.labels))
+        without = loss_without_plug(trainable(models.llm), held_out, is_closed=bool(plug.config.labels))
         add_to_report(
             folder,
             seconds=round(time.perf_counter() - start, 1),
@@ -120,7 +113,8 @@ def train_job(
         )
         record.rows_in = record.rows_out = len(prepared)
         users = len({item.example.user_id for item in held_out})
-        counts = {"skipped_long_count": len(examples) - len(prepared), "shortened_count": shortened_count(prepared)}
+        too_long = len(data.targets.found) - len(prepared)
+        counts = {"skipped_long_count": too_long, "shortened_count": shortened_count(prepared)}
         facts = {
             "kind": data.kind.name,
             "plug_sha256": fingerprint(folder),
@@ -131,10 +125,39 @@ def train_job(
         }
         record.config = {**record.config, **counts, **facts}
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
-    skipped = data.targets.skipped_leak_count, len(examples) - len(prepared)
+    skipped = data.targets.skipped_leak_count, too_long
     return TrainResult(
         record, data.kind.name, len(prepared), *skipped, losses, users, without, bool(plug.config.labels)
     )
+
+
+class Fitted(NamedTuple):
+    """A plug, the examples it was trained with, and the losses of each epoch."""
+
+    plug: PersonaPlug
+    prepared: Sequence[Prepared]
+    losses: Sequence[EpochLoss]
+
+
+def fit_plug(
+    data: TrainingData,
+    kinds: Mapping[str, Kind],
+    models: Models,
+    train: TrainConfig,
+    folder: Path,
+    progress: Progress,
+    aggregation: str = "attention",
+) -> Fitted:
+    """Encode the examples and train a plug, saved in `folder`; a warning tells of one that is worse than guessing."""
+    llm = trainable(models.llm)
+    examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
+    plug = seeded_plug(plug_config(data.kind, models, aggregation, data.labels), train.seed)
+    prepared = prepare(examples, llm, Placement(plug.config.placement))
+    names = models.encoder.encode(data.labels) if plug.config.labels else None
+    losses = train_plug(plug, llm, prepared, train, folder, progress, names)
+    if plug.config.labels:
+        warn_of_failure(losses, guessing_loss(data.labels))
+    return Fitted(plug, prepared, losses)
 
 
 WITHOUT_PLUG_EXAMPLES = 200

@@ -84,22 +84,33 @@ def training_data(warehouse: Warehouse, choice: PlugChoice, kinds: Mapping[str, 
         items = run_sql(db, "jobs/items_until", {"until": choice.until}).to_pylist()
         chosen = kinds[choose_kind(items, choice.kind, kinds)]
         tasks = run_sql(db, "jobs/training_tasks", {"kind": chosen.name}).to_pylist()
-    named = set(choice.task_nights)
-    missing = named - {task["ds"] for task in tasks}
+    missing = set(choice.task_nights) - {task["ds"] for task in tasks}
     if missing:
         raise InputMissing(
             f"no tasks of kind {chosen.name} for {min(missing)}: run `pplug ingest tasks FILE --ds {min(missing)}`"
         )
-    held = held_texts(tasks, chosen, named)
-    lists = ChoiceLists(tasks, chosen)
-    from_histories = history_targets(items, chosen, lists, held)
-    found = [*from_histories.found, *task_targets(tasks, chosen, named)]
-    if choice.limit is not None:
-        found = limited(found, choice.limit)
+    return data_of(items, tasks, chosen, set(choice.task_nights), choice.limit)
+
+
+def data_of(
+    items: Sequence[Row], tasks: Sequence[Row], kind: Kind, named: set[date], limit: int | None
+) -> TrainingData:
+    """Choose the targets.
+
+    Args:
+        items: of all users, sorted by user and time.
+        tasks: of the kind, oldest first.
+        kind: of the plug.
+        named: nights whose references are targets; what other nights ask about is none.
+        limit: most targets; all unless given.
+    """
+    lists = ChoiceLists(tasks, kind)
+    from_histories = history_targets(items, kind, lists, held_texts(tasks, kind, named))
+    found = limited([*from_histories.found, *task_targets(tasks, kind, named)], limit)
     choices = lists.labels
     if lists.differ and len(choices or ()) > len(found):
         choices = ()  # each task brings candidates of its own: these are no classes
-    return TrainingData(chosen, items, replace(from_histories, found=found), choices)
+    return TrainingData(kind, items, replace(from_histories, found=found), choices)
 
 
 def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind]) -> str:
@@ -125,7 +136,7 @@ def choose_kind(items: Sequence[Row], kind: str | None, kinds: Mapping[str, Kind
     return counts[0]
 
 
-def limited(found: Sequence[Target], limit: int) -> list[Target]:
+def limited(found: Sequence[Target], limit: int | None) -> list[Target]:
     """At most so many targets, in turn one of each user, the last of each first; in the order they had."""
     rank = dict[str, int]()
     ranked: list[tuple[int, str, int]] = []

@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# As in a command, whichever test comes first; processes that tests start must see to it themselves.
+os.environ["TQDM_DISABLE"] = "1"
+import tqdm.auto  # noqa: F401
+
+del os.environ["TQDM_DISABLE"]
+
 TESTS = Path(__file__).parent
 
 for name in [name for name in os.environ if name.startswith("PPLUG_")]:

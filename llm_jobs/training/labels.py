@@ -65,10 +65,10 @@ def fit_text(training: Training) -> list[EpochLoss]:
         raise PplugError(f"no target is one of the labels ({labels}): correct the choices")
     if training.plug.config.values_width:
         head.values.fit(torch.from_numpy(np.stack([one.values for one in known if one.values is not None])))
-    seen, targets, folds = inputs_of(head, known), targets_of(head, known), folds_of(head, known)
+    seen, targets, bodies = inputs_of(head, known), targets_of(head, known), bodies_without(head, known)
     head.log_prior.copy_(log_prior(head, known))
     for body in range(len(head.text_weight)):
-        rows = folds != body
+        rows = bodies != body
         if rows.any():
             fit_body(head, body, seen[rows], targets[rows])
         training.progress("text bodies without the LLM", body + 1, len(head.text_weight))
@@ -80,7 +80,7 @@ def fit_scorers(training: Training) -> list[EpochLoss]:
     head = pointing_head(training)
     known = known_examples(training, training.train)
     with torch.no_grad():
-        text = head.text_log_probs(inputs_of(head, known), folds_of(head, known)).clamp(min=UNKNOWN)
+        text = head.text_log_probs(inputs_of(head, known), bodies_without(head, known)).clamp(min=UNKNOWN)
     rng = np.random.default_rng([training.config.seed, 1])
     copies = [evidence_batch(training, known, None), *(evidence_batch(training, known, rng) for _ in range(CUTS))]
     standardise(head, choice_features(copies[0], text, head.log_prior.expand_as(text)))
@@ -134,10 +134,10 @@ def targets_of(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
     return torch.tensor([place[item.example.target] for item in known])
 
 
-def folds_of(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
+def bodies_without(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
     """(n,) the body that is not fitted to an example: one for each user; of a single user one for each prompt."""
     if len({item.example.user_id for item in known}) > 1:
-        return torch.tensor([head.fold_of(item.example.user_id) for item in known])
+        return torch.tensor([head.body_without(item.example.user_id) for item in known])
     return torch.tensor([int(text_sha256(item.example.prompt)[:16], 16) % len(head.text_weight) for item in known])
 
 

@@ -8,23 +8,20 @@ task vector, past labels, their vote ─────▶ logistic regression     
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from embedder.compact import FloatArray
-from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from embedder.evidence import COLUMNS, Evidence, label_evidence
 from embedder.histories import History
-from llm_jobs.kinds import Kind
 from llm_jobs.labels import best_label, label_of
 from llm_jobs.training.data import Example
 from llm_jobs.training.labels import evidence_of, with_past
 from pipelines.baselines.cases import Case
 from pipelines.baselines.extra import required
-from pipelines.examples import Row, Target, examples_of
 
 ITEMS, VOTE = COLUMNS.index("items"), COLUMNS.index("vote 20")
 """Columns of the evidence: an item whose cosine is .1 nearer to the task weighs e^2 times as much in this vote."""
@@ -80,7 +77,7 @@ class LabelRegression:
     model: Any
     labels: Sequence[str]
     seconds: float
-    """Time of the fit, encoding included."""
+    """Time of the fit."""
 
     @property
     def parameters(self) -> int:
@@ -88,32 +85,11 @@ class LabelRegression:
         return int(self.model.coef_.size + self.model.intercept_.size)
 
     @classmethod
-    def fit(
-        cls, targets: Sequence[Target], items: Sequence[Row], kind: Kind, encoder: TextEncoder
-    ) -> "LabelRegression":
-        """Fit to what users produced, each with the items strictly before it.
+    def fit(cls, examples: Sequence[Example]) -> "LabelRegression":
+        """Fit to what users produced, each with the items of its kind strictly before it.
 
         The settings are scikit-learn's defaults (L2, C = 1), with more iterations, so that it converges. They and the
         features are the best of 32 tried (docs/experiments.md, 2026-11-26).
-
-        Args:
-            targets: what is fitted.
-            items: all items of all users, sorted by user and time.
-            kind: of the targets; the items of other kinds are passed over.
-            encoder: of the personas.
-
-        Raises:
-            InputMissing: if the histories hold fewer than two labels, or scikit-learn is not installed.
-        """
-        required("sklearn.linear_model")  # before the work
-        start = time.perf_counter()
-        of_kind = [item for item in items if item["kind"] == kind.name]
-        fitted = cls.of_examples(examples_of(targets, of_kind, {kind.name: kind}, encoder))
-        return replace(fitted, seconds=time.perf_counter() - start)
-
-    @classmethod
-    def of_examples(cls, examples: Sequence[Example]) -> "LabelRegression":
-        """Fit to examples that are encoded already.
 
         Raises:
             InputMissing: if they hold fewer than two labels, or scikit-learn is not installed.

@@ -7,15 +7,17 @@ from typing import Any
 
 import duckdb
 
-from embedder.errors import UsageError
+from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind, Metric
-from pipelines.answers.models import GenerateConfig, Models
+from pipelines.answers.models import GenerateConfig, Models, load_models
 from pipelines.baselines.answering import Arm
 from pipelines.baselines.authorship import with_authorship
 from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.table import comparison_rows
 from pipelines.evaluate import labels_of
 from pipelines.examples import Row
+from pipelines.nights.precisions import with_precisions
+from pipelines.nights.runs import RunRecord
 from pipelines.slices import slices_of
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import PlugChoice, TrainingData, training_data
@@ -23,30 +25,39 @@ from pipelines.training_data import PlugChoice, TrainingData, training_data
 
 @dataclass(frozen=True, eq=False)
 class NightOfKind:
-    """One kind of task of one night."""
+    """One kind of task of one night.
+
+    Raises:
+        InputMissing: if it has no task with a reference.
+    """
 
     warehouse: Warehouse
     ds: date
     kinds: Mapping[str, Kind]
     kind: Kind
     models: Models
-    scored: Sequence[Row]
+    tasks: Sequence[Row]
     """Its tasks that have a reference."""
 
-    def reader(self, db: duckdb.DuckDBPyConnection, scored: Sequence[Row] | None = None) -> CaseReader:
-        """Reads all tasks, or some."""
-        return CaseReader(db, self.ds, self.kind, self.models.encoder, self.scored if scored is None else scored)
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            told = f"no task of kind {self.kind.name} on {self.ds} has a reference"
+            raise InputMissing(f"{told}: run `pplug ingest tasks FILE --ds {self.ds}`")
 
-    def data(self, persona_ds: date) -> TrainingData:
+    def reader(self, db: duckdb.DuckDBPyConnection, tasks: Sequence[Row] | None = None) -> CaseReader:
+        """Reads all tasks, or some."""
+        return CaseReader(db, self.ds, self.kind, self.models.encoder, self.tasks if tasks is None else tasks)
+
+    def data(self, persona_ds: date, limit: int | None = None) -> TrainingData:
         """What trained methods are fitted to: histories up to the night that personas were made of."""
-        return training_data(self.warehouse, PlugChoice(self.kind.name, persona_ds), self.kinds)
+        return training_data(self.warehouse, PlugChoice(self.kind.name, persona_ds, limit=limit), self.kinds)
 
     def members(
         self, item_counts: Mapping[str, int], more: Callable[[Row], Iterable[str]] = lambda _: ()
     ) -> dict[str, list[str]]:
         """The tasks of each slice: all, by the length of the history, and in what `more` gives of a task."""
         members: dict[str, list[str]] = {}
-        for row in self.scored:
+        for row in self.tasks:
             for name in (*slices_of(item_counts.get(row["user_id"], 0)), *more(row)):
                 members.setdefault(name, []).append(row["task_id"])
         return members
@@ -57,14 +68,15 @@ class NightOfKind:
         """Rows of `evaluations`, apart from the run."""
         if self.kind.metric is Metric.ROUGE:
             arms = with_authorship(arms, "other", data.outputs)
-        return comparison_rows(self.kind, arms, members, labels_of(self.scored, self.kinds)[self.kind.name])
+        return comparison_rows(self.kind, arms, members, labels_of(self.tasks, self.kinds)[self.kind.name])
 
 
-def require_own_engine(config: GenerateConfig) -> None:
-    """Refuse an engine that cannot count the tokens of retrieved items, or be adapted.
+def compared_models(warehouse: Warehouse, config: GenerateConfig, record: RunRecord | None = None) -> Models:
+    """Load the models of a comparison, in precisions that the record keeps.
 
     Raises:
-        UsageError: naming it.
+        UsageError: of an engine that cannot count the tokens of retrieved items, or be adapted.
     """
     if config.engine != "transformers":
         raise UsageError(f"--compare cannot use the engine {config.engine}: leave --engine out")
+    return load_models(with_precisions(warehouse, config, record))

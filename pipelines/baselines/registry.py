@@ -223,7 +223,6 @@ def regression_method(bench: Bench) -> Method:
 class Entry:
     """A method before it is built."""
 
-    meaning: str
     build: Build = field(repr=False)
     plug: str | None = None
     """Aggregation of the plug that it needs."""
@@ -235,41 +234,39 @@ class Entry:
     """Answers to each task."""
 
 
-METHODS: Final[Mapping[str, Entry]] = {
-    "own": Entry("the plug", plug_method(OWN_PLUG), OWN_PLUG),
-    "other": Entry(
-        "the plug with another user's persona",
-        plug_method(OWN_PLUG, other_histories, draws=DRAWS),
-        OWN_PLUG,
-        draws=DRAWS,
-    ),
-    "default": Entry(
-        "the plug as for a user without history", plug_method(OWN_PLUG, no_history, kept=kept_nothing), OWN_PLUG
-    ),
-    SHUFFLED: Entry("the plug, trained on histories given to the wrong users", plug_method(SHUFFLED), SHUFFLED),
-    MET: Entry("the plug, trained on the histories of these users too", plug_method(MET), MET),
-    "none": Entry("the language model alone", plain_method),
-    "instruction": Entry(
-        "a plug of instruction vectors only", plug_method("none", no_history, kept=kept_nothing), "none"
-    ),
-    "plug_task": Entry(
-        "a plug that sees the task and nothing of the user", plug_method("task", no_history, kept=kept_nothing), "task"
-    ),
-    "plug_mean": Entry("a plug with the plain mean of the history", plug_method("mean", kept=kept_mean), "mean"),
-    "pplug_published": Entry("the plug as its authors published it", plug_method(PUBLISHED), PUBLISHED),
-    DIFFERENCE: Entry(
-        "a plug of what sets the user apart from others who wrote the like", plug_method(DIFFERENCE), DIFFERENCE
-    ),
-    "style_vector": Entry("the language model, steered by the user's style", style_method, is_free=True),
-    "plug_nearest": Entry("the plug, and the nearest item in the prompt", nearest_method, OWN_PLUG, is_free=True),
-    "recency_1": Entry("the newest item in the prompt", retrieval_method(lambda _: by_recency, 1, kept_texts)),
-    "recency_4": Entry("the 4 newest items in the prompt", retrieval_method(lambda _: by_recency, 4, kept_texts)),
-    "bm25_1": Entry("the best item by BM25 in the prompt", retrieval_method(by_bm25, 1, kept_texts)),
-    "bm25_4": Entry("the 4 best items by BM25 in the prompt", retrieval_method(by_bm25, 4, kept_texts)),
-    "dense_1": Entry("the nearest item in the prompt", retrieval_method(lambda _: by_cosine, 1, kept_items)),
-    "dense_4": Entry("the 4 nearest items in the prompt", retrieval_method(lambda _: by_cosine, 4, kept_items)),
-    "label_mode": Entry("the user's most frequent label, no LLM", mode_method, is_closed=True),
-    "label_vote": Entry("a vote of the user's past labels, no LLM", vote_method, is_closed=True),
-    "label_regression": Entry("a regression on text and past labels, no LLM", regression_method, is_closed=True),
+def of_plug(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Entry:
+    """A method that answers with a plug."""
+    return Entry(plug_method(name, whose, draws=draws, kept=kept), name, draws=draws)
+
+
+RANKINGS: Final[Mapping[str, tuple[Callable[[Kind], Ranking], Kept]]] = {
+    "recency": (lambda _: by_recency, kept_texts),
+    "bm25": (by_bm25, kept_texts),
+    "dense": (lambda _: by_cosine, kept_items),
 }
-"""By the name of its arm in `evaluations`."""
+"""Ways to choose items for the prompt, and what each has to keep."""
+
+METHODS: Final[Mapping[str, Entry]] = {
+    "own": of_plug(OWN_PLUG),
+    "other": of_plug(OWN_PLUG, other_histories, draws=DRAWS),
+    "default": of_plug(OWN_PLUG, no_history, kept=kept_nothing),
+    SHUFFLED: of_plug(SHUFFLED),
+    MET: of_plug(MET),
+    "none": Entry(plain_method),
+    "instruction": of_plug("none", no_history, kept=kept_nothing),
+    "plug_task": of_plug("task", no_history, kept=kept_nothing),
+    "plug_mean": of_plug("mean", kept=kept_mean),
+    "pplug_published": of_plug(PUBLISHED),
+    DIFFERENCE: of_plug(DIFFERENCE),
+    "style_vector": Entry(style_method, is_free=True),
+    "plug_nearest": Entry(nearest_method, OWN_PLUG, is_free=True),
+    **{
+        f"{name}_{count}": Entry(retrieval_method(rank, count, kept))
+        for name, (rank, kept) in RANKINGS.items()
+        for count in (1, 4)
+    },
+    "label_mode": Entry(mode_method, is_closed=True),
+    "label_vote": Entry(vote_method, is_closed=True),
+    "label_regression": Entry(regression_method, is_closed=True),
+}
+"""By the name of its arm in `evaluations`; `pipelines.verdicts.words` says what each is."""

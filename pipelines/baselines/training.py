@@ -2,40 +2,50 @@
 
 examples ─┬─▶ prepared, by where the soft prompt stands ─┐
           └─▶ the LLM's values of the prompts ───────────┴─▶ those of some users ─▶ a plug of one aggregation and seed
+
+Where a folder is given, plugs are kept there under names that tell what they were trained on and how: a comparison that
+was killed goes on where it was, and one with more methods or seeds trains these alone.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from llm_jobs.kinds import Kind
+from embedder.plug import PersonaPlug
 from llm_jobs.prompts import Placement
+from llm_jobs.training import REPORT
+from llm_jobs.training.checkpoint import run_fingerprint
 from llm_jobs.training.data import Example, Prepared, TrainConfig
 from llm_jobs.training.fit import prepare, seeded_plug, train_plug
+from llm_jobs.training.through_llm import fingerprint_parts
 from llm_jobs.training.training import with_values
-from pipelines.answers.models import Models, trainable
+from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
+from pipelines.baselines.night import NightOfKind
+from pipelines.baselines.plugs import training_seconds
 from pipelines.baselines.registry import DIFFERENCE, OWN_PLUG, SHUFFLED, TrainedPlug
 from pipelines.nights.runs import Progress
-from pipelines.train import plug_config
+from pipelines.train import add_to_report, hashed_users, plug_config
 
 
 @dataclass(frozen=True, eq=False)
 class FoldTrainer:
     """Trains plugs of one kind on the examples of some of the users."""
 
-    kind: Kind
-    models: Models
+    night: NightOfKind
     labels: tuple[str, ...]
     """Of a closed kind."""
     examples: Sequence[Example]
     """Of all users."""
     config: TrainConfig
     progress: Progress
+    folder: Path | None = None
+    """Where plugs are kept; nowhere unless given."""
     _prepared: dict[Placement, list[Prepared]] = field(default_factory=dict[Placement, list[Prepared]])
 
     def trained(self, need: str, seed: int, is_known: Callable[[str], bool]) -> TrainedPlug:
@@ -46,9 +56,9 @@ class FoldTrainer:
             seed: of the start weights and of the training.
             is_known: tells of a user whether the plug learns of them.
         """
-        llm = trainable(self.models.llm)
+        models = self.night.models
         aggregation = OWN_PLUG if need in (SHUFFLED, DIFFERENCE) else need
-        config = plug_config(self.kind, self.models, aggregation, () if need == DIFFERENCE else self.labels)
+        config = plug_config(self.night.kind, models, aggregation, () if need == DIFFERENCE else self.labels)
         known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
         if not config.values_width:
             known = [replace(one, values=None) for one in known]
@@ -60,20 +70,33 @@ class FoldTrainer:
             peers = Peers(known)
             known, config = peers.examples(known), replace(config, encoder_width=2 * config.encoder_width)
         plug = seeded_plug(config, seed)
-        names = self.models.encoder.encode(config.labels) if config.labels else None
         held_out = self.config.held_out if plug.head.STOPS_EARLY else 0.0  # else it only tells a loss
         settings = replace(self.config, seed=seed, held_out=held_out)
-        with tempfile.TemporaryDirectory() as folder:
-            train_plug(plug, llm, known, settings, Path(folder), self.progress, names)
-        seconds = time.perf_counter() - start
-        return TrainedPlug(plug, seconds, peers.task) if peers else TrainedPlug(plug, seconds)
+        with self._folder(need, plug, settings, known) as place:
+            folder = Path(place)
+            if not (folder / REPORT).is_file():
+                names = models.encoder.encode(config.labels) if config.labels else None
+                train_plug(plug, trainable(models.llm), known, settings, folder, self.progress, names)
+                users = hashed_users(self.night.warehouse, known) if self.folder else {}
+                add_to_report(folder, seconds=round(time.perf_counter() - start, 1), **users)
+            found = TrainedPlug(PersonaPlug.from_pretrained(folder), training_seconds(folder))
+        return replace(found, seen=peers.task) if peers else found
+
+    def _folder(
+        self, need: str, plug: PersonaPlug, settings: TrainConfig, known: Sequence[Prepared]
+    ) -> AbstractContextManager[Path | str]:
+        """The plug's own folder, named by all that the training depends on."""
+        if self.folder is None:
+            return tempfile.TemporaryDirectory()
+        identity = run_fingerprint(plug, asdict(settings), fingerprint_parts(known))
+        return nullcontext(self.folder / f"{need}-{settings.seed}-{identity[:16]}")
 
     def prepared(self, placement: Placement) -> list[Prepared]:
         """The examples of all users, with the LLM's values of their prompts where plugs of the kind see these."""
         if placement not in self._prepared:
-            llm = trainable(self.models.llm)
+            llm = trainable(self.night.models.llm)
             found = prepare(self.examples, llm, placement)
-            if self.kind.sees_llm_values and llm.values_width and placement is Placement.AFTER:
+            if self.night.kind.sees_llm_values and llm.values_width and placement is Placement.AFTER:
                 found = with_values(found, llm.prefixes, self.progress)
             self._prepared[placement] = found
         return self._prepared[placement]

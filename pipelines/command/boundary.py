@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from embedder.errors import PplugError, error_line
 from pipelines.command.console import message, quiet_libraries
+from pipelines.command.progress import waiting
 from pipelines.command.settings import OptionNames, Settings
 from pipelines.command.streams import open_closed_streams
 from pipelines.tables.damage import damage_line
@@ -51,7 +52,8 @@ def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:
     quiet_libraries()
     state = State()
     try:
-        code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
+        with waiting():
+            code = app(args, prog_name="pplug", obj=state, standalone_mode=False)
     except Exception as error:
         message(with_places(told_line(error), state), logging.ERROR, error if state.is_debug else None)
         return error.exit_code if isinstance(error, PplugError | TyperException) else 1

@@ -9,7 +9,7 @@ import warnings
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pipelines.command.streams import speaks_unicode, visible, visible_json, write_err
+from pipelines.command.streams import speaks_unicode, visible, visible_json, waiting_line, write_err
 
 OUR_LOGGERS = ("embedder", "llm_jobs", "pipelines")
 
@@ -57,6 +57,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
+        waiting_line.wipe()
         super().emit(record)
 
 

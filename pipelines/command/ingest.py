@@ -10,7 +10,7 @@ import typer
 from embedder.errors import UsageError
 from pipelines.command import options as opt
 from pipelines.command.options import DATE, PATH, option
-from pipelines.command.values import kind_name
+from pipelines.command.values import kind_name, parse_source
 
 if TYPE_CHECKING:
     from pipelines.ingest import IngestConfig
@@ -20,7 +20,11 @@ app = typer.Typer(rich_markup_mode=None, help="Put histories and tasks into the 
 
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[SOURCE]...", help="Files, folders, globs, or - for stdin; one item or task a row."),
+    typer.Argument(
+        parser=parse_source,
+        metavar="[SOURCE]...",
+        help="Files, folders, globs, or - for stdin; one item or task a row.",
+    ),
 ]
 IngestNight = Annotated[date | None, option("--ds", "Night of ingestion.", show_default="today", **DATE)]
 LampKind = Annotated[str | None, option("--kind", "Kind of the questions; found out unless given.", callback=kind_name)]

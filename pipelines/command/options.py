@@ -32,6 +32,7 @@ from pipelines.command.values import (
     parse_date,
     parse_path,
     parse_size,
+    parse_source,
     set_log_format,
     show_version,
 )
@@ -94,6 +95,7 @@ AUTO = "Precision of {}; auto: as in its last run, at first the faster one."
 SIZE: dict[str, Any] = {"parser": parse_size, "metavar": "SIZE"}
 DATE: dict[str, Any] = {"parser": parse_date, "metavar": "DATE"}
 PATH: dict[str, Any] = {"parser": parse_path, "metavar": "PATH"}
+SOURCE: dict[str, Any] = {"parser": parse_source, "metavar": "SOURCE"}
 
 NightDate = Annotated[date, option("--ds", "The night, like 2026-11-01.", **DATE)]
 Until = Annotated[date | None, option("--until", "Last day whose items are used.", **DATE)]
@@ -121,7 +123,8 @@ EvaluatedPlugs = Annotated[
     list[Path],
     option(
         "--plug",
-        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable.",
+        "Folder of a plug, one for each kind of task, with --compare one for each aggregation; repeatable. With --folds"
+        " the folder to keep trained plugs in.",
         **PATH,
     ),
 ]

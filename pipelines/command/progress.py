@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipelines.background import repeated
 from pipelines.command.cells import duration
-from pipelines.command.streams import is_terminal
+from pipelines.command.streams import is_terminal, waiting_line
 
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 LINE_SECONDS: Final = 30.0
 """Time between two lines where there is no terminal."""
+
+SILENCE: Final = 3.0
+"""Seconds without a word after which a terminal shows that a command works."""
 
 FIRST: Final = "reading tables and models"
 """What is said until the job counts something."""
@@ -51,8 +54,26 @@ def times(elapsed: float, done: int, total: int) -> str:
 @contextmanager
 def progress_bars(line_seconds: float = LINE_SECONDS) -> "Generator[Progress]":
     """A function that shows how far a job is; what follows a comma in its label may change, as in `steps, loss 0.5`."""
-    with _bars() if is_terminal(sys.stderr) else _lines(line_seconds) as show:
+    with waiting_line.left_out(), _bars() if is_terminal(sys.stderr) else _lines(line_seconds) as show:
         yield show
+
+
+@contextmanager
+def waiting(silence: float = SILENCE, line_seconds: float = LINE_SECONDS) -> Generator[None]:
+    """Show that a command works while it says nothing: at a terminal in a line that is wiped away, else in the log."""
+    phase, waiting_line.is_off = Phase("working", time.monotonic()), False
+
+    def told() -> None:
+        line = phase.told(time.monotonic())
+        if is_terminal(sys.stderr):
+            waiting_line.show(line, silence)
+        elif not waiting_line.is_off:
+            logger.info(line)
+
+    waiting_line.wipe()
+    with repeated(told, min(silence, 1.0) if is_terminal(sys.stderr) else line_seconds):
+        yield
+    waiting_line.wipe()
 
 
 @contextmanager
@@ -78,9 +99,8 @@ def _bars() -> "Generator[Progress]":
         """How long it took, and about how long it will take."""
 
         def render(self, task: "Task") -> "Text":
-            if task.total is None:
-                return Text(times(task.elapsed or 0.0, 0, 0))
-            return Text(times(task.elapsed or 0.0, int(task.completed), int(task.total)))
+            elapsed = task.finished_time or task.elapsed or 0.0
+            return Text(times(elapsed, int(task.completed), int(task.total or 0)))
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), Times())
     with Progress(*columns, console=Console(stderr=True, force_terminal=True)) as bars:

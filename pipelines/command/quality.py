@@ -1,13 +1,15 @@
 """The commands that make a plug and measure it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedder.errors import UsageError
 from pipelines.command import options as opt
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
@@ -15,6 +17,7 @@ from pipelines.command.streams import write_out
 from pipelines.command.tables import Form, Row, rows_of
 
 if TYPE_CHECKING:
+    from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
 
 app = typer.Typer(rich_markup_mode=None)
@@ -39,6 +42,10 @@ class Compared:
         opt.option("--folds", "With --compare: cut users into so many folds; train on the others of each.", min=0),
     ] = 0
     seeds: Annotated[int, opt.option("--seeds", "With --folds: trainings of every trained method.", min=1)] = 3
+    epochs: Annotated[int, opt.option("--epochs", "With --folds: passes over the examples.", min=1)] = 3
+    limit: Annotated[
+        int | None, opt.option("--limit", "With --folds: most examples of all users, in turn one of each.", min=1)
+    ] = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,16 +79,13 @@ def train(
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
-    from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
     from pipelines.train import plan_train, train_job
     from pipelines.training_data import PlugChoice
     from pipelines.verdicts.trained import training_verdict
 
-    config, training = GenerateConfig(**vars(models)), TrainConfig(epochs=epochs, seed=seed)
-    if models.memory is not None:
-        training = replace(training, cache_gib=models.memory / 2**30)
+    config, training = GenerateConfig(**vars(models)), training_config(epochs, models.memory, seed)
     choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, limit)
     what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
     if common.dry_run:
@@ -95,6 +99,14 @@ def train(
     held_out = (result.losses, result.held_out_users, result.loss_without_plug)
     message(training_verdict(*held_out, is_closed=result.is_closed))
     message(f"next: `pplug nightly --ds DATE --plug {plug}`, then `pplug evaluate --ds DATE --controls --plug {plug}`")
+
+
+def training_config(epochs: int, memory: int | None, seed: int = 0) -> "TrainConfig":
+    """How plugs are trained, with --memory for the keys and values of prompts where it is given."""
+    from llm_jobs.training.data import TrainConfig
+
+    room: dict[str, Any] = {} if memory is None else {"cache_gib": memory / 2**30}
+    return TrainConfig(epochs=epochs, seed=seed, **room)
 
 
 @app.command()
@@ -112,10 +124,11 @@ def evaluate(
 ) -> None:
     """Measure the night's outputs with LaMP's metrics.
 
-    With --compare --folds 5 they are answered by plugs and baselines that never met their users, trained for it. With
-    --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
+    With --controls the same tasks are answered, but not kept, for other users, for nobody and without the plug. With
     --compare it is in every other way that the same LLM can be personalised, too: see docs/quality.md, and try
-    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --methods none,bm25_4,label_mode`.
+    `pplug evaluate --ds 2026-11-01 --compare --plug plugs/news --methods none,bm25_4,label_mode`. With --compare
+    --folds 5 it is by plugs and baselines that never met their users, trained for it and kept in the folder --plug,
+    where a run that was killed goes on.
 
     Example: pplug evaluate --ds 2026-11-01 --controls --plug plugs/news
     """
@@ -123,11 +136,9 @@ def evaluate(
     from pipelines.evaluate import evaluate_night, plan_evaluate, scored_users
 
     config = GenerateConfig(engine=engine, **vars(models))
-    if compared.folds:
-        return compare_on_folds(ctx, ds, config, compared, common)
-    plugs = opt.control_plugs(plug, is_wanted=controls or compared.compare)
-    if compared.compare:
-        return compare_plugs(ctx, ds, plugs, config, compared, common)
+    if compared.folds or compared.compare:
+        return compare(ctx, ds, plug, config, compared, common)
+    plugs = opt.control_plugs(plug, is_wanted=controls)
     what = (common.tables, ds, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_evaluate(*what, plugs=plugs, config=config))])
@@ -184,24 +195,7 @@ def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[
     return None
 
 
-def compare_on_folds(
-    ctx: typer.Context, ds: date, config: "GenerateConfig", compared: Compared, common: opt.Writing
-) -> None:
-    """What `pplug evaluate --compare --folds K` does."""
-    from pipelines.compare import CompareConfig
-    from pipelines.evaluate import scored_users
-    from pipelines.folds import FoldConfig, compare_folds, plan_folds
-
-    folds = FoldConfig(compared.folds, compared.seeds)
-    compare = CompareConfig(compared.kind, compared.names)
-    if common.dry_run:
-        return common.show([asdict(plan_folds(common.tables, ds, opt.kinds_of(ctx), compare, folds))])
-    with progress_bars() as progress:
-        found = compare_folds(common.tables, ds, opt.kinds_of(ctx), config, compare, folds, progress=progress)
-    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
-
-
-def compare_plugs(
+def compare(
     ctx: typer.Context,
     ds: date,
     plugs: list[Path],
@@ -209,16 +203,26 @@ def compare_plugs(
     compared: Compared,
     common: opt.Writing,
 ) -> None:
-    """What `pplug evaluate --compare` does."""
+    """What `pplug evaluate --compare` does, on folds or with plugs that are there."""
     from pipelines.compare import CompareConfig, compare_night, plan_compare
     from pipelines.evaluate import scored_users
+    from pipelines.folds import FoldConfig, compare_folds, plan_folds
 
-    what = (common.tables, ds, opt.kinds_of(ctx), plugs, config)
-    compare = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    night = (common.tables, ds, opt.kinds_of(ctx))
+    wanted = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    if compared.folds:
+        if plugs[1:]:
+            raise UsageError(f"--folds keeps its plugs in one folder, saw --plug {plugs[0]} and --plug {plugs[1]}")
+        train = training_config(compared.epochs, config.memory)
+        folds = FoldConfig(compared.folds, compared.seeds, train, compared.limit, plugs[0] if plugs else None)
+        plan, run = partial(plan_folds, *night, wanted, folds), partial(compare_folds, *night, config, wanted, folds)
+    else:
+        what = (*night, opt.control_plugs(plugs, is_wanted=True), config, wanted)
+        plan, run = partial(plan_compare, *what), partial(compare_night, *what)
     if common.dry_run:
-        return common.show([asdict(plan_compare(*what, compare))])
+        return common.show([asdict(plan())])
     with progress_bars() as progress:
-        found = compare_night(*what, compare, progress=progress)
+        found = run(progress=progress)
     show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
 
 

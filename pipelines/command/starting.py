@@ -67,7 +67,7 @@ def init(
     ctx: typer.Context,
     kind: Annotated[str, opt.option("--kind", "Kind of the tasks, like rating.", callback=opt.kind_name)],
     file: Annotated[
-        Path | None, opt.option("--from", "Your file of histories; its columns are looked at.", **opt.PATH)
+        Path | None, opt.option("--from", "Your file of histories; its columns are looked at.", **opt.SOURCE)
     ] = None,
     columns: Annotated[
         str, opt.option("--map", "What the file calls our columns, where it is not found out: text=body.")
@@ -86,11 +86,12 @@ def init(
     from pipelines.starting.folder import Start, begin
     from pipelines.starting.kinds_shown import chosen_kind, spoken_name
 
-    found = opt.kinds_of(ctx)
+    found, settings = opt.kinds_of(ctx), ctx.obj.settings
     chosen = chosen_kind(kind, found)
-    looked = None if file is None else look_at(file, chosen, found, opt.column_map(columns))
-    spoken = spoken_name(kind, ctx.obj.settings.kinds) or kind
-    begun = begin(Start(chosen, spoken, opt.today(), file, looked, ctx.obj.settings.sources), Path(), dry_run=dry_run)
+    given = (opt.column_map(columns), settings.warehouse_options)
+    looked = None if file is None else look_at(file, chosen, found, *given)
+    spoken = spoken_name(kind, settings.kinds) or kind
+    begun = begin(Start(chosen, spoken, opt.today(), file, looked, settings.sources), Path(), dry_run=dry_run)
     for line in begun.told:
         message(line)
     common.show(begun.files, whole=True)

@@ -8,12 +8,56 @@ import io
 import os
 import re
 import sys
+import threading
+import time
+from collections.abc import Generator
 from typing import Any, Final, TextIO
 
 from embedder.errors import PplugError
 
 _OBEYED: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 """Control characters but tab and line end, and marks that change the order in which a line is read."""
+
+
+class WaitingLine:
+    """A line at the terminal that is there while nothing else is said, and wiped away before anything is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._width = 0
+        self._said_at = 0.0
+        self.is_off = False
+
+    def show(self, line: str, silence: float) -> None:
+        """Show it if nothing was said for so many seconds."""
+        with self._lock:
+            if not self.is_off and time.monotonic() - self._said_at >= silence:
+                sys.stderr.write(f"\r{line}")
+                sys.stderr.flush()
+                self._width = len(line)
+
+    def wipe(self) -> None:
+        """Make room for something else."""
+        with self._lock:
+            self._said_at = time.monotonic()
+            if self._width:
+                sys.stderr.write(f"\r{' ' * self._width}\r")
+                sys.stderr.flush()
+                self._width = 0
+
+    @contextlib.contextmanager
+    def left_out(self) -> Generator[None]:
+        """Not meanwhile."""
+        self.wipe()
+        before, self.is_off = self.is_off, True
+        try:
+            yield
+        finally:
+            self.is_off = before
+            self.wipe()
+
+
+waiting_line: Final = WaitingLine()
 
 
 def visible(text: str) -> str:
@@ -56,6 +100,8 @@ def open_closed_streams() -> None:
 
 def write_out(text: str) -> bool:
     """Write to stdout; False where nobody reads it any more, as behind `| head -1`."""
+    waiting_line.wipe()
+    waiting_line.is_off = True  # rows may be shown by a pager, on the same screen
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -71,6 +117,7 @@ def write_out(text: str) -> bool:
 
 def write_err(text: str) -> None:
     """Write to stderr, if anybody reads it."""
+    waiting_line.wipe()
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

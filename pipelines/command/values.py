@@ -27,6 +27,13 @@ def parse_path(text: str | Path) -> Path:
     return local_path(text)
 
 
+def parse_source(text: str | Path) -> Path:
+    """Read a path, or the URI of objects in a store."""
+    from pipelines.intake.remote import is_remote
+
+    return Path(text) if is_remote(Path(text)) else parse_path(text)
+
+
 def parse_size(text: str | int) -> int:
     """Read an amount of memory; a default is one already."""
     from llm_jobs.memory import parse_bytes

@@ -5,7 +5,7 @@ from typing import Final
 
 from embedder.errors import PplugError
 from pipelines.erasure.user_key import KEY_FILE, LOST, UserKey, made_key, read_key
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 JOB: Final = "forget"
@@ -29,11 +29,7 @@ def read_forgotten(warehouse: Warehouse) -> HashedUsers:
     Raises:
         PplugError: if somebody was, and the key is gone, damaged or another one.
     """
-    version = warehouse.version("runs")
-    if version is None:
-        return HashedUsers()
-    with connect(warehouse, {"runs": version}) as db:
-        found = run_sql(db, "jobs/forgotten_users").to_pylist()
+    found = asked_table(warehouse, "runs", "jobs/forgotten_users").to_pylist()
     if not found:
         return HashedUsers()
     path, key = f"{warehouse}/{KEY_FILE}", read_key(warehouse)

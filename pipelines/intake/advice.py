@@ -11,6 +11,15 @@ from pipelines.intake.staging import Seen
 _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
 """What is shown as a column's name: the first row of a file without a header is somebody's text."""
 
+TITLES: Final = ("headline", "title", "subject")
+"""What other people call an output that is free text."""
+
+LABELS: Final = ("label", "category", "section", "topic", "tag", "class")
+"""What they call one of a few choices."""
+
+SCORES: Final = ("rating", "score", "stars", "overall")
+"""What they call one of a few numbers."""
+
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "user_id": (
         *(
@@ -37,10 +46,7 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "queued_at": ("date", "time", "timestamp", "created_at", "created", "posted_at", "published", "published_at"),
     "text": ("body", "content", "article", "review", "reviewtext", "message", "abstract", "description"),
     "input": ("prompt", "question", "query"),
-    "output": (
-        *("headline", "title", "label", "rating", "score", "stars", "tag", "overall", "subject", "category", "class"),
-        *("section", "topic"),
-    ),
+    "output": (*TITLES, *LABELS, *SCORES),
     "reference": ("answer", "gold", "target", "expected", "output"),
 }
 """What other people call our columns."""
@@ -94,7 +100,9 @@ def needed_columns(name: str, *, has_kind: bool) -> list[str]:
     return ["input (or text)" if column == "input" else column for column in needed if column not in spared]
 
 
-def fitting_map(found: Iterable[str], name: str, given: Mapping[str, str], *, has_kind: bool) -> dict[str, str]:
+def fitting_map(
+    found: Iterable[str], name: str, given: Mapping[str, str], *, has_kind: bool, outputs: Sequence[str] = TITLES
+) -> dict[str, str]:
     """For the columns of a table that a file lacks, those of the file that are most likely meant.
 
     Args:
@@ -102,7 +110,9 @@ def fitting_map(found: Iterable[str], name: str, given: Mapping[str, str], *, ha
         name: the table.
         given: what is mapped already.
         has_kind: whether the kind is known without a column.
+        outputs: names that an output has before all others.
     """
+    usual = {**USUAL_NAMES, "output": (*outputs, *USUAL_NAMES["output"])}
     there = frozenset(found)
     pairs: dict[str, str] = {}
     for column in COLUMN_TYPES[name]:
@@ -111,17 +121,17 @@ def fitting_map(found: Iterable[str], name: str, given: Mapping[str, str], *, ha
             continue
         free = there - {*given.values(), *pairs.values(), *COLUMN_TYPES[name]}
         for ours in (column, "text") if column == "input" else (column,):
-            if match := _match(ours, free):
+            if match := _match(ours, free, usual.get(ours, ())):
                 pairs[ours] = match
                 break
     return pairs
 
 
-def _match(column: str, found: frozenset[str]) -> str | None:
+def _match(column: str, found: frozenset[str], usual: Iterable[str]) -> str | None:
     """The column of a file that is most likely meant."""
     free = {name.lower(): name for name in found if _NAME.fullmatch(name)}
-    for usual in USUAL_NAMES.get(column, ()):
-        if usual in free:
-            return free[usual]
+    for name in usual:
+        if name in free:
+            return free[name]
     near = get_close_matches(column, free, n=1, cutoff=0.75)
     return free[near[0]] if near else None

@@ -27,7 +27,7 @@ from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import Models, load_models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
 from pipelines.examples import Row
-from pipelines.library.fitting import data_of, fitted
+from pipelines.library.fitting import chosen_data, fitted
 from pipelines.library.frames import Frame, like
 from pipelines.library.personas import MAX_VECTORS, Persona, personas_of
 from pipelines.library.quiet import without_bars
@@ -141,7 +141,7 @@ class Personalizer:
         train = TrainConfig(epochs=epochs, seed=seed)
         items = read_histories(histories, chosen, known, saved.columns)
         queue = [] if tasks is None else read_tasks(tasks, chosen, known, saved.columns)
-        data = data_of(items, queue, chosen, limit)
+        data = chosen_data(items, queue, chosen, limit)
         with without_bars():
             models = load_models(saved.config)
         plug, report = fitted(data, known, models, train, progress)

@@ -7,14 +7,13 @@ from typing import Any
 
 from pipelines.nights.runs import utc_now
 from pipelines.store.leases import runs_under_way
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 
 def list_runs(warehouse: Warehouse, ds: date | None = None, job: str | None = None) -> Iterator[dict[str, Any]]:
     """Runs that are in no table yet, then all others, the newest first; only those of a night and a job if given."""
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        recorded = run_sql(db, "jobs/recorded_runs")
+    recorded = asked_table(warehouse, "runs", "jobs/recorded_runs")
     over = recorded.to_pylist()
     leases = [
         {**other.row, "status": "killed" if other.seems_dead() else "running"}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 
@@ -59,8 +59,7 @@ class Speed:
 
 def speed_of(warehouse: Warehouse, job: str, sample: Callable[[], object], sample_tokens: int) -> Speed:
     """The speed of the largest of the last runs of a job, or of a sample of so many tokens where it never ran."""
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        last = run_sql(db, "jobs/last_cost", {"job": job}).to_pylist()
+    last = asked_table(warehouse, "runs", "jobs/last_cost", {"job": job}).to_pylist()
     if last and last[0]["tokens"]:  # a plug with labels reads none
         tokens, seconds = last[0]["tokens"], last[0]["seconds"]
         cost = Cost(

@@ -15,7 +15,7 @@ from embedder.models import model_folder
 from embedder.precision import decided_precision
 from pipelines.nights.runs import RunRecord
 from pipelines.personas.encoders import EncoderConfig
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 Config = TypeVar("Config", bound=EncoderConfig)
@@ -45,8 +45,7 @@ def with_precisions(warehouse: Warehouse, config: Config, record: RunRecord | No
 def last_precision(warehouse: Warehouse, model_key: str, model: str, dtype_key: str, device: str) -> Precision | None:
     """The precision that the model ran in last; None for one that the device does not have, or for a new model."""
     params = {"model_key": f"$.{model_key}", "model": model, "dtype_key": f"$.{dtype_key}"}
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
-        rows = run_sql(db, "jobs/last_precision", params).to_pylist()
+    rows = asked_table(warehouse, "runs", "jobs/last_precision", params).to_pylist()
     found = cast(Precision | None, rows[0]["dtype"] if rows else None)
     return None if found == "bfloat16" and not has_bfloat16(device) else found
 

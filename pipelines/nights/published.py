@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.nights.shards import canonical_sha256
 from pipelines.tables.data_files import Counts, DataFile
-from pipelines.tables.views import connect, run_sql
+from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
 DONE = "done"
@@ -103,8 +103,8 @@ class NightInputs:
 
         None if none did, if it was killed in between, if others wrote to the night since, or if its rows were dropped.
         """
-        with connect(self.warehouse, self.warehouse.versions(["runs"])) as db:
-            found = run_sql(db, "jobs/published_run", {"job": self.job, "ds": self.ds}).to_pylist()
+        wanted = {"job": self.job, "ds": self.ds}
+        found = asked_table(self.warehouse, "runs", "jobs/published_run", wanted).to_pylist()
         if not found:
             return None
         run = PublishedRun(**found[0] | {"config": json.loads(found[0]["config"])})

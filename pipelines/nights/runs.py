@@ -210,7 +210,7 @@ def end_killed(warehouse: Warehouse, dead: LeasedRun) -> None:
     """
     run_id, job, ds = dead.row["run_id"], dead.row["job"], date.fromisoformat(dead.row["ds"])
     started_at = datetime.fromisoformat(dead.row["started_at"])
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
+    with connect(warehouse, files={"runs": warehouse.live("runs")}) as db:
         is_recorded = bool(db.execute("select 1 from runs where run_id = $run_id", {"run_id": run_id}).fetchall())
     dead.lease.release()
     if not is_recorded:

@@ -43,7 +43,7 @@ def table_of(name: str, columns: Mapping[str, Any], constants: Mapping[str, str]
     """The columns as rows of a table of the contract; `constants` are the same in every row."""
     schema = file_schema(name)
     row_count = len(next(iter(columns.values())))
-    given = {**{key: [value] * row_count for key, value in constants.items()}, **columns}
+    given: dict[str, Any] = {**{key: [value] * row_count for key, value in constants.items()}, **columns}
     typed = [
         given[name].cast(kind) if isinstance(given[name], pa.Array | pa.ChunkedArray) else pa.array(given[name], kind)
         for name, kind in zip(schema.names, schema.types, strict=True)

@@ -114,7 +114,7 @@ class Nights:
 
 def encoded_nights(warehouse: Warehouse) -> list[EncodedNight]:
     """Every night that is published, the oldest first."""
-    with connect(warehouse, warehouse.versions(["runs"])) as db:
+    with connect(warehouse, files={"runs": warehouse.live("runs")}) as db:
         return nights_of(db)
 
 

@@ -14,9 +14,10 @@ from typing import Final
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
-from pipelines.intake.advice import fitting_map, needed_columns, shown
+from pipelines.intake.advice import LABELS, SCORES, TITLES, fitting_map, needed_columns, shown
 from pipelines.intake.checks import RowRules, check_chunk, renamed
 from pipelines.intake.chunks import Chunk, ColumnNames
+from pipelines.intake.remote import spelled
 from pipelines.intake.sources import Source, expanded, read_chunks
 from pipelines.intake.times import Years
 
@@ -38,7 +39,13 @@ class Looked:
     """How many of them would be refused, by reason."""
 
 
-def look_at(file: Path, kind: Kind, kinds: Mapping[str, Kind], given: Mapping[str, str]) -> Looked:
+def look_at(
+    file: Path,
+    kind: Kind,
+    kinds: Mapping[str, Kind],
+    given: Mapping[str, str],
+    options: Mapping[str, str] | None = None,
+) -> Looked:
     """Find the columns of a file of histories.
 
     Args:
@@ -46,20 +53,22 @@ def look_at(file: Path, kind: Kind, kinds: Mapping[str, Kind], given: Mapping[st
         kind: the kind of its items.
         kinds: the kinds there are.
         given: columns that are known already.
+        options: of the object store, for a file that lies in one.
 
     Raises:
         InputMissing: if the file is not there.
         UsageError: if a column that is needed is not found, or the file holds no rows.
     """
-    source, *_ = expanded([file])
+    source, *_ = expanded([file], options)
     if source.is_stdin:
         raise UsageError("--from takes a file: standard input cannot be read twice")
     names = _first(source, {}).names | frozenset(source.partitions)
     if not names:
         raise UsageError(
-            f"{source.label} has no columns to look at: `pplug ingest histories {file} --dry-run` says why"
+            f"{source.label} has no columns to look at: `pplug ingest histories {spelled(file)} --dry-run` says why"
         )
-    columns = dict(given) | fitting_map(names, "histories", given, has_kind=True)
+    outputs = TITLES if not kind.choices else SCORES if kind.choices[0].isdecimal() else LABELS
+    columns = dict(given) | fitting_map(names, "histories", given, has_kind=True, outputs=outputs)
     wanted = [*needed_columns("histories", has_kind=True), *(["output"] if kind.prompt is not None else [])]
     lacking = [column for column in wanted if columns.get(column, column) not in names]
     if lacking:

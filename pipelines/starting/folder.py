@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from llm_jobs.kinds import Kind
 from pipelines.intake.advice import as_option
+from pipelines.intake.remote import spelled
 from pipelines.starting.columns import Looked
 from pipelines.starting.samples import NEWCOMER, USERS, history_rows, task_rows
 
@@ -107,8 +108,8 @@ def begin(start: Start, folder: Path, *, dry_run: bool = False) -> Begun:
         for path in new:
             with (folder / path).open("x", encoding="utf8") as file:
                 file.write(wanted[path][1])
-    became = {True: "to be written" if dry_run else "written", False: "left as it is"}
-    files = [{"file": f"{path}", "holds": holds, "became": became[path in new]} for path, (holds, _) in wanted.items()]
+    states = {True: "to be written" if dry_run else "written", False: "left as it is"}
+    files = [{"file": f"{path}", "holds": holds, "state": states[path in new]} for path, (holds, _) in wanted.items()]
     return Begun(files, next_commands(start, is_new=SETTINGS in new), list(_told(start)))
 
 
@@ -129,7 +130,8 @@ def _told(start: Start) -> Iterator[str]:
     if looked is None:
         return
     found = ", ".join(f"{ours} is {theirs}" for ours, theirs in looked.columns.items())
-    yield f"{start.file}: {found}" if found else f"{start.file}: its columns have our names"
+    file = spelled(start.file or HISTORIES)
+    yield f"{file}: {found}" if found else f"{file}: its columns have our names"
     for reason, count in looked.refused.items():
         yield f"of its first {looked.row_count} rows {count} would be refused: {reason}"
 
@@ -151,7 +153,7 @@ def next_commands(start: Start, *, is_new: bool) -> list[dict[str, str]]:
         is_new: whether pplug.toml is ours; another one may not know the source.
     """
     plug, ds = _plug(start), f"--ds {start.today}"
-    read = shlex.quote(str(start.file or HISTORIES))
+    read = shlex.quote(spelled(start.file or HISTORIES))
     if start.looked is not None and (is_new or start.source in start.saved):
         read += f" --like {start.source}"
     elif start.looked is not None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,37 +46,37 @@ def selected(schema: pa.Schema) -> str:
     )
 
 
-def named_rows(
-    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, files: Sequence[DataFile]
-) -> duckdb.DuckDBPyRelation:
-    """Read files of a table: its columns, and in `file` the name of the file that a row is in.
-
-    The night is the name of the file's own folder, which is Delta's partition value; folders further up may be named
-    like columns and mean nothing.
-    """
-    if not files:
-        return db.from_arrow(TABLES[name].append(pa.field("file", pa.string())).empty_table())
-    if warehouse.store.folder is None:
-        columns = [*TABLES[name].names, "__filename"]
-        rows = db.from_arrow(warehouse.dataset(name, files).scanner(columns=columns))
-        return rows.project(", ".join([*TABLES[name].names, "__filename as file"]))
-    paths = [quoted(warehouse.root / file.name) for file in files]
-    names = ", ".join(column if column != "ds" else NIGHT_OF_FILE for column in TABLES[name].names)
-    at = len(str(warehouse.root)) + 2
-    rows = db.read_parquet(paths, filename=True, hive_partitioning=False)
-    return rows.project(f"{names}, replace(substr(filename, {at}), chr(92), '/') as file")
-
-
 NIGHT_OF_FILE: Final = r"regexp_extract(filename, '[/\\]ds=([^/\\]*)[/\\][^/\\]*$', 1)::date as ds"
+"""The night is the name of the file's own folder, which is Delta's partition value; folders further up may be named
+like columns and mean nothing."""
 
 
-def table_rows(
-    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str, files: Sequence[DataFile]
-) -> duckdb.DuckDBPyRelation:
-    """Read files of a table; only the columns and the files that a query asks for are read in the end."""
+def create_view(
+    db: duckdb.DuckDBPyConnection, view: str, warehouse: Warehouse, name: str, files: Sequence[DataFile]
+) -> None:
+    """Make a view of files of a table; only the columns and the files that a query asks for are read in the end."""
     if files and warehouse.store.folder is None:
-        return db.from_arrow(warehouse.dataset(name, files))
-    return named_rows(db, warehouse, name, files)
+        rows = db.from_arrow(warehouse.dataset(name, files))
+        rows.project(selected(TABLES[name])).create_view(view)
+        return
+    rows = rows_of_files(warehouse.root, name, files) if files else no_rows(name)
+    db.execute(f"create view {view} as select {selected(TABLES[name])} from ({rows})")
+
+
+def rows_of_files(root: Path, name: str, files: Sequence[DataFile]) -> str:
+    """A query of files on this machine; as text, since DuckDB looks through a relation at every step that makes it."""
+    paths = ", ".join("'" + quoted(root / file.name).replace("'", "''") + "'" for file in files)
+    columns = ", ".join(column if column != "ds" else NIGHT_OF_FILE for column in TABLES[name].names)
+    return f"select {columns} from read_parquet([{paths}], filename = true, hive_partitioning = false)"
+
+
+@cache
+def no_rows(name: str) -> str:
+    """A query of a table's columns that finds nothing."""
+    with duckdb.connect() as db:
+        rows = db.from_arrow(TABLES[name].empty_table())
+        columns = ", ".join(f"null::{kind} as {column}" for column, kind in zip(rows.columns, rows.types, strict=True))
+    return f"select {columns} where false"
 
 
 def open_database(spill: Path | str, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -111,13 +112,19 @@ def connect(
     Raises:
         PplugError: if a version or a file is not there.
     """
-    has_personas = versions is None and (files is None or "runs" in files)
+    has_personas = versions is None and (files is None or {"runs", "persona_vectors"} <= files.keys())
     if files is None:
         pinned = warehouse.versions() if versions is None else versions
         files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
     with tempfile.TemporaryDirectory(prefix="pplug-") as spill, open_database(spill, memory_limit) as db:
         make_views(db, warehouse, files, has_personas=has_personas)
         yield db
+
+
+def asked_table(warehouse: Warehouse, table: str, query: str, params: Mapping[str, Any] | None = None) -> pa.Table:
+    """Run a query of sql/ that reads one table alone, as it is now; without the views of the others it is fast."""
+    with connect(warehouse, files={table: warehouse.live(table)}) as db:
+        return run_sql(db, query, params)
 
 
 def make_views(
@@ -130,8 +137,7 @@ def make_views(
     """
     with lost_files():
         for view, there in files.items():
-            name = ALSO.get(view, view)
-            table_rows(db, warehouse, name, there).project(selected(TABLES[name])).create_view(view)
+            create_view(db, view, warehouse, ALSO.get(view, view), there)
         if "settled_histories" in files:
             create_change_macro(db)
         if has_personas:

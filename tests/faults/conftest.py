@@ -17,7 +17,11 @@ from pipelines.command.console import LIBRARY_SETTINGS
 
 @pytest.fixture(scope="session", autouse=True)
 def fork_server() -> None:
-    """Started with what the command sets before it imports a library; later they no longer look."""
+    """Started with what the command sets before it imports a library; later they no longer look.
+
+    One that another test started, without, is stopped.
+    """
+    forkserver._forkserver._stop()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in LIBRARY_SETTINGS.items():
             patch.setenv(name, value)

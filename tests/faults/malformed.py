@@ -114,6 +114,7 @@ ARGUMENTS: list[tuple[str, int, str]] = [
     ("ingest lamp nowhere.json --ds 2026-11-02", 4, "nowhere.json"),
     ("train --plug new --kind LaMP_99", 2, "'LaMP_99' is not known"),
     ("evaluate --ds 2026-11-02 --controls", 2, "--plug"),
+    ("evaluate --ds 2026-11-02 --folds 5 --plug one --plug two", 2, "in one folder, saw --plug one and --plug two"),
     ("query no_such_query", 2, "no query 'no_such_query'"),
     ("query task_coverage -p ds", 2, "key=value"),
     ("sql select", 2, "select"),

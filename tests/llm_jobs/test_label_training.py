@@ -22,7 +22,7 @@ from llm_jobs.training import labels as stages
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, TrainConfig
 from llm_jobs.training.fit import prepare, seeded_plug, train_plug
-from llm_jobs.training.labels import folds_of, inputs_of
+from llm_jobs.training.labels import bodies_without, inputs_of
 
 WIDTH = 6
 LABELS = ("red", "blue", "green")
@@ -141,17 +141,19 @@ def test_no_example_is_scored_by_a_body_that_has_met_its_user(llm: FrozenLLM, tm
     plugs = new_plug(llm), new_plug(llm)
     heads = [plug.head for plug in plugs]
     assert isinstance(heads[0], PointingHead)
-    folds = folds_of(heads[0], prepared)
-    assert len({int(fold) for one, fold in zip(made, folds, strict=True) if one.user_id == "user 3"}) == 1
-    chosen = int(folds[0])
-    flipped = [replace(one, target=LABELS[0]) if fold == chosen else one for one, fold in zip(made, folds, strict=True)]
+    bodies = bodies_without(heads[0], prepared)
+    assert len({int(body) for one, body in zip(made, bodies, strict=True) if one.user_id == "user 3"}) == 1
+    chosen = int(bodies[0])
+    flipped = [
+        replace(one, target=LABELS[0]) if body == chosen else one for one, body in zip(made, bodies, strict=True)
+    ]
     scores = []
     for at, (plug, told) in enumerate(zip(plugs, (made, flipped), strict=True)):
         fit(plug, llm, told, tmp_path / str(at))
         assert isinstance(plug.head, PointingHead)
-        scores.append(plug.head.text_log_probs(inputs_of(plug.head, prepared), folds))
-    assert torch.equal(scores[0][folds == chosen], scores[1][folds == chosen])
-    assert (scores[0][folds != chosen] != scores[1][folds != chosen]).any()
+        scores.append(plug.head.text_log_probs(inputs_of(plug.head, prepared), bodies))
+    assert torch.equal(scores[0][bodies == chosen], scores[1][bodies == chosen])
+    assert (scores[0][bodies != chosen] != scores[1][bodies != chosen]).any()
 
 
 def test_the_loss_is_told_of_users_left_out_and_the_plug_is_then_fitted_to_all(llm: FrozenLLM, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 
 import pytest
 from command_line import Pplug, Said
+from ingesting import jsonl
 from s3_server import s3_server
-from small_night import NIGHT, NOTE
+from small_night import ITEMS, NIGHT, NOTE, TASKS
 from tiny_models import save_model, tiny_bert, tiny_llama
 
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
-from pipelines.encode import EncodeConfig
+from pipelines.encode import EncodeConfig, encode_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
@@ -64,23 +66,62 @@ def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
     return folder
 
 
+@pytest.fixture(scope="session")
+def first_fills() -> dict[str, Path]:
+    """Copies of warehouses as the first ingestion left them, by what was ingested: many tests begin with the same."""
+    return {}
+
+
 @pytest.fixture
-def fill(tmp_path: Path, kinds: dict[str, Kind]) -> Callable[..., Warehouse]:
-    """Make a warehouse of items and tasks."""
+def fill(
+    tmp_path: Path,
+    kinds: dict[str, Kind],
+    first_fills: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Warehouse]:
+    """Add items and tasks to a warehouse."""
     numbers = iter(range(1000))
 
     def fill_warehouse(
         items: list[dict[str, Any]], tasks: list[dict[str, Any]] | None = None, ds: date = NIGHT, name: str = "w"
     ) -> Warehouse:
-        warehouse = Warehouse(tmp_path / name)
+        folder, what = tmp_path / name, json.dumps([items, tasks or [], ds.isoformat()], default=str)
+        is_first = not folder.exists()
+        if is_first and what in first_fills:
+            shutil.copytree(first_fills[what], folder)
+            return Warehouse(folder)
+        warehouse = Warehouse(folder)
         for rows, ingest in ((items, ingest_histories), (tasks or [], ingest_tasks)):
             if rows:
                 file = tmp_path / f"{next(numbers)}.jsonl"
                 file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf8")
                 ingest(warehouse, [file], ds, kinds)
+        if is_first and folder.exists():
+            first_fills[what] = tmp_path_factory.mktemp("filled") / "w"
+            shutil.copytree(folder, first_fills[what])
         return warehouse
 
     return fill_warehouse
+
+
+@pytest.fixture(scope="session")
+def encoded_night(
+    kinds: dict[str, Kind], encode_config: EncodeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A warehouse with the small night's items and tasks, encoded; for `night` to copy."""
+    folder = tmp_path_factory.mktemp("encoded")
+    warehouse = Warehouse(folder / "w")
+    ingest_histories(warehouse, [jsonl(folder / "histories.jsonl", *ITEMS)], NIGHT, kinds)
+    ingest_tasks(warehouse, [jsonl(folder / "tasks.jsonl", *TASKS)], NIGHT, kinds)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    return folder / "w"
+
+
+@pytest.fixture
+def night(encoded_night: Path, tmp_path: Path) -> Warehouse:
+    """The small night, ingested and encoded."""
+    shutil.copytree(encoded_night, tmp_path / "w")
+    return Warehouse(tmp_path / "w")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from command_line import Pplug
 from pages import shown
-from small_night import ITEMS, NIGHT, NOTE, TASKS
+from small_night import ITEMS, NIGHT, NOTE, TASKS, item, task
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -164,6 +164,38 @@ def test_the_examples_work_one_after_the_other(pplug: Pplug, tiny_settings: Path
     newest = "select max(run_id) from evaluations"
     arms = pplug("sql", f"select distinct arm from evaluations where run_id = ({newest})", "--json").rows
     assert {row["arm"] for row in arms} == {"own", "none", "bm25_4", "label_mode"}
+
+
+def test_what_an_audit_finds_is_in_the_report_and_protection_refuses_what_needs_vectors_of_items(
+    pplug: Pplug, tiny_settings: Path
+) -> None:
+    words = ["sea", "sun", "oak", "ice", "owl", "fog", "ash", "bay", "way", "fox", "hut", "elm"]
+    items = [
+        item(
+            f"user{user}",
+            at,
+            f"{words[(user + at) % 12]} {words[(user * at + 1) % 12]} {words[at]}",
+            "red",
+            day=20 - at,
+        )
+        for user in range(6)
+        for at in range(8)
+    ]
+    write_lines(tiny_settings.with_name("histories.jsonl"), items)
+    write_lines(tiny_settings.with_name("tasks.jsonl"), [task("t1", "user1", "who knows", "red")])
+    for name in ("ingest histories", "ingest tasks", "train", "encode"):
+        assert pplug(*[word.replace("LaMP_2N", "note") for word in example(COMMANDS[name])]).code == 0
+    said = pplug(*example(COMMANDS["audit"]))
+    assert (said.code, "texts found in a list of known ones" in said.out) == (0, True)
+    assert pplug(*example(COMMANDS["report"])).code == 0
+    report = tiny_settings.with_name("report.html").read_text(encoding="utf8")
+    assert "What an attacker gets" in report
+    assert report.count("texts found in a list of known ones") == 2  # history_vectors and personas
+    protected = ["--min-items-per-vector", "2", "--rebuild"]
+    assert pplug(*example(COMMANDS["encode"]), *protected).code == 0
+    compare = ["evaluate", "--ds", "2026-11-01", "--compare", "--plug", "plugs/news", "--methods", "bm25_4"]
+    refused = pplug(*compare)
+    assert (refused.code, "stored without vectors of items" in refused.err) == (1, True)
 
 
 def test_training_keeps_prompts_in_the_memory_given(pplug: Pplug, tiny_settings: Path) -> None:

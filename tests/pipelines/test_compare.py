@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,6 @@ from pipelines.baselines.plugs import compared_plugs
 from pipelines.baselines.registry import METHODS, Bench
 from pipelines.baselines.table import COSTS, printed_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
-from pipelines.encode import EncodeConfig, encode_night
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.generate import generate_night
 from pipelines.personas.nights import newest_nights, nights_of
@@ -54,20 +54,26 @@ class Night:
         return compare_night(*what, CompareConfig(methods=methods, **settings)).to_pylist()
 
 
-@pytest.fixture
-def night(
-    fill: Callable[..., Warehouse],
+@pytest.fixture(scope="module")
+def trained_night(
+    encoded_night: Path,
     kinds: dict[str, Kind],
-    encode_config: EncodeConfig,
     generate_config: GenerateConfig,
-    tmp_path: Path,
-) -> Night:
-    warehouse = fill(ITEMS, TASKS)
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(encoded_night, folder / "w")
     for name in AGGREGATIONS:
         choice = PlugChoice("note", NIGHT, aggregation=name)
-        train_job(warehouse, tmp_path / name, choice, generate_config, TRAIN, kinds)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
-    return Night(warehouse, [tmp_path / name for name in AGGREGATIONS], kinds, generate_config)
+        train_job(Warehouse(folder / "w"), folder / name, choice, generate_config, TRAIN, kinds)
+    return folder
+
+
+@pytest.fixture
+def night(trained_night: Path, kinds: dict[str, Kind], generate_config: GenerateConfig, tmp_path: Path) -> Night:
+    folder = tmp_path / "trained"
+    shutil.copytree(trained_night, folder)
+    return Night(Warehouse(folder / "w"), [folder / name for name in AGGREGATIONS], kinds, generate_config)
 
 
 def by_arm(rows: list[dict[str, Any]], metric: str = "accuracy", part: str = "all") -> dict[str, dict[str, Any]]:

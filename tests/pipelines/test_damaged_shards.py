@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from small_night import ITEMS, NIGHT, TASKS
+from small_night import ITEMS, NIGHT
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
@@ -85,10 +85,9 @@ def test_a_shard_that_is_not_as_it_was_written_is_done_again(
 
 
 def test_a_night_whose_rows_are_no_longer_there_is_not_done(
-    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
+    warehouse = night
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     shutil.rmtree(warehouse.folder("persona_vectors"))  # their vectors are still there
     with pytest.raises(PplugError, match="run `pplug encode --ds 2026-11-02`"):

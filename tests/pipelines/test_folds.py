@@ -1,10 +1,14 @@
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ingesting import jsonl
 from small_night import NIGHT, item, task
 
 from embedder.errors import InputMissing, UsageError
@@ -20,6 +24,8 @@ from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
+from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.nights.runs import Progress, no_progress
 from pipelines.tables.warehouse import Warehouse
 
 USERS = [f"u{at}" for at in range(10)]
@@ -31,21 +37,27 @@ TASKS = [task(f"t-{user}", user, f"{user} asks", TAGS[at % 3]) for at, user in e
 FOLDS = FoldConfig(2, 2, TrainConfig(epochs=1, batch_size=8))
 
 
+@pytest.fixture(scope="module")
+def warehouse(
+    kinds: dict[str, Kind], encode_config: EncodeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
+    folder = tmp_path_factory.mktemp("folds")
+    made = Warehouse(folder / "w")
+    ingest_histories(made, [jsonl(folder / "histories.jsonl", *ITEMS)], NIGHT, kinds)
+    ingest_tasks(made, [jsonl(folder / "tasks.jsonl", *TASKS)], NIGHT, kinds)
+    encode_night(made, NIGHT, encode_config, kinds)
+    return made
+
+
 @pytest.fixture
 def folds_of(
-    fill: Callable[..., Warehouse],
-    kinds: dict[str, Kind],
-    encode_config: EncodeConfig,
-    generate_config: GenerateConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    warehouse: Warehouse, kinds: dict[str, Kind], generate_config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dict[str, Any]]]:
     monkeypatch.setattr(stages, "STEPS", 8)
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
 
-    def compared(*methods: str) -> list[dict[str, Any]]:
-        found = compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig(methods=methods), FOLDS)
-        return found.to_pylist()
+    def compared(*methods: str, folds: FoldConfig = FOLDS, progress: Progress = no_progress) -> list[dict[str, Any]]:
+        what = (warehouse, NIGHT, kinds, generate_config, CompareConfig(methods=methods), folds)
+        return compare_folds(*what, progress=progress).to_pylist()
 
     return compared
 
@@ -67,6 +79,39 @@ def test_every_task_is_answered_once_for_each_seed_by_what_never_met_its_user(
 
 def test_a_soft_prompt_can_be_compared_on_folds_as_well(folds_of: Callable[..., list[dict[str, Any]]]) -> None:
     assert {row["arm"] for row in folds_of("pplug_published", "difference")} == {"own", "pplug_published", "difference"}
+
+
+def test_a_comparison_that_was_killed_trains_only_what_it_had_not_trained(
+    folds_of: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    kept = replace(FOLDS, folder=tmp_path / "kept")
+
+    def kill(told: str, done: int, count: int) -> None:
+        if told == "compared tasks":
+            raise KeyboardInterrupt(f"{done} of {count}")
+
+    def reports() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*/training.json")}
+
+    with pytest.raises(KeyboardInterrupt):
+        folds_of("plug_mean", folds=kept, progress=kill)
+    before_kill = reports()
+    rows = folds_of("plug_mean", folds=kept)
+    numbers = [(row["arm"], row["metric"], row["slice"], row["value"]) for row in rows]
+    assert {path.parent.name.rsplit("-", 1)[0] for path in before_kill} == {"attention-0", "mean-0"}
+    assert len(reports()) == 2 * 2 * 2
+    assert before_kill.items() <= reports().items()
+    assert numbers == [(row["arm"], row["metric"], row["slice"], row["value"]) for row in folds_of("plug_mean")]
+
+
+def test_fewer_examples_of_all_users_make_other_plugs(
+    folds_of: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    once = replace(FOLDS, seeds=1, folder=tmp_path)
+    folds_of("label_mode", folds=once)
+    folds_of("label_mode", folds=replace(once, limit=20))
+    counts = [json.loads(path.read_text())["example_count"] for path in tmp_path.glob("*/training.json")]
+    assert sum(counts) == len(ITEMS) + 20
 
 
 def test_a_difference_is_to_the_nearest_items_of_others_and_none_without_others() -> None:
@@ -104,9 +149,8 @@ def test_shuffled_histories_are_anothers_and_no_longer(sizes: list[int], seed: i
 
 
 def test_what_cannot_be_compared_is_one_line(
-    fill: Callable[..., Warehouse], kinds: dict[str, Kind], generate_config: GenerateConfig
+    warehouse: Warehouse, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
-    warehouse = fill(ITEMS, TASKS)
     with pytest.raises(InputMissing, match="no task of kind LaMP_4"):
         compare_folds(warehouse, NIGHT, kinds, generate_config, CompareConfig("LaMP_4"), FOLDS)
     with pytest.raises(UsageError, match="at least 2 folds and 1 seed"):

@@ -39,13 +39,6 @@ def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
     return folder
 
 
-@pytest.fixture
-def night(fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig) -> Warehouse:
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
-    return warehouse
-
-
 def outputs_of(warehouse: Warehouse) -> list[dict[str, Any]]:
     with connect(warehouse) as db:
         return db.sql("select * exclude (run_id) from outputs order by task_id").to_arrow_table().to_pylist()

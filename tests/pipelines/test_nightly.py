@@ -50,10 +50,9 @@ def ran(job: NightJob, warehouse: Warehouse, nights: Sequence[date]) -> list[tup
 
 
 def test_a_night_that_is_done_is_left_as_it_is_until_something_changes(
-    fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
+    warehouse = night
     first = generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     again = generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     assert (again.rows_in, again.rows_out, again.tokens, again.status) == (first.rows_in, first.rows_out, 0, "done")

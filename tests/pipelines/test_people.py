@@ -1,15 +1,13 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import Pplug
-from small_night import ITEMS, NIGHT, NOTE, TASKS
+from small_night import NIGHT, NOTE
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night
 from pipelines.tables.warehouse import Warehouse
 from pipelines.user import themes
@@ -17,19 +15,12 @@ from pipelines.user import themes
 
 @pytest.fixture
 def answered(
-    fill: Callable[..., Warehouse],
-    plug: Path,
-    kinds: dict[str, Kind],
-    encode_config: EncodeConfig,
-    generate_config: GenerateConfig,
-    tmp_path: Path,
+    night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig, tmp_path: Path
 ) -> str:
-    warehouse = fill(ITEMS, TASKS)
-    encode_night(warehouse, NIGHT, encode_config, kinds)
-    generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
+    generate_night(night, NIGHT, [plug], generate_config, kinds)
     lines = [f"{name} = {json.dumps(value)}" for name, value in NOTE.items()]
     (tmp_path / "pplug.toml").write_text("[kinds.note]\n" + "\n".join(lines), encoding="utf8")
-    return str(warehouse.root)
+    return str(night.root)
 
 
 def test_an_answer_is_explained_by_items_and_by_what_others_would_get(

@@ -16,7 +16,7 @@ from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind, load_kinds
 from pipelines.baselines.cases import Case
 from pipelines.baselines.labels import LabelRegression, best_allowed, mode_answers, most_frequent, vote_answers
-from pipelines.examples import ChoiceLists, history_targets
+from pipelines.examples import ChoiceLists, examples_of, history_targets
 
 labels = st.lists(st.sampled_from([*CHOICES, "elsewhere", None]), max_size=12)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,9 +58,8 @@ def test_the_regression_is_scikit_learns_on_text_past_labels_and_their_vote(enco
     encoder = TextEncoder.from_pretrained(str(encoder_folder))
     kind = replace(load_kinds()["LaMP_2N"], choices=CHOICES)
     rows = [note(user, day, CHOICES[(day + shift) % 3]) for shift, user in enumerate("abc") for day in range(8)]
-    rows += [note("b", 8, "red") | {"kind": "other"}]
     targets = list(history_targets(rows, kind, ChoiceLists([], kind), set()).found)
-    regression = LabelRegression.fit(targets, rows, kind, encoder)
+    regression = LabelRegression.fit(examples_of(targets, rows, {kind.name: kind}, encoder))
     names = sorted(CHOICES)
     queries = encoder.encode([one.query for one in targets], is_query=True)
 
@@ -126,5 +125,6 @@ def test_past_labels_count_in_the_spelling_of_the_tasks_own_choices() -> None:
 def test_one_label_is_no_regression(encoder_folder: Path) -> None:
     kind, rows = load_kinds()["LaMP_2N"], [note("a", 1, "red")]
     targets = history_targets(rows, kind, ChoiceLists([], kind), set()).found
+    encoder = TextEncoder.from_pretrained(str(encoder_folder))
     with pytest.raises(InputMissing, match="two labels"):
-        LabelRegression.fit(targets, rows, kind, TextEncoder.from_pretrained(str(encoder_folder)))
+        LabelRegression.fit(examples_of(targets, rows, {kind.name: kind}, encoder))

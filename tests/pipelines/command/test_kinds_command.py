@@ -105,18 +105,18 @@ def test_init_leaves_files_that_are_there_and_still_shows_commands_that_run(tiny
     (tmp_path / "articles.csv").write_text(ARTICLES, encoding="utf8")
     before = (tmp_path / "pplug.toml").read_text(encoding="utf8")
     said = tiny_models("init", "--kind", "note", "--from", "articles.csv", "--json")
-    became = {row["file"]: row["became"] for row in said.rows if "file" in row}
-    assert became == {"pplug.toml": "left as it is", "tasks.jsonl": "written"}
+    states = {row["file"]: row["state"] for row in said.rows if "file" in row}
+    assert states == {"pplug.toml": "left as it is", "tasks.jsonl": "written"}
     assert (tmp_path / "pplug.toml").read_text(encoding="utf8") == before
     again = tiny_models("init", "--kind", "note", "--from", "articles.csv", "--json")
-    assert {row["became"] for row in again.rows if "file" in row} == {"left as it is"}
+    assert {row["state"] for row in again.rows if "file" in row} == {"left as it is"}
     assert [row for row in again.rows if "next" in row] == [row for row in said.rows if "next" in row]
     assert tiny_models(*shlex.split(said.rows[2]["next"])[1:]).code == 0
 
 
 def test_a_dry_run_of_init_writes_nothing(pplug: Pplug, tmp_path: Path) -> None:
     planned, done = (pplug("init", "--kind", "headline", "--json", *more) for more in (["--dry-run"], []))
-    assert {row["became"] for row in planned.rows if "file" in row} == {"to be written"}
+    assert {row["state"] for row in planned.rows if "file" in row} == {"to be written"}
     assert planned.out.replace("to be written", "written") == done.out
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -142,6 +142,17 @@ def test_init_knows_what_people_call_columns(header: str, pplug: Pplug, tmp_path
     (tmp_path / "f.csv").write_text(f"{header}\nann,2026-10-01,Rain,It rained.\n", encoding="utf8")
     said = pplug("init", "--kind", "mail_subject", "--from", "f.csv", "--dry-run")
     assert (said.code, all(column in said.err for column in header.split(",")[:3])) == (0, True), said.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"), [("news_category", "category"), ("rating", "stars"), ("headline", "title")]
+)
+def test_init_takes_what_the_kind_wants_for_the_output(kind: str, output: str, pplug: Pplug, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(
+        "author,date,category,stars,title,text\nann,2026-10-01,crime,5,Rain,It rained.\n", "utf8"
+    )
+    said = pplug("init", "--kind", kind, "--from", "f.csv", "--dry-run")
+    assert f"output is {output}" in said.err
 
 
 def test_init_asks_for_the_column_it_does_not_find_and_takes_it(pplug: Pplug, tmp_path: Path) -> None:

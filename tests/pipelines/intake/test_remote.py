@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 from command_line import Pplug
 from s3_server import s3_server
 
-from embedder.errors import InputMissing, PplugError
+from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.intake.remote import is_remote, spelled
 from pipelines.intake.sources import expanded, opened
+from pipelines.intake.sql_rows import sql_chunks
 
 CSV = "user_id,posted_at,text\nann,2026-10-02,rain\nbob,2026-10-03,snow\n"
 
@@ -91,6 +93,35 @@ def test_pplug_ingests_from_a_bucket(server: dict[str, str], pplug: Pplug, tmp_p
     assert (files.rows[0]["rows_out"], files.rows[0]["rows_rejected"]) == (7, 0)
     texts = pplug("sql", "select text from histories", "--json").rows
     assert sorted(row["text"] for row in texts) == ["fog", "hail", "rain", "sleet", "snow", "sun", "wind"]
+
+
+def test_a_query_reads_files_of_a_bucket(server: dict[str, str], tmp_path: Path) -> None:
+    names = {"user_id": "user_id", "text": "text"}
+
+    def texts(query: str) -> list[str]:
+        chunks = [chunk.columns for chunk in sql_chunks(query, names, tmp_path, server)]
+        return sorted(str(text) for columns in chunks for text in columns["text"])
+
+    assert texts("from 's3://bucket/in/a.csv'") == ["rain", "snow"]
+    assert texts("from read_csv('s3://bucket/in/*.csv*')") == ["hail", "rain", "sleet", "snow"]
+    assert texts("from 's3://bucket/in/**/*.parquet' where kind = 'LaMP_4'") == ["fog", "sun", "wind"]
+    with pytest.raises(UsageError, match=r"--sql failed: IO Error: No files .*s3://bucket/in/no\.csv"):
+        texts("from 's3://bucket/in/no.csv'")
+    with pytest.raises(UsageError, match=r"--sql failed: \w+: .*404 Not Found"):
+        texts("from 's3://other/a.csv'")
+
+
+def test_init_looks_at_a_file_of_a_bucket(
+    server: dict[str, str], pplug: Pplug, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    said = pplug("init", "--kind", "news_category", "--from", "s3://bucket/in/a.csv", "--map", "output=text", "--json")
+    assert said.code == 0, said.err
+    assert "s3://bucket/in/a.csv: " in said.err
+    first = next(row["next"] for row in said.rows if "next" in row)
+    assert first.startswith("pplug ingest histories s3://bucket/in/a.csv --like a ")
+    assert pplug(*shlex.split(first)[1:]).code == 0
 
 
 def test_credentials_may_be_in_the_environment(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,8 +217,8 @@ def test_many_at_once_get_one_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("error", "status", "told"),
     [
         (PplugError("no: do"), "failed", "no: do"),
-        (ValueError("x"), "failed", "ValueError at pipelines/nights/test_running.py:203"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt at pipelines/nights/test_running.py:203"),
+        (ValueError("x"), "failed", "ValueError at pipelines/nights/test_running.py:229"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt at pipelines/nights/test_running.py:229"),
     ],
 )
 def test_a_run_that_ends_badly_is_recorded_and_lets_the_next_one_in(

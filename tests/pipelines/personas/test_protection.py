@@ -88,7 +88,7 @@ edits = st.lists(
 )
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nights=edits, protection=st.sampled_from(PROTECTIONS), numbers=st.integers(0))
 def test_whatever_happens_in_some_nights_the_personas_equal_those_of_a_full_night(
     nights: list[list[tuple[str, int, str]]],

@@ -58,7 +58,7 @@ def test_a_file_url_and_a_home_are_folders(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path))
-    what = ["ingest", "histories", item_file, "--ds", "2026-11-01", "--warehouse"]
+    what = ["ingest", "histories", f"file://{item_file}", "--ds", "2026-11-01", "--warehouse"]
     assert main([*what, f"file://{tmp_path}/my%20tables"]) == 0
     assert (tmp_path / "my tables" / "histories").is_dir()
     monkeypatch.setenv("PPLUG_WAREHOUSE", "~/other")
