@@ -30,6 +30,8 @@ Personas = Mapping[str, Persona]
 
 FOUND, OVERLAP = "texts-found", "token-f1"
 NIGHTS, ITEMS = "linked-nights", "linked-items"
+MOST_ON_TABLES = 6
+"""Findings of `attacks_on_tables` where there is a night before."""
 
 
 class Finding(NamedTuple):

@@ -20,7 +20,7 @@ from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import Floats, values_with_intervals
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
-from pipelines.audit.attacks import Finding, Scene, attacks_on_soft_prompts, attacks_on_tables
+from pipelines.audit.attacks import MOST_ON_TABLES, Finding, Scene, attacks_on_soft_prompts, attacks_on_tables
 from pipelines.audit.membership import TARGETS, area, chosen_users, user_losses
 from pipelines.audit.sample import MOST_ITEMS
 from pipelines.encode import EncodeConfig
@@ -86,19 +86,19 @@ def audit_night(
         else:
             one = EncodeConfig(encoder=named.encoder, dtype=named.dtype, cache=named.cache, device=named.device)
             models, encoder, loaded = None, load_encoder(with_precisions(warehouse, one, record)), {}
-        rows = list[dict[str, Any]]()
+        rows, count = list[dict[str, Any]](), MOST_ON_TABLES + len(plugs)
         with connect(warehouse) as db:
             scene = Scene.of(db, ds, kinds, encoder, config.users, config.seed)
-            for finding in attacks_on_tables(db, scene):
+            for done, finding in enumerate(attacks_on_tables(db, scene), 1):
                 rows += rows_of(finding)
-                progress("attacks", len(rows) // 2, len(rows) // 2 + 1)
+                progress("attacks", done, count)
         for kind, plug in loaded.items():
             for finding in attacks_on_soft_prompts(scene, plug.plug):
                 rows += rows_of(finding._replace(attacked=f"{finding.attacked} of {kind}"))
         if models:
-            for folder in plugs:
+            for done, folder in enumerate(plugs, MOST_ON_TABLES + 1):
                 rows += membership_rows(warehouse, ds, kinds, config, models, folder)
-        progress("attacks", len(rows), len(rows))
+                progress("attacks", done, count)
         table = pa.Table.from_pylist(
             [{"slice": AUDIT, "run_id": record.run_id} | row for row in rows], file_schema("evaluations")
         )

@@ -11,7 +11,7 @@ Of the rows of a key a deletion wins, then the last one. What a later night wrot
 remembers the night in which an item was deleted last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
@@ -99,8 +99,7 @@ def upsert(
         counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
         if not dry_run:
             if memory is not None:
-                _note_deletions(db, memory, ds)
-                changes = _swapped(db, memory, ds, "noted", _noted_rows(db), staged.parent)
+                changes = _swapped(db, memory, ds, "noted", _noted_deletions(db, memory, ds), staged.parent)
                 if changes[1]:
                     warehouse.swap(memory, run_id, *changes, versions[memory])
             if counts.get("changed") or counts.get("deleted"):
@@ -192,8 +191,8 @@ def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwri
     )
 
 
-def _note_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> None:
-    """Make `noted`: the deletions of which no night, or only an earlier one, is known."""
+def _noted_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> Iterable[pa.RecordBatch]:
+    """Make `noted`: the deletions of which no night, or only an earlier one, is known; their rows."""
     keys = ", ".join(_own_keys(name))
     db.execute(
         f"""
@@ -204,15 +203,16 @@ def _note_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> None:
         where deleted and fate <> 'left_alone' and coalesce(gone.ds < $ds, true)""",
         {"ds": ds},
     )
+    return _batches(db.sql(f"select {keys} from noted order by user_id"))
 
 
-def _noted_rows(db: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    noted = db.sql("select * exclude (old_file, old_place) from noted order by user_id")
-    yield from noted.to_arrow_reader(ROW_GROUP_ROWS)
+def _batches(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
+    """Run a query when its first rows are wanted: no other may run while it is read."""
+    yield from rows.to_arrow_reader(ROW_GROUP_ROWS)
 
 
 def _swapped(
-    db: duckdb.DuckDBPyConnection, name: str, ds: date, replaced: str, batches: Iterator[pa.RecordBatch], folder: Path
+    db: duckdb.DuckDBPyConnection, name: str, ds: date, replaced: str, batches: Iterable[pa.RecordBatch], folder: Path
 ) -> tuple[list[Path], list[Staged]]:
     """Write new rows into files, and those files anew that hold the old rows of a table; both kinds of files."""
     old = _old_places(db, replaced)
