@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ROWS: Final = 512
+LAYOUT_ROWS: Final = 512
 """For how many rows oneDNN chooses the layout; 64 gave the same speeds."""
 
 
@@ -53,7 +53,7 @@ class PackedProjection(Projection):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(weight, bias)
         self._ops: Any = torch.ops.mkldnn
-        self._weight = self._ops._reorder_linear_weight(self._weight, ROWS)
+        self._weight = self._ops._reorder_linear_weight(self._weight, LAYOUT_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._unary(x, "none")

@@ -29,7 +29,7 @@ GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 FLOAT32_POWERS = 100
 """Longest text in tokens whose float32 attention is faster by `attend`'s own steps than by torch's (measured)."""
 
-ROWS = 32
+MULTIPLE_ROWS = 32
 """Rows are padded to a multiple of this: oneDNN keeps 0.6 MB of code for each product of a new number of rows."""
 
 
@@ -152,8 +152,8 @@ def attend_at_once(heads: Tensor, out: Tensor) -> None:
 
 
 def _whole(x: Tensor) -> Tensor:
-    """Pad the rows to a multiple of ROWS."""
-    return F.pad(x, (0, 0, 0, -len(x) % ROWS))
+    """Pad the rows to a multiple of MULTIPLE_ROWS."""
+    return F.pad(x, (0, 0, 0, -len(x) % MULTIPLE_ROWS))
 
 
 def _parts(x: Tensor, runs: Sequence[Tensor]) -> Sequence[Tensor]:

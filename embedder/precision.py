@@ -30,7 +30,7 @@ MARGIN = 1.15
 ROUNDS = 5
 """Both precisions are timed in turn so many times, and medians compared."""
 
-ROWS = 256
+TIMED_ROWS = 256
 """Tokens that are multiplied together."""
 
 MOST_SHAPES = 4
@@ -106,7 +106,7 @@ def _measured(shapes: Shapes, threads: int) -> Precision:
 @torch.inference_mode()
 def timed_products(outputs: int, inputs: int) -> dict[torch.dtype, list[float]]:
     """Measure processor seconds of a product, by precision, in rounds that take turns; nothing else counts."""
-    weight, bias, x = torch.randn(outputs, inputs), torch.zeros(outputs), torch.randn(ROWS, inputs)
+    weight, bias, x = torch.randn(outputs, inputs), torch.zeros(outputs), torch.randn(TIMED_ROWS, inputs)
     layers = {
         dtype: (projection_class(x.to(dtype))(weight.to(dtype), bias.to(dtype)), x.to(dtype))
         for dtype in (torch.float32, torch.bfloat16)

@@ -76,12 +76,6 @@ def _labels(choices: tuple[str, ...]) -> tuple[str, ...]:
     return choices
 
 
-def _stop(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(texts):
-        raise ValueError("must be texts, none empty")
-    return texts
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of task. Wordings are filled with `str.format`, braces in a user's text mean nothing."""
@@ -123,7 +117,7 @@ class Kind:
     engine `transformers`."""
     max_new_tokens: Annotated[int, Field(strict=True, gt=0)] = 32
     """Most tokens of a free answer. The answer of a closed kind is as long as its choice."""
-    stop: Annotated[tuple[str, ...], AfterValidator(_stop)] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a free answer before them, like a line break."""
     no_repeat: Annotated[int, Field(strict=True, ge=0)] = 0
     """A guard against repetitions: no run of so many tokens comes twice in a free answer; 0 for none."""

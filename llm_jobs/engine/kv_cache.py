@@ -16,7 +16,7 @@ CELLS = 32
 """N is a multiple of it: a softmax over a ragged number of cells takes twice the time (measured)."""
 
 
-Rows = int | slice | Tensor
+RowNumbers = int | slice | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class KVCache:
         """N."""
         return self.store.shape[4]
 
-    def copy(self, source: Rows, target: Rows, stop: int, start: int = 0) -> None:
+    def copy(self, source: RowNumbers, target: RowNumbers, stop: int, start: int = 0) -> None:
         """Give rows what is in some cells of other rows."""
         self.store[:, :, target, :, start:stop] = self.store[:, :, source, :, start:stop]
 
