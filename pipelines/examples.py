@@ -34,8 +34,6 @@ class Target:
     """Encoder text of the task's input."""
     moment: datetime
     """Only items posted strictly before it are the target's history."""
-    key: str = ""
-    """Names the item or the task; holds no text."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,7 @@ def history_targets(items: Iterable[Row], kind: Kind, lists: ChoiceLists, held_t
         prompt = kind.training_prompt(item["text"], choices)
         query, target = kind.query_encoder_text(prompt), spelled_as(item["output"], choices)
         respelled += target != item["output"]
-        key = f"user_id {item['user_id']!r}, item_id {item['item_id']!r}"
-        found.append(Target(item["user_id"], prompt, target, query, item["posted_at"], key))
+        found.append(Target(item["user_id"], prompt, target, query, item["posted_at"]))
     return Targets(found, skipped, respelled)
 
 
@@ -117,7 +114,6 @@ def task_targets(tasks: Iterable[Row], kind: Kind, named: set[date]) -> list[Tar
             spelled_as(task["reference"], task["choices"]),
             kind.query_encoder_text(task["input"]),
             task["queued_at"],
-            f"task_id {task['task_id']!r} of {task['ds']}",
         )
         for task in tasks
         if task["ds"] in named and task["reference"]

@@ -1,7 +1,7 @@
 """The commands that make a plug and measure it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -105,8 +105,8 @@ def training_config(epochs: int, memory: int | None, seed: int = 0) -> "TrainCon
     """How plugs are trained, with --memory for the keys and values of prompts where it is given."""
     from llm_jobs.training.data import TrainConfig
 
-    room: dict[str, Any] = {} if memory is None else {"cache_gib": memory / 2**30}
-    return TrainConfig(epochs=epochs, seed=seed, **room)
+    config = TrainConfig(epochs=epochs, seed=seed)
+    return config if memory is None else replace(config, cache_gib=memory / 2**30)
 
 
 @app.command()

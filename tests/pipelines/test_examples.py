@@ -89,7 +89,7 @@ def test_references_are_used_of_the_named_nights_only() -> None:
     ]
     assert task_targets(tasks, KIND, set()) == []
     found = task_targets(tasks, KIND, {date(2026, 2, 2)})
-    assert found == [Target("u", "note: 2", "b", "2", START, "task_id 't2' of 2026-02-02")]
+    assert found == [Target("u", "note: 2", "b", "2", START)]
 
 
 def test_items_of_other_kinds_are_history_but_no_targets() -> None:

@@ -36,5 +36,5 @@ def test_a_training_ends_with_what_came_of_it(held_out: int, without: float | No
 
 def test_a_limit_takes_the_last_of_each_user_in_turn() -> None:
     names = "aaaabbc"
-    found = [Target(name, "p", "t", "q", datetime.now(UTC), f"{name}{at}") for at, name in enumerate(names)]
-    assert [target.key for target in limited(found, 4)] == ["a2", "a3", "b5", "c6"]
+    found = [Target(name, f"{name}{at}", "t", "q", datetime.now(UTC)) for at, name in enumerate(names)]
+    assert [target.prompt for target in limited(found, 4)] == ["a2", "a3", "b5", "c6"]
