@@ -83,7 +83,7 @@ def user(
         ("Tasks and answers", found.tasks, left_out),
     ):
         if common.form is Form.TABLE:
-            write_out(f"{heading}\n\n")
+            write_out(f"\n{heading}\n\n")
         common.show(rows, *hidden, whole=rows is found.themes)
     if export:
         message(f"{export_user(common.tables, user_id, export):,} rows written to {export}")
