@@ -112,7 +112,8 @@ class TrainingRun:
     def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
         """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""
         rng = np.random.default_rng([self.config.seed, len(earlier)])
-        told = f", held out {earlier[-1].held_out:.3f}" if earlier else ""
+        known = earlier and earlier[-1].held_out != earlier[-1].train  # the same where nobody was held out
+        told = f", held out {earlier[-1].held_out:.3f}" if known else ""
         torch.manual_seed(int(rng.integers(2**31)))
         self.plug.train()
         descent, total, count = self.state.descent, 0.0, 0

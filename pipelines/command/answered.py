@@ -20,7 +20,7 @@ SHOWN: Final = 3
 
 
 def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:
-    """Say, without a text of anybody, how many answers of a night (the newest unless given) were cut or are repetitive.
+    """Say, without a text of anybody, how many answers of a night (the newest unless given) are bad at first sight.
 
     An answer is cut at the length limit of its kind; it repeats itself if half of its eight or more words came before.
     """
@@ -33,6 +33,7 @@ def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:
         count = row["answer_count"]
         parts = [f"{kind_words(row['kind'])}: {count:,} answers"]
         for name, meaning in {
+            "empty_count": "are empty",
             "length_count": "cut at the length limit",
             "repeating_count": "repeat themselves",
         }.items():
@@ -56,8 +57,12 @@ def show_side_by_side(
     for row in chosen:
         found = explain(warehouse, row["task_id"], plugs, config, kinds, ds)
         default = next((one["answer"] for one in found.answers if one["arm"] == "default"), None)
-        rows.append(
-            {"task_id": row["task_id"], "answer": row["output"], "a new user": default, "reference": row["reference"]}
-        )
+        answers = {"answer": said(row["output"]), "a new user": said(default), "reference": row["reference"]}
+        rows.append({"task_id": row["task_id"], **answers})
     if rows:
         print_rows(rows, Form.TABLE, whole=True)
+
+
+def said(answer: str | None) -> str | None:
+    """An answer as a person reads it."""
+    return "(empty)" if answer == "" else answer

@@ -67,10 +67,19 @@ def short_cell(name: str, value: object, decimals: int, now: datetime | None = N
         return ago(value, now) if now else f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return ", ".join(value)
-    text = exact_cell(value)
+    text = exact_cell(_rounded(value))
     if name.endswith("sha256"):
         return text[:SHORT]
     return text[-SHORT:] if name == "run_id" and _RUN.fullmatch(text) else text
+
+
+def _rounded(value: object) -> object:
+    """The numbers within a value with three digits."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def ago(then: datetime, now: datetime) -> str:

@@ -16,9 +16,17 @@ def tables_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
     whole = [row for row in rows if row["slice"] in (None, "all")]
     for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in whole):
         mine = [row for row in whole if (row["kind"], row["metric"]) == (kind, metric)]
+        if says_the_same(mine, whole):
+            continue
         words = metric_words(metric)
         meaning = f", {words.meaning}" if words.meaning else ""
         yield f"{kind_words(kind)} · {words.name}{meaning} · {mine[0]['task_count']:,} tasks", lines_of(mine)
+
+
+def says_the_same(rows: Sequence[Row], all_rows: Iterable[Row]) -> bool:
+    """Whether they are of a metric for any script, and so is the one for Latin script."""
+    same = {(row["kind"], f"{row['metric']}-unicode", row["arm"]): row["value"] for row in all_rows}
+    return all(same.get((row["kind"], row["metric"], row["arm"])) == row["value"] for row in rows)
 
 
 def lines_of(rows: Sequence[Row]) -> Lines:

@@ -1,12 +1,19 @@
 """The commands that look at one answer or one user."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.command import options as opt
+from pipelines.command.answered import said
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
+from pipelines.command.streams import write_out
+from pipelines.command.tables import Form
+
+if TYPE_CHECKING:
+    from pipelines.explain import Explanation
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,11 +41,21 @@ def explain(
 
     with progress_bars():
         found = explain_task(common.tables, task_id, plug, GenerateConfig(**vars(models)), opt.kinds_of(ctx), ds)
+    if common.for_people:
+        found = as_read(found)
     common.show([found.task], whole=True)
     if plug:
         common.show(found.answers, "arm", whole=True)
     hidden = ("ds", "task_id", "user_id", "item_rank", "kind", "item_id")
     common.show(found.items, *hidden, whole=True)
+
+
+def as_read(found: "Explanation") -> "Explanation":
+    """An explanation in the words of people."""
+    from pipelines.verdicts.words import kind_words
+
+    task = found.task | {"kind": kind_words(found.task["kind"]), "answer": said(found.task["answer"])}
+    return replace(found, task=task, answers=[row | {"answer": said(row["answer"])} for row in found.answers])
 
 
 @app.command()
@@ -58,9 +75,15 @@ def user(
     from pipelines.user import export_user, user_facts
 
     found = user_facts(common.tables, user_id)
-    common.show(found.themes, whole=True)
-    common.show(found.moved)
-    common.show(found.alike, "ds", "last_posted_at")
-    common.show(found.tasks, "input", "queued_at", "score", "persona_source", "persona_ds", "finish_reason")
+    left_out = ("input", "queued_at", "score", "persona_source", "persona_ds", "finish_reason")
+    for heading, rows, hidden in (
+        ("Themes of the persona", found.themes, ()),
+        ("How the persona moved", found.moved, ()),
+        ("Users who are alike", found.alike, ("ds", "last_posted_at", "item_count")),
+        ("Tasks and answers", found.tasks, left_out),
+    ):
+        if common.form is Form.TABLE:
+            write_out(f"\n{heading}\n\n")
+        common.show(rows, *hidden, whole=rows is found.themes)
     if export:
         message(f"{export_user(common.tables, user_id, export):,} rows written to {export}")

@@ -1,11 +1,14 @@
 """The commands that make a plug and measure it."""
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +16,8 @@ from embedder.errors import UsageError
 from pipelines.command import options as opt
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
-from pipelines.command.streams import write_out
-from pipelines.command.tables import Form, Row, rows_of
+from pipelines.command.streams import is_terminal, write_out
+from pipelines.command.tables import ENDLESS, Form, Row, rows_of
 
 if TYPE_CHECKING:
     from llm_jobs.training.data import TrainConfig
@@ -71,11 +74,10 @@ def train(
 ) -> None:
     """Train a plug, of free answers through the frozen LLM.
 
-    One plug is for one kind of task; that of a closed kind learns to point at choices without the LLM, and --epochs
-    does not change it. A run that was killed goes on where it was. Prompts whose keys and values have no
-    room in --memory (6G unless given, whatever is free) are read again in every epoch. The process takes up to
-    3.5 GB more than --memory. A plug that answers worse than a guess among the labels is told: its training never
-    got going, as happens with few examples; try another --seed or more --epochs.
+    One plug is for one kind of task. That of a closed kind learns to point at choices without the LLM, and --epochs
+    does not change it. A run that was killed goes on where it was. Prompts whose keys and values have no room in
+    --memory (here 6G unless given) are read again in every epoch; the process takes up to 3.5 GB more than that.
+    It ends with a verdict, and warns of a plug that answers worse than a guess among the labels: try another --seed.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
@@ -190,8 +192,9 @@ def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[
     for heading, lines in tables_of(rows):
         write_out(f"\n{heading}\n\n")
         common.show(lines, "arm")
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else ENDLESS
     for kind, sentence in verdicts_of(rows, user_counts).items():
-        write_out(f"\n{kind}: {sentence}\n")
+        write_out(f"\n{textwrap.fill(f'{kind}: {sentence}', width)}\n")
     return None
 
 

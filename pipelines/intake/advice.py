@@ -20,34 +20,26 @@ LABELS: Final = ("label", "category", "section", "topic", "tag", "class")
 SCORES: Final = ("rating", "score", "stars", "overall")
 """What they call one of a few numbers."""
 
+TIMES: Final = (
+    *("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime", "day"),
+    *("sent", "sent_at", "written_at"),
+)
+"""What they call the time of a row."""
+
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "user_id": (
-        *(
-            "user",
-            "userid",
-            "author",
-            "author_id",
-            "customer",
-            "customer_id",
-            "uid",
-            "reviewerid",
-            "username",
-            "writer",
-        ),
-        *("reviewer", "from", "sender", "from_address"),
+        *("user", "userid", "author", "author_id", "customer", "customer_id", "uid", "reviewerid", "username"),
+        *("writer", "reviewer", "from", "sender", "from_address"),
     ),
     "item_id": ("id", "post_id", "article_id", "review_id", "asin", "message_id"),
     "task_id": ("id", "request_id", "job_id", "item_id"),
     "kind": ("type", "task", "category"),
-    "posted_at": (
-        *("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime", "day"),
-        *("sent", "sent_at", "written_at"),
-    ),
-    "queued_at": ("date", "time", "timestamp", "created_at", "created", "posted_at", "published", "published_at"),
+    "posted_at": TIMES,
+    "queued_at": (*TIMES, "posted_at"),
     "text": ("body", "content", "article", "review", "reviewtext", "message", "abstract", "description"),
     "input": ("prompt", "question", "query"),
     "output": (*TITLES, *LABELS, *SCORES),
-    "reference": ("answer", "gold", "target", "expected", "output"),
+    "reference": ("answer", "gold", "target", "expected", "output", *TITLES),
 }
 """What other people call our columns."""
 

@@ -17,7 +17,7 @@ from pipelines.nights.shards import Shard
 
 logger = logging.getLogger(__name__)
 
-IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm")
+IMPORTED: Final = ("embedder.encoder", "llm_jobs.frozen_llm", "pipelines.nights.preloaded")
 """What takes long to import; not what is slow to leave again: DuckDB complains in every process that ends."""
 
 GOES_ON: Final = "run the command again; it goes on where it was"

@@ -67,6 +67,7 @@ def _of_tasks(night: NightNumbers) -> Iterator[Attention]:
 
 def _of_answers(night: NightNumbers) -> Iterator[Attention]:
     meanings = {
+        "empty_count": "are empty",
         "length_count": "ran into the length limit (max_new_tokens of the kind)",
         "repeating_count": "repeat themselves",
         "shortened_count": "are to prompts that lost their middle",

@@ -2,10 +2,11 @@
 -- Grain:  one row per kind
 -- Reads:  outputs
 -- Params: $ds (DATE, null: the newest night)
--- Holds:  answer_count >= length_count; a text repeats itself if most of its eight or more words came before
+-- Holds:  answer_count >= empty_count, length_count; a text repeats itself if most of its 8 or more words came before
 with answers as (
     select
         kind,
+        output,
         finish_reason,
         is_shortened,
         output_tokens,
@@ -18,6 +19,7 @@ with answers as (
 select
     kind,
     count(*) as answer_count,
+    count(*) filter (where trim(output) = '') as empty_count,
     count(*) filter (where finish_reason = 'length') as length_count,
     count(*) filter (where len(words) >= 8 and 2 * list_unique(words) <= len(words)) as repeating_count,
     count(*) filter (where is_shortened) as shortened_count,

@@ -317,9 +317,7 @@ def test_free_answers_are_decoded_with_beams(
     assert {row["settings_sha256"] for row in outputs}.isdisjoint(row["settings_sha256"] for row in before)
 
 
-def test_beams_are_a_setting_of_a_night(
-    plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
-) -> None:
+def test_beams_are_a_setting_of_a_night(plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> None:
     configs = [replace(generate_config, num_beams=num_beams) for num_beams in (1, 2)]
     settings = [answering_facts(config, (plug,), is_apart=False).settings(kinds) for config in configs]
     assert settings[1] == settings[0] | {"num_beams": 2}

@@ -8,6 +8,7 @@ from small_night import NIGHT, NOTE
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
+from pipelines.command.answered import said
 from pipelines.generate import generate_night
 from pipelines.tables.warehouse import Warehouse
 from pipelines.user import themes
@@ -57,6 +58,14 @@ def test_a_user_is_shown_by_themes_and_every_row_can_be_exported(pplug: Pplug, a
     assert (len(exported["histories"]), len(exported["tasks"]), len(exported["outputs"])) == (6, 2, 2)
     assert all(row["user_id"] == "bob" for rows in exported.values() if isinstance(rows, list) for row in rows)
     assert pplug("user", "nobody", "--warehouse", answered).code == 4
+
+
+def test_a_person_reads_headings_and_what_an_empty_answer_is(pplug: Pplug, answered: str) -> None:
+    told = pplug("user", "bob", "--warehouse", answered)
+    headings = ("Themes of the persona", "How the persona moved", "Users who are alike", "Tasks and answers")
+    places = [told.out.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert (said(""), said("red"), said(None)) == ("(empty)", "red", None)
 
 
 def test_themes_are_groups_of_near_vectors() -> None:

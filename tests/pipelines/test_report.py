@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 from ingesting import jsonl
 from report_browser import opened
@@ -22,7 +23,7 @@ from pipelines.report.charts import charts_of
 from pipelines.report.night import night_numbers
 from pipelines.report.page import library, number, render, tiles_of, trend, write_report
 from pipelines.report.personas import persona_map
-from pipelines.tables.views import connect
+from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import train_job
 from pipelines.training_data import PlugChoice
@@ -137,6 +138,18 @@ def test_the_numbers_are_those_of_the_tables(night: Warehouse) -> None:
     assert (funnel["tasks queued"], funnel["answered"], funnel["answered with a persona"]) == (7, 7, 6)
     assert {"map", "drift", "time"} <= set(charts)
     assert json.dumps(charts)
+
+
+def test_answers_that_are_empty_cut_or_repeat_themselves_are_counted() -> None:
+    with duckdb.connect() as db:
+        db.sql(
+            "create table outputs as select 'k' as kind, *, false as is_shortened, 3 as output_tokens, -1.0 as score,"
+            " '2026-11-01'::date as ds from (values (' ', 'eos'), ('a b a b a b a b', 'length'), ('a b', 'eos'))"
+            " as answers (output, finish_reason)"
+        )
+        (row,) = run_sql(db, "report/answer_facts", {"ds": None}).to_pylist()
+    counts = {name: row[f"{name}_count"] for name in ("answer", "empty", "length", "repeating")}
+    assert counts == {"answer": 3, "empty": 1, "length": 1, "repeating": 1}
 
 
 def test_the_top_says_what_needs_a_look_and_what_to_type(night: Warehouse) -> None:

@@ -105,6 +105,15 @@ def test_advice_asks_for_a_kind_only_where_none_is_given(pplug: Pplug, csv: Path
     assert pplug("ingest", "histories", "articles.csv", "--kind", "headline", "--map", advised).code == 0
 
 
+def test_the_columns_of_mails_are_known_in_tasks(pplug: Pplug, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,from,sent,subject,body\n1,u,2026-11-01,Rain,It rained.\n", encoding="utf8")
+    said = pplug("ingest", "tasks", "t.csv", "--kind", "mail_subject")
+    advised = said.err.split("--map ")[1].split()[0]
+    assert sorted(advised.split(",")) == [
+        *("queued_at=sent", "reference=subject", "task_id=id", "text=body", "user_id=from"),
+    ]
+
+
 def test_a_column_is_advised_once_and_tasks_need_a_text_or_an_input(pplug: Pplug, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,author,body,category,date\n1,u,It rained.,x,2026-11-01\n", encoding="utf8")
     said = pplug("ingest", "tasks", "t.csv", "--kind", "headline")

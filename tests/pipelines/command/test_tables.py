@@ -295,6 +295,12 @@ def test_the_numbers_of_a_column_have_as_many_decimals(values: list[object], sho
     assert [short_cell("value", value, decimals_of(values)) for value in values] == shown
 
 
+def test_numbers_within_a_value_are_short_in_tables_alone() -> None:
+    items = [{"item_id": "7", "weight": 0.9919162392616272}]
+    assert short_cell("top_items", items, 3) == '[{"item_id": "7", "weight": 0.992}]'
+    assert exact_cell(items) == '[{"item_id": "7", "weight": 0.9919162392616272}]'
+
+
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (80, "1:20"), (7509, "2:05:09")])
 def test_a_duration_is_read_as_from_a_clock(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

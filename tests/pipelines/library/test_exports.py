@@ -25,3 +25,8 @@ def test_importing_the_packages_loads_no_library() -> None:
     code = f"import sys, embedder, llm_jobs, pipelines; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_workers_are_made_from_says_nothing_of_libraries() -> None:
+    done = subprocess.run([sys.executable, "-c", "import pipelines.nights.preloaded"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from pipelines.baselines.registry import LORA, METHODS
+from pipelines.command.evaluations import tables_of
 from pipelines.verdicts.evaluated import Finding, drawn, reach, verdict
 from pipelines.verdicts.words import ARMS, METRICS, metric_words, points
 
@@ -45,6 +46,15 @@ def test_an_interval_is_drawn_on_an_axis_that_shows_the_difference() -> None:
     assert drawn(row | {"low": None, "high": None}, 0.0, 1.0, 11) == "     ●"
     assert reach([row]) == (pytest.approx(0.39), pytest.approx(0.61))
     assert reach([row | {"low": 0.0}])[0] == 0.0
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.5, 1), (0.6, 2)])
+def test_a_metric_for_any_script_is_shown_only_where_it_says_something_else(value: float, shown: int) -> None:
+    latin = [row | {"kind": "note", "slice": None, "metric": "rouge-1"} for row in rows(0, 0, 0)]
+    any_script = [row | {"metric": "rouge-1-unicode", "value": value} for row in latin]
+    headings = [heading for heading, _ in tables_of([*latin, *any_script])]
+    assert len(headings) == shown
+    assert "ROUGE-1, shared words" in headings[0]
 
 
 def test_every_compared_method_and_metric_has_words() -> None:
