@@ -7,6 +7,7 @@
 Each number stands beside that of the same attack with another user's vectors: what chance gives.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -34,6 +35,8 @@ from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import PlugChoice, limited, training_data
+
+logger = logging.getLogger(__name__)
 
 JOB = "audit"
 
@@ -97,7 +100,11 @@ def audit_night(
                 rows += rows_of(finding._replace(attacked=f"{finding.attacked} of {kind}"))
         if models:
             for done, folder in enumerate(plugs, MOST_ON_TABLES + 1):
-                rows += membership_rows(warehouse, ds, kinds, config, models, folder)
+                found = membership_rows(warehouse, ds, kinds, config, models, folder)
+                if not found:
+                    told = "%s: two users who were in its training and two who were not are needed to tell them apart"
+                    logger.warning(told, folder)
+                rows += found
                 progress("attacks", done, count)
         table = pa.Table.from_pylist(
             [{"slice": AUDIT, "run_id": record.run_id} | row for row in rows], file_schema("evaluations")

@@ -124,6 +124,23 @@ def test_a_plug_is_attacked_by_its_losses(
     assert 0 <= auc["low"] <= auc["value"] <= auc["high"] <= 1
 
 
+def test_a_plug_that_was_trained_with_everybody_is_told_of(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warehouse, plug = fill(diaries()[:60]), tmp_path / "plug"
+    train = TrainConfig(epochs=1, batch_size=16, held_out=0.0)
+    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    encode_night(warehouse, NIGHT, encode_config, kinds)
+    rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(6), generate_config, [plug]).to_pylist()
+    assert "membership-auc" not in {row["metric"] for row in rows}
+    assert "two who were not are needed to tell them apart" in caplog.text
+
+
 def test_too_few_users_are_refused(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
