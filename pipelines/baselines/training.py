@@ -30,7 +30,7 @@ from pipelines.baselines.night import NightOfKind
 from pipelines.baselines.plugs import training_seconds
 from pipelines.baselines.registry import DIFFERENCE, OWN_PLUG, SHUFFLED, TrainedPlug
 from pipelines.nights.runs import Progress
-from pipelines.train import add_to_report, hashed_users, plug_config
+from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class FoldTrainer:
             if not (folder / REPORT).is_file():
                 names = models.encoder.encode(config.labels) if config.labels else None
                 train_plug(plug, trainable(models.llm), known, settings, folder, self.progress, names)
-                users = hashed_users(self.night.warehouse, known) if self.folder else {}
+                users = hashed_users(self.night.warehouse, trained_on(plug, known, settings)) if self.folder else {}
                 add_to_report(folder, seconds=round(time.perf_counter() - start, 1), **users)
             found = TrainedPlug(PersonaPlug.from_pretrained(folder), training_seconds(folder))
         return replace(found, seen=peers.task) if peers else found
