@@ -11,11 +11,11 @@ imported, as pplug's command line does.
 
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ TOKENS_PER_BATCH = 2048
 
 TOKENS_PER_GPU_BATCH = 1 << 16
 """The same on a GPU: of BERT large 2 GB in 16 bits; a batch that does not fit is halved."""
+
+Tell: TypeAlias = Callable[[int], None]
+"""Hears how many texts were encoded just now."""
 
 TEXTS_PER_CHUNK = 8192
 """Texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths."""
@@ -130,8 +133,10 @@ class TextEncoder:
         """
         return self.encode_counted(texts, is_query)[0]
 
-    def encode_counted(self, texts: Sequence[str], is_query: bool = False) -> tuple[NDArray[np.float32], int]:
-        """Encode texts, and count the tokens that went through the model."""
+    def encode_counted(
+        self, texts: Sequence[str], is_query: bool = False, tell: Tell | None = None
+    ) -> tuple[NDArray[np.float32], int]:
+        """Encode texts, and count the tokens that went through the model; `tell` hears how many texts a batch had."""
         token_count = 0
         first: dict[str, int] = {}
         source = np.fromiter((first.setdefault(text, row) for row, text in enumerate(texts)), np.int64, len(texts))
@@ -148,6 +153,8 @@ class TextEncoder:
                 if number % BATCHES_PER_TRIM == 0:
                     return_free_memory()
                 found += in_halves(self._pooled, [tokens[index] for index in batch])
+                if tell is not None:
+                    tell(len(batch))
             vectors[np.array(chunk)[np.concatenate(batches)]] = torch.cat(found).cpu().numpy()
         copies = np.flatnonzero(source != np.arange(len(texts)))
         vectors[copies] = vectors[source[copies]]

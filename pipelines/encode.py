@@ -22,6 +22,7 @@ from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing
 from embedder.personas import PERSONA_VERSION
 from llm_jobs.kinds import Kind
+from pipelines.nights import working
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, speed_of
@@ -210,7 +211,7 @@ class EncodeJob:
             return rows
         protector = self.config.protection.of(night.warehouse)
         pending = pending_items(rows.rows, self.kinds, protector, force=self.force)
-        return self._way.encode_items(pending, rows.stored, models, self.kinds, protector)
+        return self._way.encode_items(pending, rows.stored, models, self.kinds, protector, working.count)
 
     def shape(self, night: Night, results: Encoded | Mapping[str, Base]) -> Made:
         """Make vectors of the changed items, and bases of personas that are too large, or are kept, without."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from embedder.errors import InputMissing, PplugError
 from pipelines.background import repeated
+from pipelines.nights import working
 from pipelines.nights.job import Night, NightJob
 from pipelines.nights.plans import Cost, Plan
 from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
@@ -157,12 +158,16 @@ def noted_cost(night: Night, record: RunRecord) -> Generator[None]:
 
 @contextmanager
 def watched(night: Night, shards: Sequence[Shard], progress: Progress) -> Generator[None]:
-    """Tell `progress` about finished shards while a runner is at work, which itself says nothing before its end."""
+    """Tell `progress` what is done while a runner is at work, which itself says nothing before its end."""
     total = sum(shard.row_count for shard in shards)
+    told = 0
 
     def tell() -> None:
-        done = night.log.finished()
-        progress(night.job.unit, sum(shard.row_count for shard in shards if shard.index in done), total)
+        nonlocal told
+        done, at_work = night.log.finished(), working.rows_at_work()
+        done_rows = sum(shard.row_count for shard in shards if shard.index in done)
+        told = min(total, max(told, done_rows + at_work))  # it may have ended meanwhile
+        progress(night.job.unit, told, total)
 
     with repeated(tell, POLL_SECONDS):
         yield

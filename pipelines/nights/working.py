@@ -28,6 +28,9 @@ COMPUTING: Final = threading.Lock()
 BEAT_SECONDS: Final = 5.0
 """Time between two signs of life of a worker."""
 
+_at_work: list[int] = [0]
+"""Rows of the shard at work in this process that are done."""
+
 _beating: dict[str, threading.Thread] = {}
 
 
@@ -47,10 +50,21 @@ def read(night: Night, shard: Shard) -> Any:
         return night.job.read(night, shard, db)
 
 
+def count(rows: int) -> None:
+    """Note that so many more rows of the shard at work are done; a job calls it in `compute`, where it can tell."""
+    _at_work[0] += rows
+
+
+def rows_at_work() -> int:
+    """How many rows of the shard at work in this process are done; none where other processes compute."""
+    return _at_work[0]
+
+
 def compute(night: Night, shard: Shard, rows: Any) -> ComputedShard:
     """Run the models over a shard's rows."""
     with COMPUTING:
         models = night.job.load(night.facts)
+        _at_work[0] = 0
         start = time.perf_counter()
         results = night.job.compute(night, rows, models)
         return ComputedShard(shard, results, time.perf_counter() - start)
@@ -79,7 +93,8 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     for name, (_, data) in packed.items():
         night.warehouse.store.put(name, data)
     manifest = _manifest(night, index, made, computed.seconds, files)
-    if not night.log.add(manifest):
+    is_first, _at_work[0] = night.log.add(manifest), 0
+    if not is_first:
         night.warehouse.store.delete(packed)
         first = night.log.manifest(index)
         if first is None:

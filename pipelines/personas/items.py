@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedder.compact import CompactVectors
-from embedder.encoder import TextEncoder
+from embedder.encoder import Tell, TextEncoder
 from embedder.personas import Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
@@ -180,11 +180,11 @@ def pending_items(changed: pa.Table, kinds: Mapping[str, Kind], protector: Prote
 
 
 def encode_items(
-    pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
+    pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector, tell: Tell
 ) -> Encoded:
     """Give each item its vector: that of an earlier run where the text is the same, else a new one."""
     is_todo, todo = pending.is_todo, pending.todo
-    fresh, tokens = encoder.encode_counted([text for _, text in todo])
+    fresh, tokens = encoder.encode_counted([text for _, text in todo], tell=tell)
     fresh = protector.noisy(fresh, [name for name, _ in todo])
     held = pending.rows.filter(pa.array(~is_todo))
     known = compact_vectors(held["vector"], held["vector_scale"], encoder.width)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedder.compact import CompactVectors
-from embedder.encoder import TextEncoder
+from embedder.encoder import Tell, TextEncoder
 from embedder.personas import Summary
 from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
@@ -47,11 +47,11 @@ def read_changed(db: duckdb.DuckDBPyConnection, shard: Shard, changes: Changes, 
 
 
 def encode_items(
-    pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector
+    pending: Pending, stored: Stored, encoder: TextEncoder, kinds: Mapping[str, Kind], protector: Protector, tell: Tell
 ) -> Encoded:
     """Encode all items of the users; those that changed get no vector of their own."""
     every = whole_items(stored, kinds, protector)
-    fresh, tokens = encoder.encode_counted(every.texts)
+    fresh, tokens = encoder.encode_counted(every.texts, tell=tell)
     vectors = CompactVectors.of(protector.noisy(fresh, every.names))
     rows = with_vectors(every.named_rows(kinds), vectors)
     count = pending.rows.num_rows

@@ -272,6 +272,16 @@ def test_equal_texts_get_equal_rows(encoders: dict[str, TextEncoder]) -> None:
     np.testing.assert_array_equal(found, found[[0, 1, 0, 1, 0]])
 
 
+def test_how_many_texts_are_done_is_told_batch_by_batch(
+    encoders: dict[str, TextEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedder.encoder.TOKENS_PER_BATCH", 8)
+    told: list[int] = []
+    name, encoder = next(iter(encoders.items()))
+    encoder.encode_counted(["a b c", "d", "e f g h", "d"], tell=told.append)
+    assert (sum(told), len(told) > 1) == (3, True), name
+
+
 def test_chunks_and_tokenizer_calls_leave_no_trace(
     encoders: dict[str, TextEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

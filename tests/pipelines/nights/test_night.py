@@ -66,7 +66,8 @@ def test_a_night_is_every_row_once_and_leaves_nothing_behind(warehouse: Warehous
     assert (again.rows_out, again.tokens, again.config["published_by"]) == (10, 0, record.run_id)
 
 
-def test_progress_is_told_while_the_shards_are_at_work(warehouse: Warehouse) -> None:
+@pytest.mark.parametrize("counts", [False, True])
+def test_progress_is_told_while_the_shards_are_at_work(counts: bool, warehouse: Warehouse) -> None:
     told, has_told = list[tuple[str, int, int]](), threading.Event()
 
     def progress(label: str, done: int, total: int) -> None:
@@ -75,7 +76,7 @@ def test_progress_is_told_while_the_shards_are_at_work(warehouse: Warehouse) -> 
             has_told.set()
 
     LettersJob.waits_for[:] = [has_told]
-    run_night(LettersJob(wait=True), warehouse, NIGHT, progress)
+    run_night(LettersJob(wait=True, counts=counts), warehouse, NIGHT, progress)
     assert told[-1] == ("letters", 10, 10)
     assert told == sorted(told)
     assert any(0 < done < 10 for _, done, _ in told)
