@@ -287,14 +287,32 @@ def encode_night(
     config: EncodeConfig,
     kinds: Mapping[str, Kind],
     *,
+    force: bool = False,
+    rebuild: bool = False,
     progress: Progress = no_progress,
     runner: Runner | None = None,
-    **asked: bool,
 ) -> RunRecord:
-    """Write the night's `persona_vectors`, and `history_vectors` of what changed: `run_night` of an `encode_job`."""
-    return run_night(encode_job(config, kinds, runner=runner, **asked), warehouse, ds, progress, runner)
+    """Write the night's `persona_vectors`, and `history_vectors` of what changed: `run_night` of an `encode_job`.
+
+    A night that is published already from the same inputs and settings is left as it is.
+
+    Raises:
+        AlreadyRunning: if another process encodes that night.
+        InputMissing: if there are no histories as of that night, or there is no such encoder.
+        PplugError: if the encoder or the protection is another one and `rebuild` is not set.
+    """
+    job = encode_job(config, kinds, force=force, rebuild=rebuild, runner=runner)
+    return run_night(job, warehouse, ds, progress, runner)
 
 
-def plan_encode(warehouse: Warehouse, ds: date, config: EncodeConfig, kinds: Mapping[str, Kind], **asked: bool) -> Plan:
+def plan_encode(
+    warehouse: Warehouse,
+    ds: date,
+    config: EncodeConfig,
+    kinds: Mapping[str, Kind],
+    *,
+    force: bool = False,
+    rebuild: bool = False,
+) -> Plan:
     """What `encode_night` would do; nothing is written."""
-    return plan_night(encode_job(config, kinds, runner=None, is_plan=True, **asked), warehouse, ds)
+    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild, is_plan=True), warehouse, ds)

@@ -255,12 +255,22 @@ def generate_night(
     config: GenerateConfig,
     kinds: Mapping[str, Kind],
     *,
+    force: bool = False,
+    max_persona_age: int | None = None,
     progress: Progress = no_progress,
     runner: Runner | None = None,
-    **asked: Any,
 ) -> RunRecord:
-    """Write the night's `outputs`: `run_night` of a `generate_job`."""
-    return run_night(generate_job(plugs, config, kinds, runner=runner, **asked), warehouse, ds, progress, runner)
+    """Write the night's `outputs`: `run_night` of a `generate_job`.
+
+    A night that is published already from the same inputs and settings is left as it is.
+
+    Raises:
+        AlreadyRunning: if another process answers that night.
+        InputMissing: if the night has no tasks, no personas were made, or a plug or model is not there.
+        PplugError: if a plug was made for other models, or the personas are older than `max_persona_age` days.
+    """
+    job = generate_job(plugs, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
+    return run_night(job, warehouse, ds, progress, runner)
 
 
 def plan_generate(
@@ -269,10 +279,11 @@ def plan_generate(
     plugs: Sequence[Path],
     config: GenerateConfig,
     kinds: Mapping[str, Kind],
-    **asked: Any,
+    *,
+    force: bool = False,
 ) -> Plan:
     """What `generate_night` would do; nothing is written."""
-    return plan_night(generate_job(plugs, config, kinds, **asked), warehouse, ds)
+    return plan_night(generate_job(plugs, config, kinds, force=force), warehouse, ds)
 
 
 def task_tokens(
