@@ -33,6 +33,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 LONG = (
     "accelerator",
     "docs/test_airflow.py",
+    "docs/test_snippets.py",
+    "docs/test_tutorial.py",
     "embedder/test_models.py::test_smollm2",
     "embedder/test_personas.py::test_a_large_user",
     "faults",
@@ -46,6 +48,7 @@ LONG = (
     "llm_jobs/test_metrics.py::test_the_interval_is_that_of_a_slow_loop",
     "llm_jobs/test_rules.py",
     "llm_jobs/test_training.py::test_a_killed_run_resumes",
+    "pipelines/audit",
     "pipelines/command/test_boundary.py::test_matrix_products",
     "pipelines/command/test_kinds_command.py::test_what_init_writes",
     "pipelines/command/test_streams.py",
@@ -81,6 +84,8 @@ LONG = (
     "pipelines/test_many_nights.py",
     "pipelines/test_nightly.py",
     "pipelines/test_packaging.py",
+    "pipelines/test_pages.py",
+    "pipelines/test_people.py",
     "pipelines/test_power_loss.py",
     "pipelines/test_report.py",
     "pipelines/test_sharing.py",
@@ -93,6 +98,7 @@ LONG = (
 again. What it keeps has tests of every part of the product; it is to stay under 90 seconds on two cores."""
 
 KEPT = (
+    "pipelines/audit/test_audit.py::test_too_few_users",
     "pipelines/library/test_library_warehouse.py::test_it_is_the_warehouse_of_the_jobs",
     "pipelines/test_encode.py::test_every_persona_is_what_ten_lines",
     "pipelines/test_generate.py::test_every_task_is_answered_or_rejected_exactly_once",
