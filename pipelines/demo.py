@@ -1,6 +1,6 @@
 """The whole job on a generated sample, with the real models, in one folder.
 
-    write_sample ─▶ ingest ─▶ train ─▶ encode ─▶ generate ─▶ evaluate with controls ─▶ a query
+    write_sample ─▶ ingest ─▶ train ─▶ encode ─▶ generate ─▶ evaluate with controls ─▶ a query, a report
 
 The functions are those that the commands call.
 """
@@ -21,6 +21,8 @@ from pipelines.evaluate import evaluate_night
 from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.nights.runs import Progress
+from pipelines.report.night import night_numbers
+from pipelines.report.page import render, write_report
 from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect
@@ -95,6 +97,9 @@ def run_demo(
     found = evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=models, progress=progress)
     with connect(warehouse) as db:
         looked_at = list(rows_of(run_query(db, "top_items", {"task_id": EXAMPLE_TASK})))
+        report = render(night_numbers(db, NIGHT, example_count=3))
+    write_report(folder / "report.html", report)
+    logger.info("open the night's report in a browser: %s", folder / "report.html")
     logger.info("look around: pplug sql 'show tables' --warehouse %s", warehouse.root)
     return DemoResult(looked_at, closing_table(list(rows_of(found))))
 

@@ -46,6 +46,7 @@ def test_a_small_demo_runs_every_step_and_again(tmp_path: Path) -> None:
         assert [row["arm"] for row in result.arms] == list(ARMS)
         assert result.looked_at
         assert {row["task_id"] for row in result.looked_at} == {"user-01-task-1"}
+    assert "Night of" in (tmp_path / "report.html").read_text(encoding="utf8")
     with connect(Warehouse(tmp_path / "warehouse")) as db:
         counts = db.sql("select (select count(*) from outputs), (select count(*) from personas)").fetchall()
     assert counts == [(SMALL.users * SMALL.tasks, SMALL.users - SMALL.users_without_history)]
