@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedder.evidence import COLUMNS, NEWEST, SHARPNESSES, label_evidence
@@ -28,12 +28,16 @@ def slow_row(task: np.ndarray, vectors: np.ndarray, labels: Sequence[str | None]
         weights = {at: float(np.exp(beta * (vectors[at] @ task))) for at in ours}
         row.append(sum(weights[at] for at in own) / sum(weights.values()) if ours else 0.0)
     row.append(float(np.mean([vectors[at] @ task for at in own])) if own else 0.0)
+    remembered = [label for label in labels if label is not None][-NEWEST_LABELS:]  # of any name
+    named = [label for label in remembered if label in CHOICES]
     for count in NEWEST:
-        newest = [labels[at] for at in ours[-count:]]
+        newest = named[-count:]
         row.append(newest.count(choice) / len(newest) if newest else 0.0)
-    return [*row, float(bool(ours) and labels[ours[-1]] == choice)]
+    return [*row, float(bool(named) and named[-1] == choice)]
 
 
+@example(["red"] * 29 + ["white", "blue"], 0)
+@example(["red"] + ["white"] * 30, 0)
 @given(outputs, st.integers(0, 1000))
 def test_a_history_says_of_each_choice_what_its_items_say_one_by_one(labels: list[str | None], seed: int) -> None:
     vectors, task = unit_rows(len(labels), seed), unit_rows(1, seed + 1)[0]
