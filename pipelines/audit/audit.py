@@ -95,6 +95,7 @@ def audit_night(
             for done, finding in enumerate(attacks_on_tables(db, scene), 1):
                 rows += rows_of(finding)
                 progress("attacks", done, count)
+        progress("attacks", MOST_ON_TABLES, count)  # fewer where no night is before this one
         for kind, plug in loaded.items():
             for finding in attacks_on_soft_prompts(scene, plug.plug):
                 rows += rows_of(finding._replace(attacked=f"{finding.attacked} of {kind}"))

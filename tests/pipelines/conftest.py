@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import Pplug, Said
-from ingesting import jsonl
+from ingesting import ingest_all
 from s3_server import s3_server
 from small_night import ITEMS, NIGHT, NOTE, TASKS
 from tiny_models import save_model, tiny_bert, tiny_llama
@@ -21,7 +21,6 @@ from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
 from pipelines.encode import EncodeConfig, encode_night
-from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
@@ -80,7 +79,6 @@ def fill(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Warehouse]:
     """Add items and tasks to a warehouse."""
-    numbers = iter(range(1000))
 
     def fill_warehouse(
         items: list[dict[str, Any]], tasks: list[dict[str, Any]] | None = None, ds: date = NIGHT, name: str = "w"
@@ -90,12 +88,7 @@ def fill(
         if is_first and what in first_fills:
             shutil.copytree(first_fills[what], folder)
             return Warehouse(folder)
-        warehouse = Warehouse(folder)
-        for rows, ingest in ((items, ingest_histories), (tasks or [], ingest_tasks)):
-            if rows:
-                file = tmp_path / f"{next(numbers)}.jsonl"
-                file.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf8")
-                ingest(warehouse, [file], ds, kinds)
+        warehouse = ingest_all(Warehouse(folder), tmp_path, items, tasks or [], ds, kinds)
         if is_first and folder.exists():
             first_fills[what] = tmp_path_factory.mktemp("filled") / "w"
             shutil.copytree(folder, first_fills[what])
@@ -110,9 +103,7 @@ def encoded_night(
 ) -> Path:
     """A warehouse with the small night's items and tasks, encoded; for `night` to copy."""
     folder = tmp_path_factory.mktemp("encoded")
-    warehouse = Warehouse(folder / "w")
-    ingest_histories(warehouse, [jsonl(folder / "histories.jsonl", *ITEMS)], NIGHT, kinds)
-    ingest_tasks(warehouse, [jsonl(folder / "tasks.jsonl", *TASKS)], NIGHT, kinds)
+    warehouse = ingest_all(Warehouse(folder / "w"), folder, ITEMS, TASKS, NIGHT, kinds)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     return folder / "w"
 

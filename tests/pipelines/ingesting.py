@@ -1,10 +1,14 @@
 """What the tests of ingestion share: files to ingest, and what is in the warehouse afterwards."""
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+from llm_jobs.kinds import Kind
+from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -18,6 +22,21 @@ def jsonl(path: Path, *lines: dict[str, Any] | bytes) -> Path:
     """A file of these lines."""
     path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
     return path
+
+
+def ingest_all(
+    warehouse: Warehouse,
+    folder: Path,
+    items: Sequence[dict[str, Any]],
+    tasks: Sequence[dict[str, Any]],
+    ds: date,
+    kinds: dict[str, Kind],
+) -> Warehouse:
+    """Put items and tasks into a warehouse, by files in a folder."""
+    for rows, ingest in ((items, ingest_histories), (tasks, ingest_tasks)):
+        if rows:
+            ingest(warehouse, [jsonl(folder / f"{uuid4().hex}.jsonl", *rows)], ds, kinds)
+    return warehouse
 
 
 def item(item_id: str = "i", **changes: object) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingesting import jsonl
+from ingesting import ingest_all
 from small_night import NIGHT, item, task
 
 from embedder.errors import InputMissing, UsageError
@@ -24,7 +24,6 @@ from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
-from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.tables.warehouse import Warehouse
 
@@ -42,9 +41,7 @@ def warehouse(
     kinds: dict[str, Kind], encode_config: EncodeConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Warehouse:
     folder = tmp_path_factory.mktemp("folds")
-    made = Warehouse(folder / "w")
-    ingest_histories(made, [jsonl(folder / "histories.jsonl", *ITEMS)], NIGHT, kinds)
-    ingest_tasks(made, [jsonl(folder / "tasks.jsonl", *TASKS)], NIGHT, kinds)
+    made = ingest_all(Warehouse(folder / "w"), folder, ITEMS, TASKS, NIGHT, kinds)
     encode_night(made, NIGHT, encode_config, kinds)
     return made
 
