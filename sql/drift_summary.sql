@@ -42,7 +42,5 @@ select
     quantile_cont(similarity, 0.05) as p05_similarity,
     median(similarity) as median_similarity
 from moved
-group by
-    ds,
-    previous_ds
+group by ds, previous_ds
 order by ds

@@ -39,8 +39,4 @@ select
     value - previous_value as difference,
     run_id
 from newest
-order by
-    kind,
-    metric,
-    ds,
-    arm
+order by kind, metric, ds, arm

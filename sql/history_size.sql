@@ -12,9 +12,7 @@ with users as (
         min(posted_at) as first_posted_at,
         max(posted_at) as last_posted_at
     from histories
-    group by
-        kind,
-        user_id
+    group by kind, user_id
 )
 
 select

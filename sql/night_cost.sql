@@ -14,9 +14,7 @@ with costs as (
         coalesce(max(rows_out) filter (where status = 'done'), 0) as rows_out
     from runs
     where $ds is null or ds = $ds
-    group by
-        ds,
-        job
+    group by ds, job
 )
 
 select
@@ -30,6 +28,4 @@ select
     tokens / nullif(seconds, 0) as tokens_per_second,
     rows_out / nullif(seconds, 0) as rows_per_second
 from costs
-order by
-    ds,
-    job
+order by ds, job

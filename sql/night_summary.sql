@@ -22,7 +22,4 @@ from runs
 where $ds is null or ds = $ds
 window night as (partition by ds, job)
 qualify row_number() over (partition by ds, job order by started_at desc, run_id desc) = 1
-order by
-    ds,
-    started_at,
-    job
+order by ds, started_at, job

@@ -10,9 +10,7 @@ with queued as (
         count(*) as task_count
     from tasks
     where $ds is null or ds = $ds
-    group by
-        ds,
-        user_id
+    group by ds, user_id
 ),
 
 nights as (
@@ -84,7 +82,5 @@ left join covered
     on
         queued.ds = covered.ds
         and queued.user_id = covered.user_id
-group by
-    nights.ds,
-    nights.persona_ds
+group by nights.ds, nights.persona_ds
 order by nights.ds

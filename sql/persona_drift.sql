@@ -32,7 +32,5 @@ inner join changed_personas_at((select previous_ds from compared), (select ds fr
         newer.user_id = older.user_id
         -- vectors of two encoders have no angle between them
         and newer.encoder_sha256 = older.encoder_sha256
-order by
-    similarity,
-    newer.user_id
+order by similarity, newer.user_id
 limit $limit

@@ -14,14 +14,5 @@ select
     arg_min(detail, row_id) as example_detail
 from rejects
 where $ds is null or ds = $ds
-group by
-    ds,
-    job,
-    source,
-    reason
-order by
-    ds asc,
-    reject_count desc,
-    job asc,
-    source asc,
-    reason asc
+group by ds, job, source, reason
+order by ds asc, reject_count desc, job asc, source asc, reason asc

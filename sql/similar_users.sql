@@ -17,7 +17,5 @@ select
 from personas_at((select ds from as_of)) as neighbours
 inner join personas_at((select ds from as_of)) as wanted on neighbours.user_id <> wanted.user_id
 where wanted.user_id = $user_id
-order by
-    similarity desc,
-    neighbours.user_id asc
+order by similarity desc, neighbours.user_id asc
 limit $limit

@@ -19,13 +19,9 @@ behind as (
     from histories
     left join has_persona using (user_id)
     where has_persona.persona_ds is null or histories.ds > has_persona.persona_ds
-    group by
-        histories.user_id,
-        has_persona.persona_ds
+    group by histories.user_id, has_persona.persona_ds
     having missing_item_count >= $min_items
-    order by
-        missing_item_count desc,
-        histories.user_id asc
+    order by missing_item_count desc, histories.user_id asc
     limit $limit
 ),
 
@@ -47,6 +43,4 @@ select
     behind.newest_item_ds - behind.persona_ds as days_behind
 from behind
 left join counted using (user_id)
-order by
-    behind.missing_item_count desc,
-    behind.user_id asc
+order by behind.missing_item_count desc, behind.user_id asc

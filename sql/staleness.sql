@@ -18,9 +18,7 @@ behind as (
     from histories
     left join has_persona using (user_id)
     where has_persona.persona_ds is null or histories.ds > has_persona.persona_ds
-    group by
-        histories.user_id,
-        has_persona.persona_ds
+    group by histories.user_id, has_persona.persona_ds
 )
 
 select

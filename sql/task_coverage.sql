@@ -9,9 +9,7 @@ with refused as (
         row_id as task_id
     from rejects
     where job = 'generate'
-    group by
-        ds,
-        row_id
+    group by ds, row_id
 )
 
 select
@@ -27,9 +25,5 @@ from tasks
 left join outputs using (ds, task_id)
 left join refused using (ds, task_id)
 where $ds is null or tasks.ds = $ds
-group by
-    tasks.ds,
-    tasks.kind
-order by
-    tasks.ds,
-    tasks.kind
+group by tasks.ds, tasks.kind
+order by tasks.ds, tasks.kind

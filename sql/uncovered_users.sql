@@ -15,9 +15,7 @@ queued as (
         count(*) as task_count
     from tasks
     inner join night using (ds)
-    group by
-        tasks.ds,
-        tasks.user_id
+    group by tasks.ds, tasks.user_id
 ),
 
 covered as (
@@ -33,9 +31,7 @@ uncovered as (
         queued.task_count
     from queued
     anti join covered on queued.user_id = covered.user_id
-    order by
-        queued.task_count desc,
-        queued.user_id asc
+    order by queued.task_count desc, queued.user_id asc
     limit $limit
 )
 
@@ -47,10 +43,5 @@ select
     min(histories.ds) as first_ingested_ds
 from uncovered
 left join histories on uncovered.user_id = histories.user_id
-group by
-    uncovered.ds,
-    uncovered.user_id,
-    uncovered.task_count
-order by
-    uncovered.task_count desc,
-    uncovered.user_id asc
+group by uncovered.ds, uncovered.user_id, uncovered.task_count
+order by uncovered.task_count desc, uncovered.user_id asc

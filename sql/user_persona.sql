@@ -48,7 +48,4 @@ left join histories
         unnested.user_id = histories.user_id
         and unnested.item.kind = histories.kind
         and unnested.item.item_id = histories.item_id
-order by
-    unnested.item_count desc,
-    similarity desc,
-    unnested.vector_number asc
+order by unnested.item_count desc, similarity desc, unnested.vector_number asc

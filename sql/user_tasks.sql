@@ -10,9 +10,7 @@ with refused as (
         min(reason) as reason
     from rejects
     where job = 'generate'
-    group by
-        ds,
-        row_id
+    group by ds, row_id
 )
 
 select
@@ -37,8 +35,5 @@ from tasks
 left join outputs using (ds, task_id)
 left join refused using (ds, task_id)
 where tasks.user_id = $user_id and ($ds is null or tasks.ds = $ds)
-order by
-    tasks.ds desc,
-    tasks.queued_at desc,
-    tasks.task_id asc
+order by tasks.ds desc, tasks.queued_at desc, tasks.task_id asc
 limit $limit

@@ -44,14 +44,6 @@ inner join gone
         history_vectors.user_id = gone.user_id
         and history_vectors.kind = gone.kind
         and history_vectors.item_id = gone.item_id
-group by
-    gone.ds,
-    gone.user_id,
-    gone.kind,
-    gone.item_id
+group by gone.ds, gone.user_id, gone.kind, gone.item_id
 having not arg_max(history_vectors.is_deleted, history_vectors.ds)
-order by
-    gone.ds,
-    gone.user_id,
-    gone.kind,
-    gone.item_id
+order by gone.ds, gone.user_id, gone.kind, gone.item_id

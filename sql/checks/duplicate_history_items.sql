@@ -11,14 +11,8 @@ select
     min(ds) as first_ds,
     max(ds) as last_ds
 from histories
-group by
-    user_id,
-    kind,
-    item_id
+group by user_id, kind, item_id
 having
     row_count > 1
     and ($ds is null or bool_or(ds = $ds))
-order by
-    user_id,
-    kind,
-    item_id
+order by user_id, kind, item_id

@@ -11,14 +11,6 @@ select
     count(*) as row_count
 from history_vectors
 where $ds is null or ds = $ds
-group by
-    ds,
-    user_id,
-    kind,
-    item_id
+group by ds, user_id, kind, item_id
 having row_count > 1
-order by
-    ds,
-    user_id,
-    kind,
-    item_id
+order by ds, user_id, kind, item_id

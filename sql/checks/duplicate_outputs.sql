@@ -9,10 +9,6 @@ select
     count(*) as row_count
 from outputs
 where $ds is null or ds = $ds
-group by
-    ds,
-    task_id
+group by ds, task_id
 having row_count > 1
-order by
-    ds,
-    task_id
+order by ds, task_id

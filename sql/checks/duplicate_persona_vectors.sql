@@ -9,10 +9,6 @@ select
     count(*) as row_count
 from persona_vectors
 where $ds is null or ds = $ds
-group by
-    ds,
-    user_id
+group by ds, user_id
 having row_count > 1
-order by
-    ds,
-    user_id
+order by ds, user_id

@@ -27,10 +27,4 @@ where
         or difference > difference_high
         or task_count < 1
     )
-order by
-    ds,
-    kind,
-    arm,
-    metric,
-    slice,
-    run_id
+order by ds, kind, arm, metric, slice, run_id

@@ -21,8 +21,4 @@ where
         -- not(... < ...) so that a norm of null or nan is reported too
         else coalesce(not abs(norm - 1) < 0.01, true)
     end
-order by
-    history_vectors.ds,
-    history_vectors.user_id,
-    history_vectors.kind,
-    history_vectors.item_id
+order by history_vectors.ds, history_vectors.user_id, history_vectors.kind, history_vectors.item_id

@@ -65,10 +65,6 @@ left join refused
         expected.ds = refused.ds
         and expected.user_id = refused.user_id
         and concat_ws('/', expected.kind, expected.item_id) = refused.row_id
-group by
-    expected.ds,
-    expected.user_id
+group by expected.ds, expected.user_id
 having count(*) > count(*) filter (where encoded.item_id is not null or refused.row_id is not null)
-order by
-    expected.ds,
-    expected.user_id
+order by expected.ds, expected.user_id

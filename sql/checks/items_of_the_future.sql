@@ -10,8 +10,6 @@ select
     min(posted_at) as first_posted_at,
     max(posted_at) as last_posted_at
 from histories
-where
-    posted_at >= ds + interval 1 day
-    and ($ds is null or ds = $ds)
+where posted_at >= ds + interval 1 day and ($ds is null or ds = $ds)
 group by ds
 order by ds

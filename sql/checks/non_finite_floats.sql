@@ -66,8 +66,4 @@ select
     column_name
 from floats
 where ($ds is null or ds = $ds) and not coalesce(isfinite(probe), false)
-order by
-    table_name,
-    ds,
-    row_id,
-    column_name
+order by table_name, ds, row_id, column_name

@@ -18,6 +18,4 @@ where
         or (persona_source = 'history' and persona_ds is null)
         or persona_ds > ds
     )
-order by
-    ds,
-    task_id
+order by ds, task_id

@@ -18,6 +18,4 @@ where
         or (tasks.choices is not null and not list_contains(tasks.choices, outputs.output))
         or (tasks.choices is not null) is distinct from (outputs.finish_reason = 'choice')
     )
-order by
-    outputs.ds,
-    outputs.task_id
+order by outputs.ds, outputs.task_id

@@ -11,6 +11,4 @@ select
 from outputs
 left join tasks using (ds, task_id, user_id, kind)
 where ($ds is null or outputs.ds = $ds) and tasks.input is null
-order by
-    outputs.ds,
-    outputs.task_id
+order by outputs.ds, outputs.task_id

@@ -14,6 +14,4 @@ where
     ($ds is null or ds = $ds)
     -- no items have no counts: none is stored any more
     and (coalesce(counted, 0) is distinct from item_count or coalesce(smallest_count, 1) < 1)
-order by
-    ds,
-    user_id
+order by ds, user_id

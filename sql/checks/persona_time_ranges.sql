@@ -12,6 +12,4 @@ from persona_vectors
 where
     ($ds is null or ds = $ds)
     and coalesce(first_posted_at > last_posted_at or last_posted_at >= ds + 1, item_count is distinct from 0)
-order by
-    ds,
-    user_id
+order by ds, user_id

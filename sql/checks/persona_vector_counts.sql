@@ -43,6 +43,4 @@ where
     or count_count <> vector_count
     or typical_item_count <> vector_count
     or label_count_count <> vector_count
-order by
-    ds,
-    user_id
+order by ds, user_id

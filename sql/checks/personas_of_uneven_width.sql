@@ -8,9 +8,7 @@ with nights as (
         ds,
         mode(len(persona)) as width
     from persona_vectors
-    where
-        ($ds is null or ds = $ds)
-        and item_count is distinct from 0
+    where ($ds is null or ds = $ds) and item_count is distinct from 0
     group by ds
 ),
 
@@ -21,9 +19,7 @@ widths as (
         len(persona) as persona_width,
         list_distinct([len(vector) for vector in vectors]) as vector_widths
     from persona_vectors
-    where
-        ($ds is null or ds = $ds)
-        and item_count is distinct from 0
+    where ($ds is null or ds = $ds) and item_count is distinct from 0
 )
 
 select
@@ -37,6 +33,4 @@ inner join nights on widths.ds = nights.ds
 where
     widths.persona_width is distinct from nights.width
     or widths.vector_widths is distinct from [nights.width]
-order by
-    widths.ds,
-    widths.user_id
+order by widths.ds, widths.user_id

@@ -14,6 +14,4 @@ where
     and item_count is distinct from 0
     -- not(... < ...) so that a norm of null or nan is reported too
     and coalesce(not abs(norm - 1) < 0.0001, true)
-order by
-    ds,
-    user_id
+order by ds, user_id

@@ -15,6 +15,4 @@ where
     ($ds is null or ds = $ds)
     and status = 'done'
     and rows_in is distinct from rows_out + rows_rejected
-order by
-    ds,
-    run_id
+order by ds, run_id

@@ -16,9 +16,7 @@ answered as (
         task_id,
         count(*) as output_count
     from outputs
-    group by
-        ds,
-        task_id
+    group by ds, task_id
 ),
 
 refused as (
@@ -28,9 +26,7 @@ refused as (
         count(*) as reject_count
     from rejects
     where job = 'generate'
-    group by
-        ds,
-        row_id
+    group by ds, row_id
 )
 
 select
@@ -45,6 +41,4 @@ inner join nights using (ds)
 left join answered using (ds, task_id)
 left join refused using (ds, task_id)
 where coalesce(answered.output_count, 0) + coalesce(refused.reject_count, 0) <> 1
-order by
-    tasks.ds,
-    tasks.task_id
+order by tasks.ds, tasks.task_id

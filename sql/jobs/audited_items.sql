@@ -13,18 +13,14 @@ with there as (
         text,
         output
     from histories
-    where
-        ds <= $ds
-        and posted_at < $ds + interval 1 day
+    where ds <= $ds and posted_at < $ds + interval 1 day
 ),
 
 chosen as (
     select user_id
     from there
     group by user_id
-    order by
-        md5(concat($seed::text, ' ', user_id)),
-        user_id
+    order by md5(concat($seed::text, ' ', user_id)), user_id
     limit $users
 )
 
@@ -36,8 +32,4 @@ qualify
         partition by there.user_id
         order by there.posted_at desc, there.kind desc, there.item_id desc
     ) <= $items
-order by
-    there.user_id,
-    there.posted_at,
-    there.kind,
-    there.item_id
+order by there.user_id, there.posted_at, there.kind, there.item_id

@@ -16,7 +16,4 @@ where
     and encoder_sha256 = $encoder_sha256
     and vector_scale > 0
 qualify row_number() over (partition by user_id, kind, item_id order by ds desc) = 1
-order by
-    user_id,
-    kind,
-    item_id
+order by user_id, kind, item_id

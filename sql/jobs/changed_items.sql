@@ -36,8 +36,4 @@ select
 from item_changes($ds, $before, $kinds, $first_user, $last_user) as changes
 left join newest using (user_id, kind, item_id)
 where hash(changes.kind, changes.item_id) % $parts = $part
-order by
-    changes.user_id,
-    changes.posted_at,
-    changes.kind,
-    changes.item_id
+order by changes.user_id, changes.posted_at, changes.kind, changes.item_id

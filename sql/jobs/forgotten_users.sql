@@ -7,6 +7,4 @@ select distinct
     config ->> '$.user_hmac_sha256' as user_hmac_sha256,
     config ->> '$.key_check' as key_check
 from runs
-where
-    job = 'forget'
-    and user_hmac_sha256 is not null
+where job = 'forget' and user_hmac_sha256 is not null

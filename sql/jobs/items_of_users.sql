@@ -23,8 +23,4 @@ where
     user_id in (select unnest($users::text[]))
     and ds <= $ds
     and posted_at < $ds + interval 1 day
-order by
-    user_id,
-    posted_at,
-    kind,
-    item_id
+order by user_id, posted_at, kind, item_id

@@ -28,9 +28,7 @@ newest as (
         is_deleted,
         vector_scale
     from asked_vectors
-    where
-        encoder_sha256 = $encoder_sha256
-        and ds between $first_ds and $last_ds
+    where encoder_sha256 = $encoder_sha256 and ds between $first_ds and $last_ds
     qualify row_number() over (partition by user_id, kind, item_id order by ds desc) = 1
 ),
 
@@ -69,8 +67,4 @@ select
 from asked_vectors
 inner join wanted using (user_id, kind, item_id, ds)
 where asked_vectors.encoder_sha256 = $encoder_sha256
-order by
-    asked_vectors.user_id,
-    asked_vectors.posted_at,
-    asked_vectors.kind,
-    asked_vectors.item_id
+order by asked_vectors.user_id, asked_vectors.posted_at, asked_vectors.kind, asked_vectors.item_id

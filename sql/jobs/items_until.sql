@@ -12,8 +12,4 @@ select
     output
 from histories
 where posted_at < $until + interval 1 day
-order by
-    user_id,
-    posted_at,
-    kind,
-    item_id
+order by user_id, posted_at, kind, item_id

@@ -24,7 +24,5 @@ select
     seconds,
     config
 from last_runs
-order by
-    tokens desc,
-    run_id asc
+order by tokens desc, run_id asc
 limit 1

@@ -17,6 +17,4 @@ with there as (
 
 select count(*) as item_count
 from there
-where
-    ds <= $ds
-    and posted_at >= $ds + interval 1 day
+where ds <= $ds and posted_at >= $ds + interval 1 day

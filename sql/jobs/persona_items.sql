@@ -36,7 +36,4 @@ where
     and newest.vector_scale > 0
     and histories.ds <= $last_ds
     and histories.posted_at < $last_ds + interval 1 day
-order by
-    histories.user_id,
-    histories.posted_at,
-    histories.item_id
+order by histories.user_id, histories.posted_at, histories.item_id

@@ -20,6 +20,4 @@ select
     config,
     versions
 from runs
-order by
-    started_at desc,
-    run_id asc
+order by started_at desc, run_id asc

@@ -17,6 +17,4 @@ select
     user_id
 from ranked
 where rank > 1
-order by
-    ds,
-    user_id
+order by ds, user_id

@@ -15,9 +15,5 @@ left join outputs
     on
         tasks.task_id = outputs.task_id
         and tasks.ds = outputs.ds
-where
-    tasks.ds = $ds
-    and tasks.reference is not null
-order by
-    tasks.kind,
-    tasks.task_id
+where tasks.ds = $ds and tasks.reference is not null
+order by tasks.kind, tasks.task_id

@@ -8,8 +8,6 @@ select
     count(distinct user_id) as user_count,
     count(*) as task_count
 from tasks
-where
-    ds = $ds
-    and reference is not null
+where ds = $ds and reference is not null
 group by kind
 order by kind

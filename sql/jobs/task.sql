@@ -17,8 +17,6 @@ select
     outputs.persona_ds
 from tasks
 left join outputs using (ds, task_id)
-where
-    tasks.task_id = $task_id
-    and ($ds is null or tasks.ds = $ds)
+where tasks.task_id = $task_id and ($ds is null or tasks.ds = $ds)
 order by tasks.ds desc
 limit 1

@@ -11,6 +11,4 @@ select
     choices
 from tasks
 where ds = $ds
-order by
-    user_id,
-    task_id
+order by user_id, task_id

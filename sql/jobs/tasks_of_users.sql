@@ -11,9 +11,5 @@ select
     choices,
     reference
 from tasks
-where
-    ds = $ds
-    and user_id between $first_user and $last_user
-order by
-    user_id,
-    task_id
+where ds = $ds and user_id between $first_user and $last_user
+order by user_id, task_id

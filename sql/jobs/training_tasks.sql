@@ -13,6 +13,4 @@ select
     reference
 from tasks
 where kind = $kind
-order by
-    ds,
-    task_id
+order by ds, task_id

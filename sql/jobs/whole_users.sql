@@ -28,8 +28,5 @@ select
     coalesce(sum(greatest(1, there.weight)), changed_users.weight)::bigint as weight
 from changed_users
 left join there using (user_id)
-group by
-    changed_users.user_id,
-    changed_users.item_count,
-    changed_users.weight
+group by changed_users.user_id, changed_users.item_count, changed_users.weight
 order by changed_users.user_id

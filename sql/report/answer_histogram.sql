@@ -10,11 +10,5 @@ select
     count(*) as answer_count
 from outputs
 where ds = $ds
-group by
-    kind,
-    score_step,
-    output_tokens
-order by
-    kind,
-    score_step,
-    output_tokens
+group by kind, score_step, output_tokens
+order by kind, score_step, output_tokens

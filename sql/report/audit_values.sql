@@ -11,11 +11,6 @@ select
     low,
     high
 from evaluations
-where
-    ds = $ds
-    and slice = 'audit'
+where ds = $ds and slice = 'audit'
 qualify row_number() over (partition by kind, metric, arm order by run_id desc) = 1
-order by
-    kind,
-    metric,
-    arm
+order by kind, metric, arm

@@ -16,11 +16,6 @@ select
     difference_low,
     difference_high
 from evaluations
-where
-    ds = $ds
-    and coalesce(slice, 'all') = 'all'
+where ds = $ds and coalesce(slice, 'all') = 'all'
 qualify row_number() over (partition by kind, metric, arm order by run_id desc) = 1
-order by
-    kind,
-    metric,
-    arm
+order by kind, metric, arm

@@ -28,9 +28,7 @@ answered as (
         min(persona_ds) as persona_ds
     from outputs
     where ds = $ds
-    group by
-        kind,
-        plug_sha256
+    group by kind, plug_sha256
 )
 
 select

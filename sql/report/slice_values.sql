@@ -18,8 +18,4 @@ where
     and starts_with(slice, 'history')
     and arm in ('own', 'other', 'default', 'none')
 qualify row_number() over (partition by kind, metric, arm, slice order by run_id desc) = 1
-order by
-    kind,
-    metric,
-    slice,
-    arm
+order by kind, metric, slice, arm

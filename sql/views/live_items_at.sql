@@ -23,10 +23,7 @@ gone as (
     from history_vectors
     inner join span on history_vectors.ds between span.first_ds and span.ds
     where history_vectors.is_deleted
-    group by
-        history_vectors.user_id,
-        history_vectors.kind,
-        history_vectors.item_id
+    group by history_vectors.user_id, history_vectors.kind, history_vectors.item_id
 ),
 
 stored as (
