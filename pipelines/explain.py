@@ -19,7 +19,7 @@ from llm_jobs.answers import answer_tasks, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Refusal
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
-from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
+from pipelines.answers.queue import EVERYBODY, QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.precisions import with_precisions
 from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.personas.stored import read_personas
@@ -83,7 +83,7 @@ def _answers(
     queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width)
     own = next(one for one in queue if one.task_id == task["task_id"])
     personas = {"own": own.history, "default": History.empty(width)}
-    users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_night", {"ds": task["ds"]}).to_pylist()}
+    users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_users", {"ds": task["ds"], **EVERYBODY}).to_pylist()}
     others = sorted(read_personas(db, nights, sorted(users - {own.user_id})[:OTHERS], width).items())
     if others:
         personas["other"] = others[0][1].history

@@ -25,7 +25,7 @@ from llm_jobs.prompts import Answer, Placement, PromptRefused, Request
 from pipelines.answers.facts import AnsweringFacts, answering_facts
 from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
-from pipelines.answers.queue import QueuedTask, queued_tasks
+from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
 from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
 from pipelines.nights.night import plan_night, run_night
@@ -178,7 +178,7 @@ class GenerateJob:
         models = load_models(self.config)
         loaded = load_plugs(self.plugs, models)
         with connect(inputs.warehouse, files=inputs.reads) as db:
-            tasks = run_sql(db, "jobs/tasks_of_night", {"ds": inputs.ds}).to_pylist()
+            tasks = run_sql(db, "jobs/tasks_of_users", {"ds": inputs.ds, **EVERYBODY}).to_pylist()
         answered = asked_table(inputs.warehouse, "outputs", "jobs/answer_lengths").to_pylist()
         lengths = {row["kind"]: row["output_tokens"] for row in answered}
         covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in self.kinds]

@@ -58,7 +58,7 @@ covered as (
         queued.ds,
         queued.user_id
     from queued
-    inner join nights on queued.ds = nights.ds
+    inner join nights using (ds)
     inner join spells
         on
             queued.user_id = spells.user_id
@@ -77,10 +77,7 @@ select
     sum(queued.task_count)::bigint as task_count,
     coalesce(sum(queued.task_count) filter (where covered.user_id is not null), 0)::bigint as covered_task_count
 from queued
-inner join nights on queued.ds = nights.ds
-left join covered
-    on
-        queued.ds = covered.ds
-        and queued.user_id = covered.user_id
+inner join nights using (ds)
+left join covered using (ds, user_id)
 group by nights.ds, nights.persona_ds
 order by nights.ds

@@ -30,7 +30,7 @@ uncovered as (
         queued.user_id,
         queued.task_count
     from queued
-    anti join covered on queued.user_id = covered.user_id
+    anti join covered using (user_id)
     order by queued.task_count desc, queued.user_id asc
     limit $limit
 )
@@ -42,6 +42,6 @@ select
     count(histories.item_id) as item_count,
     min(histories.ds) as first_ingested_ds
 from uncovered
-left join histories on uncovered.user_id = histories.user_id
+left join histories using (user_id)
 group by uncovered.ds, uncovered.user_id, uncovered.task_count
 order by uncovered.task_count desc, uncovered.user_id asc

@@ -1,5 +1,6 @@
 """The queue of a night: its tasks, each joined with its user's persona."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,6 +16,9 @@ from llm_jobs.kinds import Kind, Metric
 from llm_jobs.tasks import PersonalTask
 from pipelines.personas.stored import Persona, read_personas
 from pipelines.tables.views import run_sql
+
+EVERYBODY: Mapping[str, str] = {"first_user": "", "last_user": chr(sys.maxunicode)}
+"""The range of all users."""
 
 
 @dataclass(frozen=True, eq=False)

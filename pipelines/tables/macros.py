@@ -1,5 +1,6 @@
 """The views and macros of `sql/views`, over the views of tables.
 
+histories, settled_histories ─▶ all_histories
 histories, settled_histories, deletions ─▶ item_changes(night, before, kinds, first_user, last_user)
 
 runs ─▶ encode_nights ─┬─▶ live_items_at(night), live_items
@@ -27,7 +28,8 @@ CHANGED: Final = """user_id in (
 
 
 def create_change_macro(db: duckdb.DuckDBPyConnection) -> None:
-    """Make `item_changes` in a connection that has the tables it reads."""
+    """Make `all_histories` and `item_changes` in a connection that has the tables they read."""
+    db.execute("create or replace view all_histories as from histories union all from settled_histories")
     _create(db, "item_changes", ("night", "before", "kinds", "first_user", "last_user"), _text("item_changes"))
 
 

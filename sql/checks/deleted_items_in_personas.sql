@@ -20,11 +20,7 @@ gone as (
         deletions.item_id
     from deletions
     inner join span on deletions.ds <= span.ds
-    anti join histories
-        on
-            deletions.user_id = histories.user_id
-            and deletions.kind = histories.kind
-            and deletions.item_id = histories.item_id
+    anti join histories using (user_id, kind, item_id)
     where $ds is null or span.ds = $ds
 )
 
@@ -39,11 +35,7 @@ inner join span
     on
         history_vectors.ds between span.first_ds and span.ds
         and history_vectors.encoder_sha256 = span.encoder_sha256
-inner join gone
-    on
-        history_vectors.user_id = gone.user_id
-        and history_vectors.kind = gone.kind
-        and history_vectors.item_id = gone.item_id
+inner join gone using (user_id, kind, item_id)
 group by gone.ds, gone.user_id, gone.kind, gone.item_id
 having not arg_max(history_vectors.is_deleted, history_vectors.ds)
 order by gone.ds, gone.user_id, gone.kind, gone.item_id

@@ -12,7 +12,7 @@ select
     history_vectors.vector_scale
     * sqrt(list_dot_product(history_vectors.vector::float[], history_vectors.vector::float[])) as norm
 from history_vectors
-left join encode_nights on history_vectors.ds = encode_nights.ds
+left join encode_nights using (ds)
 where
     ($ds is null or history_vectors.ds = $ds)
     and case

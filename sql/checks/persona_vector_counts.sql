@@ -19,7 +19,7 @@ with lengths as (
         coalesce(list_min(persona_vectors.counts), 0) < encode_nights.min_items as is_bare,
         coalesce(encode_nights.keeps_items, true) as keeps_items
     from persona_vectors
-    left join encode_nights on persona_vectors.ds = encode_nights.ds
+    left join encode_nights using (ds)
     where $ds is null or persona_vectors.ds = $ds
 )
 

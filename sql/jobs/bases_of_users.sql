@@ -3,15 +3,6 @@
 -- Reads:  asked_bases
 -- Params: $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
 -- Holds:  item_count > 0
-with newest as (
-    select asked_bases.*
-    from asked_bases
-    where
-        asked_bases.encoder_sha256 = $encoder_sha256
-        and asked_bases.ds between $first_ds and $last_ds
-    qualify row_number() over (partition by asked_bases.user_id order by asked_bases.ds desc) = 1
-)
-
 select
     user_id,
     vectors,
@@ -25,6 +16,7 @@ select
     item_count,
     first_posted_at,
     last_posted_at
-from newest
-where item_count > 0
+from asked_bases
+where encoder_sha256 = $encoder_sha256 and ds between $first_ds and $last_ds
+qualify row_number() over (partition by user_id order by ds desc) = 1 and item_count > 0
 order by user_id

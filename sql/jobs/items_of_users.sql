@@ -1,14 +1,8 @@
 -- items_of_users: every item of some users as of a night
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  histories, settled_histories
+-- Reads:  all_histories
 -- Params: $ds (DATE), $users (TEXT[])
 -- Holds:  oldest first within each user; is_deleted is false and item_sha256 null, as of items that nothing was made of
-with there as (
-    select * from histories
-    union all
-    select * from settled_histories
-)
-
 select
     user_id,
     kind,
@@ -18,7 +12,7 @@ select
     output,
     false as is_deleted,
     null::text as item_sha256
-from there
+from all_histories
 where
     user_id in (select unnest($users::text[]))
     and ds <= $ds

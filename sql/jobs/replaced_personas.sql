@@ -3,18 +3,10 @@
 -- Reads:  persona_vectors
 -- Params: $ds (DATE)
 -- Holds:  the newest row of each user up to $ds is not among them
-with ranked as (
-    select
-        ds,
-        user_id,
-        row_number() over (partition by user_id order by ds desc) as rank
-    from persona_vectors
-    where ds <= $ds
-)
-
 select
     ds,
     user_id
-from ranked
-where rank > 1
+from persona_vectors
+where ds <= $ds
+qualify row_number() over (partition by user_id order by ds desc) > 1
 order by ds, user_id

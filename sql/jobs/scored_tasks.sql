@@ -11,9 +11,6 @@ select
     tasks.reference,
     outputs.output
 from tasks
-left join outputs
-    on
-        tasks.task_id = outputs.task_id
-        and tasks.ds = outputs.ds
+left join outputs using (task_id, ds)
 where tasks.ds = $ds and tasks.reference is not null
 order by tasks.kind, tasks.task_id

@@ -1,6 +1,6 @@
 -- whole_users: changed users with the weight of all their items: one each, a long one bytes / 2,000
 -- Grain:  one row per user_id
--- Reads:  histories, settled_histories
+-- Reads:  all_histories
 -- Params: $users (TEXT[]), $counts (BIGINT[]), $weights (BIGINT[]): the columns of changed_users
 -- Holds:  item_count is that of changed_users; a user who has no item any more keeps their weight
 with changed_users as (
@@ -14,12 +14,7 @@ there as (
     select
         user_id,
         (strlen(text) + coalesce(strlen(output), 0)) // 2000 as weight
-    from histories
-    union all
-    select
-        user_id,
-        (strlen(text) + coalesce(strlen(output), 0)) // 2000 as weight
-    from settled_histories
+    from all_histories
 )
 
 select

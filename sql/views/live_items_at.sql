@@ -50,12 +50,8 @@ inner join span
     on
         there.ds between span.first_ds and span.ds
         and there.encoder_sha256 = span.encoder_sha256
-left join gone
-    on
-        there.user_id = gone.user_id
-        and there.kind = gone.kind
-        and there.item_id = gone.item_id
-left join stored on there.user_id = stored.user_id
+left join gone using (user_id, kind, item_id)
+left join stored using (user_id)
 where
     not there.is_deleted
     and (gone.ds is null or gone.ds < there.ds)

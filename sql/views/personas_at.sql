@@ -123,7 +123,7 @@ joined as (
         (coalesce(bases.newest_labels, []) || coalesce(singles.newest_labels, []))[-30:] as newest_labels,
         coalesce(singles.last_item, bases.last_item) as last_item
     from singles
-    full join bases on singles.user_id = bases.user_id
+    full join bases using (user_id)
 )
 
 select
@@ -150,5 +150,5 @@ select
     span.ds
 from joined
 cross join span
-left join directions on joined.user_id = directions.user_id
+left join directions using (user_id)
 where joined.item_count > 0

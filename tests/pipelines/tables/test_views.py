@@ -138,13 +138,13 @@ def test_a_query_that_is_not_there_is_refused_with_the_names_of_those_that_are()
 
 @pytest.mark.parametrize("params", [{}, {"ds": NIGHT, "more": 1}])
 def test_parameters_that_do_not_fit_are_refused_in_one_line(params: dict[str, date | int], tmp_path: Path) -> None:
-    with connect(Warehouse(tmp_path)) as db, pytest.raises(UsageError, match=r"jobs/tasks_of_night with [^\n]*$"):
-        run_sql(db, "jobs/tasks_of_night", params)
+    with connect(Warehouse(tmp_path)) as db, pytest.raises(UsageError, match=r"jobs/tasks_of_users with [^\n]*$"):
+        run_sql(db, "jobs/tasks_of_users", params)
 
 
 def test_a_query_of_an_empty_warehouse_has_columns_and_no_rows(tmp_path: Path) -> None:
     with connect(Warehouse(tmp_path)) as db:
-        assert run_sql(db, "jobs/tasks_of_night", {"ds": NIGHT}).num_rows == 0
+        assert run_sql(db, "jobs/task_counts", {"ds": NIGHT}).num_rows == 0
 
 
 def test_the_variable_and_the_flag_limit_what_queries_take(
