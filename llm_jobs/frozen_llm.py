@@ -196,11 +196,7 @@ class FrozenLLM(AnsweringLLM):
 
 
 def _loaded(name: str, folder: Path, dtype: torch.dtype) -> Any:
-    """Load the model of a folder.
-
-    Raises:
-        PplugError: if its weights are quantised, missing, or no numbers.
-    """
+    """Load the model of a folder; raises PplugError if its weights are quantised, missing, or no numbers."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = load_config(folder)

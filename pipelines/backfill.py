@@ -57,11 +57,7 @@ def nights_with_tasks(warehouse: Warehouse, start: date, end: date) -> list[date
 
 
 def days(start: date, end: date) -> list[date]:
-    """Every day of a range, both ends included.
-
-    Raises:
-        UsageError: if it ends before it starts.
-    """
+    """Every day of a range, both ends included; raises UsageError if it ends before it starts."""
     if end < start:
         raise UsageError(f"--end {end} is before --start {start}: write --start {end} --end {start}")
     return [start + timedelta(days=number) for number in range((end - start).days + 1)]

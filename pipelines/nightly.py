@@ -51,11 +51,7 @@ def run_nightly(
 
 
 def check_night(warehouse: Warehouse, ds: date) -> RunRecord:
-    """Run all checks of a night and record how many hold.
-
-    Raises:
-        PplugError: if one does not.
-    """
+    """Run all checks of a night and record how many hold; raises PplugError if one does not."""
     with recorded_run(warehouse, CHECK, ds, {}) as record:
         with connect(warehouse) as db:
             found = run_checks(db, ds)

@@ -49,11 +49,7 @@ class UserFacts:
 
 
 def user_facts(warehouse: Warehouse, user_id: str) -> UserFacts:
-    """Look a user up.
-
-    Raises:
-        InputMissing: if nothing of the user is there.
-    """
+    """Look a user up; raises InputMissing if nothing of the user is there."""
     of_user = {"user_id": user_id}
     with connect(warehouse) as db:
         with seeing_only(db, [user_id]):

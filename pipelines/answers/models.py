@@ -71,11 +71,7 @@ def load_models(config: GenerateConfig) -> Models:
 
 
 def trainable(llm: AnsweringLLM) -> FrozenLLM:
-    """Return the LLM if gradients pass through it to a soft prompt.
-
-    Raises:
-        UsageError: if it is in another engine.
-    """
+    """Return the LLM if gradients pass through it to a soft prompt; raises UsageError if it is in another engine."""
     if not isinstance(llm, FrozenLLM):
         raise UsageError(f"a plug cannot be trained through {llm.kernel}: train with the engine transformers")
     return llm

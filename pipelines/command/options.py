@@ -63,11 +63,7 @@ def today() -> date:
 
 
 def column_map(text: str) -> dict[str, str]:
-    """Split user_id=author,text=body.
-
-    Raises:
-        UsageError: if a part is no pair.
-    """
+    """Split user_id=author,text=body; raises UsageError if a part is no pair."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     for ours, _, theirs in pairs:
         if not (ours.strip() and theirs.strip()):

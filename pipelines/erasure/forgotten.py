@@ -24,11 +24,7 @@ class HashedUsers:
 
 
 def read_forgotten(warehouse: Warehouse) -> HashedUsers:
-    """Who was forgotten so far.
-
-    Raises:
-        PplugError: if somebody was, and the key is gone, damaged or another one.
-    """
+    """Who was forgotten so far; raises PplugError if somebody was, and the key is gone, damaged or another one."""
     found = asked_table(warehouse, "runs", "jobs/forgotten_users").to_pylist()
     if not found:
         return HashedUsers()

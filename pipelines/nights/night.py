@@ -212,11 +212,7 @@ def publish(
 
 
 def checked_manifests(night: Night, shards: Sequence[Shard]) -> list[Manifest]:
-    """Read the manifests of all shards.
-
-    Raises:
-        PplugError: if one is missing, or its files are not as it says.
-    """
+    """Read the manifests of all shards; raises PplugError if one is missing, or its files are not as it says."""
     unfit = set(night.log.unfit(night.run_id))
     there = {index: manifest for index, manifest in night.log.manifests().items() if index not in unfit}
     missing = [shard for shard in shards if shard.index not in there]

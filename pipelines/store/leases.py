@@ -71,11 +71,7 @@ class Lease:
         return _read(self.store, self.name).get("run_id") == self.run_id
 
     def require(self) -> None:
-        """Refuse to go on without the lease.
-
-        Raises:
-            Fenced: if another run took it over.
-        """
+        """Refuse to go on without the lease; raises Fenced if another run took it over."""
         if not self.is_held():
             raise Fenced(f"run {self.run_id} was given up for dead and another has taken over: see `pplug runs`")
 

@@ -10,11 +10,7 @@ SQL_ROOT: Final = Path(__file__).parents[2] / "sql"
 
 
 def query_text(name: str) -> str:
-    """The text of `sql/<name>.sql`.
-
-    Raises:
-        UsageError: if there is no such file.
-    """
+    """The text of `sql/<name>.sql`; raises UsageError if there is no such file."""
     path = SQL_ROOT / f"{name}.sql"
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in SQL_ROOT.glob("*.sql")))

@@ -84,11 +84,7 @@ class Warehouse:
 
     @property
     def root(self) -> Path:
-        """The folder of a warehouse on this machine.
-
-        Raises:
-            PplugError: if it is in an object store.
-        """
+        """The folder of a warehouse on this machine; raises PplugError if it is in an object store."""
         if self.store.folder is None:
             raise PplugError(f"{self} is no folder of this machine: name a folder with --warehouse")
         return self.store.folder
