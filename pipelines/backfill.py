@@ -78,12 +78,12 @@ def run_nights(
     """
     job = job.decided(warehouse)
     for ds in nights:
-        if job.inputs(warehouse, ds).state() != DONE:  # asked now: it may stand on one that was just run
+        if job.inputs(warehouse, ds).published()[0] != DONE:  # asked now: it may stand on one that was just run
             yield run_step(job.name, ds, partial(run_night, job, warehouse, ds, progress, runner), max_reject_rate)
 
 
 def plan_nights(job: NightJob, warehouse: Warehouse, nights: Sequence[date]) -> list[Plan]:
     """Say what `run_nights` would do; nothing is written."""
     job, planned = job.decided(warehouse), set[int]()
-    todo = [inputs for ds in nights if (inputs := job.inputs(warehouse, ds)).state() != DONE]
+    todo = [inputs for ds in nights if (inputs := job.inputs(warehouse, ds)).published()[0] != DONE]
     return [job.estimate(inputs, cut(job, inputs), planned) for inputs in todo]

@@ -25,7 +25,7 @@ from llm_jobs.kinds import Kind
 from pipelines.nights import working
 from pipelines.nights.job import Made, Night
 from pipelines.nights.night import plan_night, run_night
-from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.plans import Plan, estimated_seconds
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
@@ -253,8 +253,9 @@ class EncodeJob:
             rows, texts = rows + len(pending.texts), texts + len(todo)
             tokens += sum(encoder.token_counts(todo))
             sample = sample or todo[:SAMPLE_TEXTS]
-        speed = speed_of(inputs.warehouse, JOB, lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
-        return Plan(JOB, inputs.ds, users, rows, texts, tokens, speed.seconds(rows, tokens), inputs.state())
+        sampled = (lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
+        seconds = estimated_seconds(inputs.warehouse, JOB, rows, tokens, *sampled)
+        return Plan(JOB, inputs.ds, users, rows, texts, tokens, seconds, inputs.published()[0])
 
 
 def encode_job(

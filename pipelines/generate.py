@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
 from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
 from pipelines.nights.night import plan_night, run_night
-from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.plans import Plan, estimated_seconds
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
@@ -184,16 +185,12 @@ class GenerateJob:
         covered = [task for task in tasks if task["kind"] in loaded and task["kind"] in self.kinds]
         sizes = [task_tokens(models, loaded[task["kind"]], self.kinds[task["kind"]], task, lengths) for task in covered]
         sample = [Request(task["input"], None, task["choices"] and tuple(task["choices"]), 8) for task in covered]
-        speed = speed_of(
-            inputs.warehouse,
-            JOB,
-            lambda: models.llm.answer(sample[:SAMPLE_TASKS], Placement.AFTER),
-            sum(sizes[:SAMPLE_TASKS]),
-        )
+        answer = partial(models.llm.answer, sample[:SAMPLE_TASKS], Placement.AFTER)
+        sampled = (answer, sum(sizes[:SAMPLE_TASKS]))
+        seconds = estimated_seconds(inputs.warehouse, JOB, len(covered), sum(sizes), *sampled)
         users, texts = {task["user_id"] for task in covered}, {task["input"] for task in covered}
-        seconds = speed.seconds(len(covered), sum(sizes))
         counts = (len(users), len(covered), len(texts), sum(sizes))
-        return Plan(JOB, inputs.ds, *counts, seconds, inputs.state())
+        return Plan(JOB, inputs.ds, *counts, seconds, inputs.published()[0])
 
 
 def generate_job(

@@ -30,7 +30,7 @@ from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
 from pipelines.examples import examples_of
-from pipelines.nights.plans import Plan, speed_of
+from pipelines.nights.plans import Plan, estimated_seconds
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
 from pipelines.tables.warehouse import Warehouse
@@ -216,8 +216,8 @@ def plan_train(
     texts = {target.query for target in data.targets.found}
     seconds = LABEL_SECONDS + len(prepared) * LABEL_SECONDS_PER_EXAMPLE
     if not plug.config.labels:
-        speed = speed_of(warehouse, JOB, fit_sample, work_tokens(sample, plug.config, 1))
-        seconds = speed.seconds(len(prepared), tokens)
+        sampled = (fit_sample, work_tokens(sample, plug.config, 1))
+        seconds = estimated_seconds(warehouse, JOB, len(prepared), tokens, *sampled)
     return Plan(JOB, choice.until, data.user_count, len(prepared), len(texts), tokens, seconds)
 
 

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -18,7 +17,7 @@ from embedder.errors import InputMissing, PplugError
 from pipelines.background import repeated
 from pipelines.nights import working
 from pipelines.nights.job import Night, NightJob
-from pipelines.nights.plans import Cost, Plan
+from pipelines.nights.plans import Plan
 from pipelines.nights.published import DONE, PUBLISHED_ROWS, NightInputs
 from pipelines.nights.runners import Runner
 from pipelines.nights.runs import Excludes, Progress, RunRecord, leased_run, no_progress
@@ -66,7 +65,7 @@ def plan_night(job: NightJob, warehouse: Warehouse, ds: date) -> Plan:
     """Say what `run_night` would do; nothing is written."""
     job = job.decided(warehouse)
     inputs = job.inputs(warehouse, ds)
-    state = inputs.state()
+    state, _ = inputs.published()
     if state == DONE and not job.force:
         return Plan(job.name, ds, state=state)
     return job.estimate(inputs, cut(job, inputs))
@@ -74,13 +73,12 @@ def plan_night(job: NightJob, warehouse: Warehouse, ds: date) -> Plan:
 
 def is_done(inputs: NightInputs, record: RunRecord, *, force: bool) -> bool:
     """Note the inputs in `record`; if the night holds its rows already, take over their counts and return True."""
-    record.config = {**record.config, **inputs.settings, **inputs.notes, "work": asdict(inputs.work)}
-    published = inputs.published()
-    if force or published is None or published.state(inputs.work) != DONE:
+    record.config = {**record.config, **inputs.settings, **inputs.notes, "work": inputs.work}
+    state, run = inputs.published()
+    if force or state != DONE:
         return False
-    record.rows_in, record.rows_out = published.rows_in, published.rows_out
-    record.rows_rejected = published.rows_rejected
-    record.config = {**record.config, "published_by": published.run_id}
+    record.rows_in, record.rows_out, record.rows_rejected = run["rows_in"], run["rows_out"], run["rows_rejected"]
+    record.config = {**record.config, "published_by": run["run_id"]}
     return True
 
 
@@ -92,7 +90,7 @@ def night_of_workers(job: NightJob, inputs: NightInputs, shards: Sequence[Shard]
     cuts = [(one.first_user, one.last_user, one.row_count, one.part, one.parts) for one in shards]
     files = {name: [file.name for file in there] for name, there in inputs.reads.items()}
     cut_sha256 = canonical_sha256({"cuts": cuts, "files": files})
-    work = f"{inputs.work.sha256[:16]}-{cut_sha256[:8]}{'-forced' if job.force else ''}"
+    work = f"{canonical_sha256(inputs.work)[:16]}-{cut_sha256[:8]}{'-forced' if job.force else ''}"
     log = ShardLog(inputs.warehouse.store, job.name, inputs.ds, work)
     return Night(job, inputs.warehouse, inputs.ds, run_id, log, lease, inputs.facts)
 
@@ -148,12 +146,12 @@ def noted_cost(night: Night, record: RunRecord) -> Generator[None]:
     finally:
         own = [manifest for manifest in night.log.manifests().values() if manifest.run_id == night.run_id]
         record.tokens = sum(manifest.tokens for manifest in own)
-        cost = Cost(
-            rows=sum(manifest.rows_in for manifest in own),
-            shard_seconds=time.perf_counter() - start,
-            model_seconds=sum(manifest.seconds for manifest in own),
-        )
-        record.config = {**record.config, "cost": asdict(cost)}
+        cost = {
+            "rows": sum(manifest.rows_in for manifest in own),
+            "shard_seconds": time.perf_counter() - start,
+            "model_seconds": sum(manifest.seconds for manifest in own),  # of all workers
+        }
+        record.config = {**record.config, "cost": cost}
 
 
 @contextmanager

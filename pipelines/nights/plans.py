@@ -29,47 +29,23 @@ class Plan:
     """Of a night: done, or why it must be run."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What the shards of a run cost; `config` of its record keeps it."""
+def estimated_seconds(
+    warehouse: Warehouse, job: str, rows: int, tokens: int, sample: Callable[[], object], sample_tokens: int
+) -> float:
+    """Estimate the time of a night by the largest of the last runs of its job.
 
-    rows: int
-    """Rows of the shards that the run did itself; others were there already."""
-    shard_seconds: float
-    """Wall time from the first shard to the last."""
-    model_seconds: float
-    """Time in which models computed, of all workers."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How long a job takes."""
-
-    startup_seconds: float
-    """To load the models, to publish, and whatever else does not grow with the night."""
-    seconds_per_row: float
-    """To read and to write."""
-    seconds_per_token: float
-    """To compute."""
-
-    def seconds(self, rows: int, tokens: int) -> float:
-        """Estimated time of a night."""
-        return self.startup_seconds + rows * self.seconds_per_row + tokens * self.seconds_per_token
-
-
-def speed_of(warehouse: Warehouse, job: str, sample: Callable[[], object], sample_tokens: int) -> Speed:
-    """The speed of the largest of the last runs of a job, or of a sample of so many tokens where it never ran."""
-    last = asked_table(warehouse, "runs", "jobs/last_cost", {"job": job}).to_pylist()
-    if last and last[0]["tokens"]:  # a plug with labels reads none
-        tokens, seconds = last[0]["tokens"], last[0]["seconds"]
-        cost = Cost(
-            **json.loads(last[0]["config"]).get("cost", {"rows": 1, "shard_seconds": seconds, "model_seconds": seconds})
-        )
-        model_seconds = min(cost.model_seconds, cost.shard_seconds)  # workers side by side compute more than that
-        other_seconds = cost.shard_seconds - model_seconds
-        return Speed(seconds - cost.shard_seconds, other_seconds / max(1, cost.rows), model_seconds / tokens)
+    What does not grow with a night (to load the models, to publish), what grows with its rows (to read, to write) and
+    what grows with its tokens (to compute) are told apart. A job that never ran is timed on a sample of so many tokens.
+    """
+    if last := asked_table(warehouse, "runs", "jobs/last_cost", {"job": job}).to_pylist():
+        whole = {"rows": 1, "shard_seconds": last[0]["seconds"], "model_seconds": last[0]["seconds"]}
+        cost = json.loads(last[0]["config"]).get("cost", whole)  # a training has no shards
+        model_seconds = min(cost["model_seconds"], cost["shard_seconds"])  # workers side by side compute more than that
+        per_row = (cost["shard_seconds"] - model_seconds) / max(1, cost["rows"])
+        startup = last[0]["seconds"] - cost["shard_seconds"]
+        return startup + rows * per_row + tokens * model_seconds / last[0]["tokens"]
     if not sample_tokens:
-        return Speed(0, 0, 0)
+        return 0.0
     start = time.perf_counter()
     sample()
-    return Speed(0, 0, (time.perf_counter() - start) / sample_tokens)
+    return tokens * (time.perf_counter() - start) / sample_tokens

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from pipelines.nights import working
 from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
 from pipelines.nights.processes import GOES_ON, WorkerLost, run_processes
-from pipelines.nights.shards import Manifest, Shard
+from pipelines.nights.shards import Shard
 
 FN_API: Final = "FnApiRunner"
 """Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
@@ -63,46 +63,22 @@ class Runner:
                 run_beam(night, shards, self.beam_options)
 
 
-class ReadShard(beam.DoFn):
-    """Shard in, shard and its rows out; nothing for one that another worker has finished."""
+class ShardStep(beam.DoFn):
+    """What a worker does with shards, a function of `working`; what goes wrong is noted for the driver."""
 
-    def __init__(self, night: Night, *, is_elsewhere: bool) -> None:
-        self._night, self._is_elsewhere = night, is_elsewhere
-
-    def setup(self) -> None:
-        if self._is_elsewhere:
-            working.beat(self._night)
-
-    def process(self, shard: Shard) -> Iterator[Any]:
-        with working.noted_errors(self._night):
-            if self._night.log.manifest(shard.index) is None:
-                yield shard, working.read(self._night, shard)
-
-
-class ComputeShard(beam.DoFn):
-    """Shard and rows in, results out."""
-
-    def __init__(self, night: Night) -> None:
-        self._night = night
+    def __init__(self, night: Night, work: Callable[..., Any], prepare: Any = None) -> None:
+        self._night, self._work, self._prepare = night, work, prepare
 
     def setup(self) -> None:
+        if self._prepare is not None:
+            with working.noted_errors(self._night):
+                self._prepare(self._night)
+
+    def process(self, element: Any) -> Iterator[Any]:
         with working.noted_errors(self._night):
-            self._night.job.load(self._night.facts)
-
-    def process(self, element: tuple[Shard, Any]) -> Iterator[working.ComputedShard]:
-        with working.noted_errors(self._night):
-            yield working.compute(self._night, *element)
-
-
-class WriteShard(beam.DoFn):
-    """Results in, the shard's manifest out when it is in the store."""
-
-    def __init__(self, night: Night) -> None:
-        self._night = night
-
-    def process(self, computed: working.ComputedShard) -> Iterator[Manifest]:
-        with working.noted_errors(self._night):
-            yield working.write(self._night, computed)
+            done = self._work(self._night, element)
+        if done is not None:
+            yield done
 
 
 class FinishShards(beam.PTransform):
@@ -115,9 +91,9 @@ class FinishShards(beam.PTransform):
     def expand(self, shards: beam.PCollection[Shard]) -> Any:
         return (
             shards
-            | "Read" >> beam.ParDo(ReadShard(self._night, is_elsewhere=self._is_elsewhere))
-            | "Compute" >> beam.ParDo(ComputeShard(self._night))
-            | "Write" >> beam.ParDo(WriteShard(self._night))
+            | "Read" >> beam.ParDo(ShardStep(self._night, working.read, working.beat if self._is_elsewhere else None))
+            | "Compute" >> beam.ParDo(ShardStep(self._night, working.compute, working.load))
+            | "Write" >> beam.ParDo(ShardStep(self._night, working.write))
         )
 
 

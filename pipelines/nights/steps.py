@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from embedder.errors import PplugError, error_line
 from pipelines.nights.runs import RunRecord
@@ -56,19 +57,10 @@ def run_step(job: str, ds: date, run: Callable[[], RunRecord], max_reject_rate: 
         return Step(job, ds, status, exit_code, error=error_line(error))
     is_rejected = record.rows_rejected > max_reject_rate * record.rows_in
     told = f"{record.rows_rejected} of {record.rows_in} rows rejected: run `pplug query reject_reasons`"
-    return Step(
-        job,
-        ds,
-        record.status,
-        TOO_MANY_REJECTS if is_rejected else 0,
-        record.seconds,
-        record.rows_in,
-        record.rows_out,
-        record.rows_rejected,
-        record.tokens,
-        record.run_id,
-        told if is_rejected else "",
-    )
+    taken_over = ("seconds", "rows_in", "rows_out", "rows_rejected", "tokens", "run_id")
+    facts: dict[str, Any] = {name: getattr(record, name) for name in taken_over}
+    exit_code, error = (TOO_MANY_REJECTS, told) if is_rejected else (0, "")
+    return Step(job, ds, record.status, exit_code, error=error, **facts)
 
 
 def raise_worst(steps: Iterable[Step]) -> None:

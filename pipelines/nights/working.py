@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embedder.errors import PplugError, error_line
-from pipelines.nights.job import Made, Night
+from pipelines.nights.job import Night
 from pipelines.nights.shards import Manifest, Shard, ShardFile, data_name
 from pipelines.store.leases import Fenced
 from pipelines.tables.parquet import parquet_bytes
@@ -43,11 +43,18 @@ class ComputedShard:
     seconds: float
 
 
-def read(night: Night, shard: Shard) -> Any:
-    """Read a shard's rows from the files that it names."""
+def read(night: Night, shard: Shard) -> tuple[Shard, Any] | None:
+    """Read a shard's rows from the files that it names; None for one that another worker has finished."""
+    if night.log.manifest(shard.index) is not None:
+        return None
     night.lease.require()
     with connect(night.warehouse, files=shard.files) as db:
-        return night.job.read(night, shard, db)
+        return shard, night.job.read(night, shard, db)
+
+
+def load(night: Night) -> Any:
+    """Load the models that the night was planned with."""
+    return night.job.load(night.facts)
 
 
 def count(rows: int) -> None:
@@ -60,10 +67,11 @@ def rows_at_work() -> int:
     return _at_work[0]
 
 
-def compute(night: Night, shard: Shard, rows: Any) -> ComputedShard:
+def compute(night: Night, read_shard: tuple[Shard, Any]) -> ComputedShard:
     """Run the models over a shard's rows."""
+    shard, rows = read_shard
     with COMPUTING:
-        models = night.job.load(night.facts)
+        models = load(night)
         _at_work[0] = 0
         start = time.perf_counter()
         results = night.job.compute(night, rows, models)
@@ -92,7 +100,9 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     night.lease.require()
     for name, (_, data) in packed.items():
         night.warehouse.store.put(name, data)
-    manifest = _manifest(night, index, made, computed.seconds, files)
+    rejected = made.tables["rejects"].num_rows if "rejects" in made.tables else 0
+    counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
+    manifest = Manifest(index, night.run_id, *counts, computed.seconds, made.counts, files)
     is_first, _at_work[0] = night.log.add(manifest), 0
     if not is_first:
         night.warehouse.store.delete(packed)
@@ -107,16 +117,10 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     return manifest
 
 
-def finish(night: Night, shard: Shard) -> Manifest:
+def finish(night: Night, shard: Shard) -> None:
     """Do all of it, unless the shard has its manifest already."""
-    done = night.log.manifest(shard.index)
-    return done or write(night, compute(night, shard, read(night, shard)))
-
-
-def _manifest(night: Night, index: int, made: Made, seconds: float, files: tuple[ShardFile, ...]) -> Manifest:
-    rejected = made.tables["rejects"].num_rows if "rejects" in made.tables else 0
-    counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
-    return Manifest(index, night.run_id, *counts, seconds, made.counts, files)
+    if found := read(night, shard):
+        write(night, compute(night, found))
 
 
 def _is_taken_over(night: Night) -> bool:

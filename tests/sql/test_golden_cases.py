@@ -32,7 +32,8 @@ TOLERANCE = 1e-5  # of the contract
 MISSING = {"vector": []}
 VIEWS = {
     "encode_nights",
-    "item_changes", "all_histories",
+    "item_changes",
+    "all_histories",
     "live_items",
     "live_items_at",
     "personas",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.nights.plans import speed_of
+from pipelines.nights.plans import estimated_seconds
 from pipelines.nights.runs import RunRecord
 from pipelines.tables.warehouse import Warehouse
 
@@ -24,13 +24,13 @@ def test_start_up_rows_and_tokens_are_estimated_apart(tmp_path: Path) -> None:
     record(warehouse, 0, 5_000, 35, rows=100, shard_seconds=30, model_seconds=20)
     record(warehouse, 1, 2_000, 999, rows=100, shard_seconds=998, model_seconds=998)  # too small beside the other
     record(warehouse, 2, 0, 1)  # a night that was done
-    speed = speed_of(warehouse, "encode", lambda: pytest.fail("there is a run"), 10)
-    assert speed.seconds(100, 5_000) == pytest.approx(35)
-    assert speed.seconds(100, 50) == pytest.approx(5 + 10 + 0.2)
+    for tokens, seconds in ((5_000, 35), (50, 5 + 10 + 0.2)):
+        found = estimated_seconds(warehouse, "encode", 100, tokens, lambda: pytest.fail("there is a run"), 10)
+        assert found == pytest.approx(seconds)
 
 
 def test_a_job_that_never_ran_is_tried(tmp_path: Path) -> None:
     tried = list[int]()
-    assert speed_of(Warehouse(tmp_path), "encode", lambda: tried.append(1), 10).seconds(5, 10) > 0
+    assert estimated_seconds(Warehouse(tmp_path), "encode", 5, 10, lambda: tried.append(1), 10) > 0
     assert tried == [1]
-    assert speed_of(Warehouse(tmp_path), "encode", lambda: tried.append(1), 0).seconds(5, 0) == 0
+    assert estimated_seconds(Warehouse(tmp_path), "encode", 5, 0, lambda: tried.append(1), 0) == 0

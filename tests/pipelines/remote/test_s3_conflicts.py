@@ -36,7 +36,7 @@ class Twice(Runner):
             barrier = Barrier(2)
 
             def finish(_: int, shard: Shard = shard, barrier: Barrier = barrier) -> object:
-                computed = working.compute(night, shard, working.read(night, shard))
+                computed = working.compute(night, working.read(night, shard) or (shard, []))
                 barrier.wait()
                 return working.write(night, computed)
 
