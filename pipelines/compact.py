@@ -15,7 +15,7 @@ from typing import Final
 import pyarrow as pa
 
 from pipelines.nights.runs import Excludes, RunRecord, recorded_run, utc_now
-from pipelines.tables.data_files import DataFile, by_name
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import write_packed
 from pipelines.tables.retention import READER_SECONDS, vacuum
 from pipelines.tables.schema import file_schema
@@ -81,7 +81,7 @@ def _scattered(warehouse: Warehouse) -> dict[tuple[str, date], list[DataFile]]:
     for name in COMPACTED:
         for file in warehouse.live(name):
             nights[name, file.ds].append(file)
-    return {night: sorted(files, key=by_name) for night, files in nights.items() if len(files) > _needed(files)}
+    return {night: sorted(files) for night, files in nights.items() if len(files) > _needed(files)}
 
 
 def _needed(files: Sequence[DataFile]) -> int:

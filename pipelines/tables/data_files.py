@@ -17,9 +17,9 @@ SWAP: Final = "swap"
 """What counts the commits that take single files out of a table."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class DataFile:
-    """A Parquet file of a table."""
+    """A Parquet file of a table; files are in the order of their names."""
 
     name: str
     """In the store: `<table>/ds=<night>/<file>`."""
@@ -65,12 +65,7 @@ def live_files(name: str, table: DeltaTable) -> list[DataFile]:
     columns = ["path", "partition.ds", "size_bytes", "num_records"]
     actions = pa.table(table.get_add_actions(flatten=True)).select(columns).to_pydict()
     rows = zip(*(actions[column] for column in columns), strict=True)
-    return sorted((DataFile(f"{name}/{path}", ds, size, count) for path, ds, size, count in rows), key=by_name)
-
-
-def by_name(file: DataFile) -> str:
-    """The order of files."""
-    return file.name
+    return sorted(DataFile(f"{name}/{path}", ds, size, count) for path, ds, size, count in rows)
 
 
 def counts_of(table: DeltaTable, ds: date) -> dict[str, int]:

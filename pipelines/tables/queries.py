@@ -123,8 +123,7 @@ def run_statement(db: duckdb.DuckDBPyConnection, text: str) -> pa.Table:
 @contextmanager
 def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]:
     """A connection with a view of every table, which can read their live files and nothing else."""
-    versions = warehouse.versions()
-    files = {name: warehouse.live(name, versions[name]) if name in versions else [] for name in TABLES}
+    files = {name: warehouse.live(name) for name in TABLES}
     here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
     with connect(warehouse, files=files) as db:
         lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])

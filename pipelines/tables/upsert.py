@@ -11,7 +11,7 @@ Of the rows of a key a deletion wins, then the last one. What a later night wrot
 remembers the night in which an item was deleted last.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.tables.data_files import DataFile
-from pipelines.tables.parquet import ROW_GROUP_ROWS, night_of, write_batches
+from pipelines.tables.parquet import ROW_GROUP_ROWS, write_batches
 from pipelines.tables.schema import KEYS, MADE, file_schema
 from pipelines.tables.views import open_database, quoted
 from pipelines.tables.warehouse import Staged, Warehouse
@@ -89,22 +89,22 @@ def upsert(
     versions = warehouse.versions(names)
     with scratch(staged.parent) as db:
         _choose_rows(db, name, staged)
-        live = [
-            warehouse.copied_files(table, versions[table], staged.parent) if table in versions else []
+        there, gone = (
+            warehouse.copied_files(table, versions[table], staged.parent) if table in versions else {}
             for table in (name, memory or "")
-        ]
-        _list_live_rows(db, name, ds, live[0])
-        _list_live_rows(db, memory or name, ds, live[1], view="gone")
+        )
+        _list_live_rows(db, name, ds, there)
+        _list_live_rows(db, memory or name, ds, gone, view="gone")
         _find_changes(db, name, ds, overwrite_newer=overwrite_newer)
         counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
         if not dry_run:
             if memory is not None:
-                changes = _swapped(db, memory, ds, "noted", _noted_deletions(db, memory, ds), staged.parent)
+                changes = _swapped(db, memory, ds, "noted", gone, _noted_deletions(db, memory, ds), staged.parent)
                 if changes[1]:
                     warehouse.swap(memory, run_id, *changes, versions[memory])
             if counts.get("changed") or counts.get("deleted"):
                 db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
-                changes = _swapped(db, name, ds, "replaced", _sorted_rows(db, name, staged), staged.parent)
+                changes = _swapped(db, name, ds, "replaced", there, _sorted_rows(db, name, staged), staged.parent)
                 warehouse.swap(name, run_id, *changes, versions[name])
     return Upserted(**counts)
 
@@ -144,21 +144,19 @@ def _choose_rows(db: duckdb.DuckDBPyConnection, name: str, staged: Path) -> None
 
 
 def _list_live_rows(
-    db: duckdb.DuckDBPyConnection, name: str, ds: date, files: Sequence[Path], view: str = "there"
+    db: duckdb.DuckDBPyConnection, name: str, ds: date, files: Mapping[Path, DataFile], view: str = "there"
 ) -> None:
     """Make a view of keys, hashes, nights and places of the live rows. Nights come from Delta's own folders alone."""
-    wanted = [file for file in files if "ds" not in KEYS[name] or night_of(file) == ds]
+    wanted = {str(path): file for path, file in files.items() if "ds" not in KEYS[name] or file.ds == ds}
     keys, content = ", ".join(_own_keys(name)), ", ".join(_content(name)) or "1"
-    nights = pa.table(
-        {"filename": pa.array(map(str, wanted), pa.string()), "ds": pa.array(map(night_of, wanted), pa.date32())}
-    )
-    db.register(f"{view}_nights", nights)
+    nights = pa.array([file.ds for file in wanted.values()], pa.date32())
+    db.register(f"{view}_nights", pa.table({"filename": pa.array(wanted, pa.string()), "ds": nights}))
     if not wanted:
         columns = ", ".join(f"null::varchar as {key}" for key in _own_keys(name))
         empty = "null::ubigint as content, null::varchar as filename, null::bigint as place, null::date as ds"
         db.execute(f"create temp view {view} as select {columns}, {empty} limit 0")
         return
-    paths = ", ".join(_literal(quoted(file)) for file in wanted)
+    paths = ", ".join(_literal(quoted(Path(path))) for path in wanted)
     db.execute(f"""
         create temp view {view} as
         select {keys}, hash({content}) as content, filename, file_row_number as place, ds
@@ -212,30 +210,23 @@ def _batches(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
 
 
 def _swapped(
-    db: duckdb.DuckDBPyConnection, name: str, ds: date, replaced: str, batches: Iterable[pa.RecordBatch], folder: Path
-) -> tuple[list[Path], list[Staged]]:
-    """Write new rows into files, and those files anew that hold the old rows of a table; both kinds of files."""
-    old = _old_places(db, replaced)
-    new = write_batches(folder / f"{name}.new", file_schema(name), batches)
-    return list(old), [*(Staged(ds, path) for path in new), *_kept(name, old, folder)]
-
-
-def _old_places(db: duckdb.DuckDBPyConnection, table: str) -> dict[Path, NDArray[Any]]:
-    """The rows of live files that are replaced, by file."""
-    rows = db.sql(f"select old_file, old_place from {table} where old_file is not null")
-    found = rows.to_arrow_table()
-    files: NDArray[Any] = np.asarray(found["old_file"].to_pylist(), object)
-    places = found["old_place"].to_numpy()
-    return {Path(file): places[files == file] for file in dict.fromkeys(files.tolist())}
-
-
-def _kept(name: str, old: dict[Path, NDArray[Any]], folder: Path) -> list[Staged]:
-    """The files without their old rows."""
-    return [
-        Staged(night_of(file), path, DataFile(file.as_posix(), night_of(file), 0, 0).born)
-        for file, places in old.items()
-        for path in write_batches(folder / f"{name}.{file.stem}", file_schema(name), _without(file, places))
-    ]
+    db: duckdb.DuckDBPyConnection,
+    name: str,
+    ds: date,
+    replaced: str,
+    live: Mapping[Path, DataFile],
+    batches: Iterable[pa.RecordBatch],
+    folder: Path,
+) -> tuple[list[DataFile], list[Staged]]:
+    """Write new rows into files, and live files anew without the rows that are replaced; the old and the new files."""
+    rows = db.sql(f"select old_file, old_place from {replaced} where old_file is not null").to_arrow_table()
+    files: NDArray[Any] = np.asarray(rows["old_file"].to_pylist(), object)
+    places = {Path(file): rows["old_place"].to_numpy()[files == file] for file in dict.fromkeys(files.tolist())}
+    new = [Staged(ds, path) for path in write_batches(folder / f"{name}.new", file_schema(name), batches)]
+    for file, gone in places.items():
+        rest = write_batches(folder / f"{name}.{file.stem}", file_schema(name), _without(file, gone))
+        new += [Staged(live[file].ds, path, live[file].born) for path in rest]
+    return [live[file] for file in places], new
 
 
 def _without(file: Path, places: NDArray[Any]) -> Iterator[pa.RecordBatch]:

@@ -32,7 +32,7 @@ from pipelines.store.folder import named_causes
 from pipelines.store.stored import Store, open_store
 from pipelines.tables.data_files import SWAP, Counts, DataFile, counts_of, live_files, new_name
 from pipelines.tables.delta_log import lost_entry, require_commits, settle_log, sync_log
-from pipelines.tables.parquet import night_of, parquet_bytes, write_batches, write_shard
+from pipelines.tables.parquet import parquet_bytes, write_batches, write_shard
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
@@ -163,21 +163,23 @@ class Warehouse:
         table = self.table(name, version)
         return [] if table is None else live_files(name, table)
 
-    def files(self, name: str, version: int | None = None) -> list[Path]:
+    def files(self, name: str) -> list[Path]:
         """The live files of a table of a warehouse on this machine, in a fixed order."""
-        return [self.root / file.name for file in self.live(name, version)]
+        return [self.root / file.name for file in self.live(name)]
 
-    def copied_files(self, name: str, version: int, folder: Path) -> list[Path]:
-        """The live files of a table on this machine: its own, or copies below a folder."""
-        if self.store.folder is not None:
-            return self.files(name, version)
-        found = list[Path]()
-        for file in self.live(name, version):
-            path = folder / "live" / file.name
+    def copied_files(self, name: str, version: int, folder: Path) -> dict[Path, DataFile]:
+        """The live files of a table by where they are on this machine: their own place, or copies below a folder."""
+        files = self.live(name, version)
+        if self.store.folder is None:
+            self._copy((file.name for file in files), folder)
+        return {(self.store.folder or folder) / file.name: file for file in files}
+
+    def _copy(self, names: Iterable[str], folder: Path) -> None:
+        """Copy objects of the store below a folder of this machine."""
+        for name in names:
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.store.get(file.name) or b"")
-            found.append(path)
-        return found
+            path.write_bytes(self.store.get(name) or b"")
 
     def counts(self, name: str, ds: date) -> Counts:
         """What a table counts of a night now; name it to `publish` when the rows are made."""
@@ -243,7 +245,7 @@ class Warehouse:
         retried(attempt)
 
     def swap(
-        self, name: str, run_id: str, removed: Sequence[DataFile | Path], added: Sequence["Staged"], read_version: int
+        self, name: str, run_id: str, removed: Sequence[DataFile], added: Sequence[Staged], read_version: int
     ) -> None:
         """Take live files out of a table and files of this machine into their nights, in one transaction.
 
@@ -261,8 +263,7 @@ class Warehouse:
             for staged in added
             for file in self._put(name, staged.ds, run_id, staged.path, staged.born or read_version + 1)
         ]
-        old = [file if isinstance(file, DataFile) else self._named(file) for file in removed]
-        self._append(table, name, run_id, Change(new, old, {SWAP: table.version() + 1}))
+        self._append(table, name, run_id, Change(new, removed, {SWAP: table.version() + 1}))
 
     @contextlib.contextmanager
     def copied(self) -> Generator[Path]:
@@ -271,10 +272,7 @@ class Warehouse:
             yield self.store.folder
             return
         with tempfile.TemporaryDirectory(prefix="pplug-") as folder:
-            for entry in self.store.list():
-                path = Path(folder, entry.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.store.get(entry.name) or b"")
+            self._copy((entry.name for entry in self.store.list()), Path(folder))
             yield Path(folder)
 
     @contextlib.contextmanager
@@ -294,11 +292,6 @@ class Warehouse:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _named(self, path: Path) -> DataFile:
-        """A live file by its path on this machine."""
-        name = "/".join(path.parts[-3:])  # <table>/ds=<night>/<file>, wherever the copy lies
-        return DataFile(name, night_of(path), path.stat().st_size, 0)
 
     def _put(self, name: str, ds: date, run_id: str, path: Path, born: int = 0) -> list[DataFile]:
         """Put a staged file where its table can name it; one without rows goes nowhere."""
@@ -342,9 +335,8 @@ class Warehouse:
         try:
             self._commit(table, name, run_id, change)
         except CommitFailedError as error:
-            self.store.delete(
-                file.name for file in change.added
-            )  # any other failure leaves them: the commit may be made
+            # any other failure leaves them: the commit may be made
+            self.store.delete(file.name for file in change.added)
             raise CommitConflict(f"{name} was written by another run meanwhile: run the command again") from error
 
     def _commit(self, table: DeltaTable, name: str, run_id: str, change: Change) -> None:

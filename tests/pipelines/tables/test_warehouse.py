@@ -223,7 +223,7 @@ def test_files_are_swapped_in_one_commit_of_the_version_they_were_computed_from(
     warehouse = Warehouse(tmp_path)
     warehouse.create("history_vectors")
     warehouse.swap("history_vectors", "r1", [], [Staged(NIGHT, shard(warehouse, "a", vectors("a")))], 0)
-    old = warehouse.files("history_vectors")
+    old = warehouse.live("history_vectors")
     new = [
         Staged(NIGHT, shard(warehouse, "b", vectors("b")), born=1),
         Staged(NEXT, shard(warehouse, "c", vectors("c"))),
