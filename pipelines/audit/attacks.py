@@ -1,12 +1,13 @@
-"""Every attack on one night, as numbers of each user.
+"""Every attack on one night, as rows of `evaluations`.
 
-Known, Leak ─▶ Finding: of each user how much there was, how much the attack got, how much with another's vectors
+Known, Leak ─▶ of each user how much there was, how much the attack got, how much with another's vectors ─▶ shares
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,6 +20,7 @@ from embedder.errors import InputMissing
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
+from llm_jobs.metrics import values_with_intervals
 from pipelines.audit.inversion import invert
 from pipelines.audit.linking import link_items, link_nights
 from pipelines.audit.sample import Known, Leak, leaked_items, leaked_personas, read_known, unit_means
@@ -28,19 +30,8 @@ from pipelines.personas.stored import Persona, read_personas
 Floats = NDArray[np.float64]
 Personas = Mapping[str, Persona]
 
-FOUND, OVERLAP = "texts-found", "token-f1"
-NIGHTS, ITEMS = "linked-nights", "linked-items"
-MOST_ON_TABLES = 6
-"""Findings of `attacks_on_tables` where there is a night before."""
-
-
-class Finding(NamedTuple):
-    """What one attack achieved."""
-
-    attacked: str
-    metric: str
-    sums: Floats
-    """(A, 3) of each user: how much there was, how much of it the attack got, and how much with another's vectors."""
+Row = dict[str, Any]
+Attack = Callable[[], Iterable[Row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +72,56 @@ class Scene:
         return cls(nights.last.ds, encoder, known, personas, earlier if is_like else None)
 
 
-def attacks_on_tables(db: duckdb.DuckDBPyConnection, scene: Scene) -> Iterator[Finding]:
-    """Invert what is stored, and link it."""
+def attacks_on_tables(db: duckdb.DuckDBPyConnection, scene: Scene) -> list[Attack]:
+    """Invert what is stored, and link it, if there is a night before."""
     known, width = scene.known, scene.encoder.width
-    yield from inverted("history_vectors", leaked_items(db, known, scene.ds, scene.encoder), known)
-    yield from inverted("personas", leaked_personas(known, scene.personas, width), known)
-    if scene.before is None:
-        return
-    then = unit_means(known, read_personas(db, scene.before.params, known.users, width), width)
-    now = unit_means(known, scene.personas, width)
-    yield Finding("personas", NIGHTS, link_nights(then, now))
-    fresh = np.array([night > scene.before.last.ds for night in known.nights])
-    yield Finding("personas", ITEMS, link_items(then, known.vectors[fresh], known.owners[fresh]))
+    attacks: list[Attack] = [
+        lambda: inverted("history_vectors", leaked_items(db, known, scene.ds, scene.encoder), known),
+        lambda: inverted("personas", leaked_personas(known, scene.personas, width), known),
+    ]
+    return attacks if scene.before is None else [*attacks, partial(linked, db, scene, scene.before)]
 
 
-def inverted(attacked: str, leak: Leak, known: Known) -> Iterator[Finding]:
-    """What was read of texts."""
-    found = invert(leak, known)
-    yield Finding(attacked, FOUND, found.found)
-    yield Finding(attacked, OVERLAP, found.overlap)
+def inverted(attacked: str, leak: Leak, known: Known) -> Iterator[Row]:
+    """Read texts back from vectors."""
+    found, overlap = invert(leak, known)
+    yield from rows_of(attacked, "texts-found", found)
+    yield from rows_of(attacked, "token-f1", overlap)
 
 
-def attacks_on_soft_prompts(scene: Scene, plug: PersonaPlug) -> Iterator[Finding]:
+def linked(db: duckdb.DuckDBPyConnection, scene: Scene, before: Nights) -> Iterator[Row]:
+    """Find users of the night before again by their personas, and by what they wrote since."""
+    known, width = scene.known, scene.encoder.width
+    then = unit_means(known, read_personas(db, before.params, known.users, width), width)
+    yield from rows_of("personas", "linked-nights", link_nights(then, unit_means(known, scene.personas, width)))
+    fresh = np.array([night > before.last.ds for night in known.nights])
+    yield from rows_of("personas", "linked-items", link_items(then, known.vectors[fresh], known.owners[fresh]))
+
+
+def attack_on_soft_prompts(scene: Scene, kind: str, plug: PersonaPlug) -> Iterator[Row]:
     """Invert what a plug of free answers tells the LLM of each user, for a task like nothing in particular."""
     if not plug.config.labels:
-        yield from inverted("soft prompts", leaked_prompts(scene, plug), scene.known)
+        yield from inverted(f"soft prompts of {kind}", leaked_prompts(scene, plug), scene.known)
+
+
+def rows_of(attacked: str, metric: str, sums: Floats) -> Iterator[Row]:
+    """Rows of `evaluations`, apart from the run: the attack, and the same with another user's vectors.
+
+    `sums` (A, 3) say of each user how much there was, how much of it the attack got, and how much with another's.
+    """
+    if not len(sums):
+        return
+    values = {one.metric: one for one in values_with_intervals(_shares, sums)}
+    _, difference, low, high = values["difference"]
+    compared = {"difference": difference, "difference_low": low, "difference_high": high, "compared_with": "other"}
+    for arm in ("own", "other"):
+        same = {"kind": attacked, "metric": metric, "task_count": int(sums[:, 0].sum()), "arm": arm}
+        yield values[arm]._asdict() | same | (compared if arm == "own" else {})
+
+
+def _shares(totals: Floats) -> dict[str, Floats]:
+    own, other = totals[:, 1] / totals[:, 0], totals[:, 2] / totals[:, 0]
+    return {"own": own, "other": other, "difference": own - other}
 
 
 @torch.no_grad()

@@ -8,28 +8,26 @@ Each number stands beside that of the same attack with another user's vectors: w
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
-from llm_jobs.metrics import Floats, values_with_intervals
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
-from pipelines.audit.attacks import MOST_ON_TABLES, Finding, Scene, attacks_on_soft_prompts, attacks_on_tables
+from pipelines.audit.attacks import Attack, Row, Scene, attack_on_soft_prompts, attacks_on_tables
 from pipelines.audit.membership import TARGETS, area, chosen_users, user_losses
 from pipelines.audit.sample import MOST_ITEMS
-from pipelines.encode import EncodeConfig
 from pipelines.examples import examples_of
 from pipelines.forget import trained_on
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
-from pipelines.personas.encoders import load_encoder
+from pipelines.personas.encoders import EncoderConfig, load_encoder
 from pipelines.slices import AUDIT
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
@@ -66,16 +64,13 @@ def audit_night(
     """Attack the personas as of a night, and plugs, with whatever the warehouse holds.
 
     Args:
-        warehouse: read; `evaluations` and `runs` are appended to.
+        warehouse: read; `evaluations`, of which the new rows are returned, and `runs` are appended to.
         ds: night of the personas.
         kinds: how items become text.
         config: how much is looked at.
         named: the encoder of the night, and the LLM of the plugs.
         plugs: folders of plugs; none leaves out soft prompts and membership.
         progress: told of the attacks done.
-
-    Returns:
-        The new rows of `evaluations`.
 
     Raises:
         InputMissing: if no night up to `ds` was encoded, or there are too few users.
@@ -87,73 +82,28 @@ def audit_night(
             models = load_models(with_precisions(warehouse, named, record))
             encoder, loaded = models.encoder, load_plugs(plugs, models)
         else:
-            one = EncodeConfig(encoder=named.encoder, dtype=named.dtype, cache=named.cache, device=named.device)
+            one = EncoderConfig(named.encoder, named.dtype, named.cache, named.device)
             models, encoder, loaded = None, load_encoder(with_precisions(warehouse, one, record)), {}
-        rows, count = list[dict[str, Any]](), MOST_ON_TABLES + len(plugs)
         with connect(warehouse) as db:
-            scene = Scene.of(db, ds, kinds, encoder, config.users, config.seed)
-            for done, finding in enumerate(attacks_on_tables(db, scene), 1):
-                rows += rows_of(finding)
-                progress("attacks", done, count)
-        progress("attacks", MOST_ON_TABLES, count)  # fewer where no night is before this one
-        for kind, plug in loaded.items():
-            for finding in attacks_on_soft_prompts(scene, plug.plug):
-                rows += rows_of(finding._replace(attacked=f"{finding.attacked} of {kind}"))
-        if models:
-            for done, folder in enumerate(plugs, MOST_ON_TABLES + 1):
-                found = membership_rows(warehouse, ds, kinds, config, models, folder)
-                if not found:
-                    told = "%s: two users who were in its training and two who were not are needed to tell them apart"
-                    logger.warning(told, folder)
-                rows += found
-                progress("attacks", done, count)
-        table = pa.Table.from_pylist(
-            [{"slice": AUDIT, "run_id": record.run_id} | row for row in rows], file_schema("evaluations")
-        )
+            scene, rows = Scene.of(db, ds, kinds, encoder, config.users, config.seed), list[Row]()
+            attacks: list[Attack] = attacks_on_tables(db, scene)
+            attacks += [partial(attack_on_soft_prompts, scene, kind, plug.plug) for kind, plug in loaded.items()]
+            if models:
+                attacks += [partial(membership, warehouse, ds, kinds, config, models, folder) for folder in plugs]
+            for done, attack in enumerate(attacks, 1):
+                rows += attack()
+                progress("attacks", done, len(attacks))
+        same = {"slice": AUDIT, "run_id": record.run_id}
+        table = pa.Table.from_pylist([same | row for row in rows], file_schema("evaluations"))
         warehouse.append("evaluations", ds, record.run_id, table)
         record.rows_in = record.rows_out = len(scene.known.texts)
     return table
 
 
-def rows_of(finding: Finding) -> Iterator[dict[str, Any]]:
-    """Rows of `evaluations`, apart from the run: the attack, and the same with another user's vectors."""
-    if not len(finding.sums):
-        return
-    values = {one.metric: one for one in values_with_intervals(_shares, finding.sums)}
-    difference = values["difference"]
-    for arm in ("own", "other"):
-        value = values[arm]
-        row = {
-            "kind": finding.attacked,
-            "arm": arm,
-            "metric": finding.metric,
-            "task_count": int(finding.sums[:, 0].sum()),
-        }
-        yield (
-            row
-            | {"value": value.value, "low": value.low, "high": value.high}
-            | (
-                {
-                    "compared_with": "other",
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                }
-                if arm == "own"
-                else {}
-            )
-        )
-
-
-def _shares(totals: Floats) -> dict[str, Floats]:
-    own, other = totals[:, 1] / totals[:, 0], totals[:, 2] / totals[:, 0]
-    return {"own": own, "other": other, "difference": own - other}
-
-
-def membership_rows(
+def membership(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], config: AuditConfig, models: Models, folder: Path
-) -> list[dict[str, Any]]:
-    """The row of one plug; none if all users, or none, were in its training.
+) -> list[Row]:
+    """The row of one plug; none, and a warning, if all users, or none, were in its training.
 
     Raises:
         InputMissing: if the folder does not tell whom the plug was trained with.
@@ -163,22 +113,22 @@ def membership_rows(
     rng = np.random.default_rng(config.seed)
     users = sorted({target.user_id for target in data.targets.found})
     chosen = {*chosen_users([users[at] for at in rng.permutation(len(users))], members, config.users)}
-    if not chosen:
-        return []
     targets = limited([target for target in data.targets.found if target.user_id in chosen], TARGETS * len(chosen))
     items = [item for item in data.items if item["user_id"] in chosen]
-    losses = user_losses(models.llm, plug, examples_of(targets, newest(items), kinds, models.encoder))
+    examples = examples_of(targets, newest(items), kinds, models.encoder) if chosen else []
+    losses = user_losses(models.llm, plug, examples) if examples else {}
     inside, outside = ([loss for user, loss in losses.items() if (user in members) == is_in] for is_in in (True, False))
     if not (inside and outside):
+        told = "%s: two users who were in its training and two who were not are needed to tell them apart"
+        logger.warning(told, folder)
         return []
-    found = area(inside, outside)
     row = {"kind": f"plug of {plug.config.kinds[0]}", "arm": "own", "metric": MEMBERSHIP, "task_count": len(losses)}
-    return [row | found._asdict()]
+    return [row | area(inside, outside)._asdict()]
 
 
-def newest(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def newest(items: Sequence[Row]) -> list[Row]:
     """The newest items of each user, so that little is encoded; in the order they had."""
-    counts, kept = dict[str, int](), list[Mapping[str, Any]]()
+    counts, kept = dict[str, int](), list[Row]()
     for item in reversed(items):
         counts[item["user_id"]] = counts.get(item["user_id"], 0) + 1
         if counts[item["user_id"]] <= 2 * MOST_ITEMS:

@@ -35,15 +35,6 @@ LEAST_PAIRS = 10
 """Pairs below which nobody learns a map."""
 
 
-class Inverted(NamedTuple):
-    """What was read of the items of A users nobody leaked pairs of: items, with their own vectors, with another's."""
-
-    found: Floats
-    """(A, 3) how many items are the known text nearest to one of the vectors."""
-    overlap: Floats
-    """(A, 3) sums of the best token F1 with what was reconstructed from the vectors."""
-
-
 class Read(NamedTuple):
     """What an attacker makes of one vector."""
 
@@ -53,8 +44,13 @@ class Read(NamedTuple):
     """Words of the nearest leaked text, and the likeliest words."""
 
 
-def invert(leak: Leak, known: Known) -> Inverted:
-    """Attack every second user with pairs of the others."""
+def invert(leak: Leak, known: Known) -> tuple[Floats, Floats]:
+    """Attack every second user with pairs of the others.
+
+    Returns:
+        (A, 3) how many items of each user attacked are the known text nearest to one of the vectors, and (A, 3) sums of
+        the best token F1 with what was reconstructed: items, with the user's own vectors, with another's.
+    """
     is_leaked = np.arange(len(known.users)) % 2 == 0
     words = Words(known, is_leaked)
     read = read_vectors(leak, known, is_leaked, words)
@@ -73,7 +69,7 @@ def invert(leak: Leak, known: Known) -> Inverted:
             overlap[row, column] = sum(
                 max((token_f1(words.tokens[at], one) for one in tried), default=0) for at in texts
             )
-    return Inverted(found, overlap)
+    return found, overlap
 
 
 def read_vectors(leak: Leak, known: Known, is_leaked: NDArray[np.bool_], words: "Words") -> list[Read]:
