@@ -23,11 +23,8 @@ Codes = NDArray[np.int8]
 
 LARGEST_CODE = 127
 
-ROUNDING_LOSS = 5e-5
-"""One minus the cosine of a vector to the exact one."""
-
-MOST_EXACT_WIDTH = 2**24 // LARGEST_CODE**2
-"""Width up to which float32 adds the products of codes exactly."""
+ROUNDING_LOSS = 5e-5  # one minus the cosine of a vector to the exact one
+MOST_EXACT_WIDTH = 2**24 // LARGEST_CODE**2  # width up to which float32 adds the products of codes exactly
 
 
 @dataclass(frozen=True, eq=False)

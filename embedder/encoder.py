@@ -43,8 +43,7 @@ TOKENS_PER_BATCH = 2048
 TOKENS_PER_GPU_BATCH = 1 << 16
 """The same on a GPU: of BERT large 2 GB in 16 bits; a batch that does not fit is halved."""
 
-Tell: TypeAlias = Callable[[int], None]
-"""Hears how many texts were encoded just now."""
+Tell: TypeAlias = Callable[[int], None]  # hears how many texts were encoded just now
 
 TEXTS_PER_CHUNK = 8192
 """Texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths."""

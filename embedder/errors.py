@@ -4,8 +4,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-OURS: Final = frozenset({"embedder", "llm_jobs", "pipelines"})
-"""Folders of our code."""
+OURS: Final = frozenset({"embedder", "llm_jobs", "pipelines"})  # folders of our code
 
 
 class PplugError(Exception):

@@ -14,11 +14,8 @@ from torch import Tensor
 
 from embedder.compact import FloatArray
 
-RECENT_ITEMS = 10
-"""Newest items behind `recent`: what a user does changes (docs/experiments.md, 2026-11-26)."""
-
-NEWEST_LABELS = 30
-"""Newest items whose labels are kept in order (docs/experiments.md, 2026-11-28)."""
+RECENT_ITEMS = 10  # newest items behind `recent`: what a user does changes (docs/experiments.md, 2026-11-26)
+NEWEST_LABELS = 30  # newest items whose labels are kept in order (docs/experiments.md, 2026-11-28)
 
 
 class PastLabels(NamedTuple):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LAYOUT_ROWS: Final = 512
-"""For how many rows oneDNN chooses the layout; 64 gave the same speeds."""
+LAYOUT_ROWS: Final = 512  # for how many rows oneDNN chooses the layout; 64 gave the same speeds
 
 
 class Projection:

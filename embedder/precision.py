@@ -24,26 +24,16 @@ from embedder.linear import projection_class
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 1.15
-"""bfloat16 is taken if it is so many times as fast: less may be noise, and float32 is exact."""
-
-ROUNDS = 5
-"""Both precisions are timed in turn so many times, and medians compared."""
-
-TIMED_ROWS = 256
-"""Tokens that are multiplied together."""
-
-MOST_SHAPES = 4
-"""Shapes that are timed: those with the most multiplications."""
-
-MOST_SIDE = 2048
-"""Of a timed matrix: larger ones are no different, and take long."""
+MARGIN = 1.15  # bfloat16 is taken if it is so many times as fast: less may be noise, and float32 is exact
+ROUNDS = 5  # both precisions are timed in turn so many times, and medians compared
+TIMED_ROWS = 256  # tokens that are multiplied together
+MOST_SHAPES = 4  # shapes that are timed: those with the most multiplications
+MOST_SIDE = 2048  # of a timed matrix: larger ones are no different, and take long
 
 SMALL = 1_000_000
 """Multiplications a token below which a model is not worth a measurement; MiniLM has ten times as many."""
 
-Shapes = tuple[tuple[int, int, int], ...]
-"""(outputs, inputs, how often) of a model's matrices."""
+Shapes = tuple[tuple[int, int, int], ...]  # (outputs, inputs, how often) of a model's matrices
 
 
 def decided_precision(dtype: LLMDtype, folder: Path, device: str = "cpu") -> Precision:

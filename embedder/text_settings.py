@@ -59,8 +59,7 @@ ONLY: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 }
 """Keys that may say one thing only: what is done anyway."""
 
-EMPTY = (None, "", False, [], {})
-"""Values with which any key says nothing."""
+EMPTY = (None, "", False, [], {})  # values with which any key says nothing
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from llm_jobs.closed import point_at_choices
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
-PLUG_BATCH = 128
-"""Tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB."""
+PLUG_BATCH = 128  # tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB
 
 
 def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:

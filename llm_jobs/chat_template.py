@@ -16,14 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from embedder.errors import PplugError
 from llm_jobs import template_process
 
-DATE = "2024-07-26"
-"""What `strftime_now` tells; nights stay comparable."""
-
-DATE_STRING = "26 Jul 2024"
-"""The same day for templates of the Llama 3 family, which take it ready-made."""
-
-MOST_CHARACTERS = 1 << 20
-"""Of a rendered prompt."""
+DATE = "2024-07-26"  # what `strftime_now` tells; nights stay comparable
+DATE_STRING = "26 Jul 2024"  # the same day for templates of the Llama 3 family, which take it ready-made
+MOST_CHARACTERS = 1 << 20  # of a rendered prompt
 
 PATIENCE = 120
 """Seconds of the clock, where the system cannot bound those of the processor; starting takes one or two."""

@@ -22,8 +22,7 @@ from llm_jobs.labels import best_label, spelled_as
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Refusal
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
-CLOSED_BATCH: Final = 256
-"""Tasks that are scored at once."""
+CLOSED_BATCH: Final = 256  # tasks that are scored at once
 
 LOOKED_AT: Final = 20.0
 """Sharpness of the weights that tell which items an answer leans on: that of the vote in the middle."""

@@ -36,14 +36,12 @@ from llm_jobs.tasks import AnsweringLLM
 
 logger = logging.getLogger(__name__)
 
-VALUES_AT_ONCE: Final = 64
-"""Prompts whose keys and values are held to pool their values."""
+VALUES_AT_ONCE: Final = 64  # prompts whose keys and values are held to pool their values
 
 UNPACKED_QUANTISATION: Final = frozenset({"mxfp4"})
 """Quantised weights that `transformers` itself turns into bfloat16 where their kernels are missing."""
 
-EMBEDDED_AT_ONCE: Final = 1 << 14
-"""Token ids whose embeddings are measured together."""
+EMBEDDED_AT_ONCE: Final = 1 << 14  # token ids whose embeddings are measured together
 
 
 class FrozenLLM(AnsweringLLM):

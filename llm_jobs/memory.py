@@ -10,8 +10,7 @@ KV_BYTES: Final = 2 << 30
 """What keys and values may take unless told otherwise: a fixed amount, as in bfloat16 an answer depends on how many
 others are computed with it."""
 
-GPU_KV_BYTES: Final = 8 << 30
-"""The same on a GPU."""
+GPU_KV_BYTES: Final = 8 << 30  # the same on a GPU
 
 
 def parse_bytes(size: str) -> int:

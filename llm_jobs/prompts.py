@@ -22,8 +22,7 @@ from embedder.errors import PplugError, UsageError
 from embedder.plain_text import PlainTextTokenizer
 from llm_jobs.chat_template import rendered_chat
 
-Ids = tuple[int, ...]
-"""Token ids."""
+Ids = tuple[int, ...]  # token ids
 
 PROBE = "PPLUGPROBE"
 

@@ -14,8 +14,7 @@ from embedder.errors import InputMissing, UsageError
 
 INSTALL: Final = "pip install 'pplug[quantised]'"
 
-GROUP: Final = 32
-"""Weights that share a scale in 4 bits."""
+GROUP: Final = 32  # weights that share a scale in 4 bits
 
 
 def quantise(model: Any, dtype: str) -> None:

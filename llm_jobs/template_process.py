@@ -16,11 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SECONDS = 2
-"""Of the processor; templates take milliseconds."""
-
-MEMORY = 512 << 20
-"""Bytes beyond those that the imports took."""
+SECONDS = 2  # of the processor; templates take milliseconds
+MEMORY = 512 << 20  # bytes beyond those that the imports took
 
 
 def limit_this_process() -> None:

@@ -23,8 +23,7 @@ from pipelines.tables.warehouse import Staged, Warehouse
 
 JOB: Final = "compact"
 COMPACTED: Final = ("history_vectors", "persona_vectors", "outputs", "rejects", "evaluations", "runs")
-FILE_BYTES: Final = 128 * 2**20
-"""Of a file, about."""
+FILE_BYTES: Final = 128 * 2**20  # of a file, about
 PAYS_FROM: Final = 64
 """Files that a compaction must save for `nightly` to begin one: a reader opens every file of a table."""
 

@@ -55,14 +55,9 @@ logger = logging.getLogger(__name__)
 READS = ("histories", "deletions", "history_vectors", "persona_vectors")
 """Tables that the vectors are made from."""
 
-WRITES = ("history_vectors", "persona_vectors")
-"""Tables of which a night is replaced."""
-
-SOURCES = ("histories", "deletions", "settled_histories")
-"""Views that a night depends on."""
-
-SAMPLE_TEXTS = 64
-"""Texts that are encoded to estimate the speed before the first night."""
+WRITES = ("history_vectors", "persona_vectors")  # tables of which a night is replaced
+SOURCES = ("histories", "deletions", "settled_histories")  # views that a night depends on
+SAMPLE_TEXTS = 64  # texts that are encoded to estimate the speed before the first night
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 
 JOB = "evaluate"
 
-CONTROLS = ("other", "default", "none")
-"""What is answered with --controls."""
+CONTROLS = ("other", "default", "none")  # what is answered with --controls
 
 Arms = dict[str, list[Scored]]
 

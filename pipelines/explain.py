@@ -30,8 +30,7 @@ from pipelines.verdicts.words import ARMS
 
 Row = dict[str, Any]
 
-OTHERS = 20
-"""Users of the night who are asked for a persona; the first who has one is somebody else."""
+OTHERS = 20  # users of the night who are asked for a persona; the first who has one is somebody else
 
 
 @dataclass(frozen=True)

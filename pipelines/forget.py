@@ -25,8 +25,7 @@ from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Staged, Warehouse, write_shard
 
-LEFTOVERS: Final = ("_staging", "_spill-*")
-"""Unfinished files of commands that were killed."""
+LEFTOVERS: Final = ("_staging", "_spill-*")  # unfinished files of commands that were killed
 
 
 @dataclass(frozen=True)

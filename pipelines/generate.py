@@ -44,14 +44,9 @@ from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-READS = ("tasks", "persona_vectors", "history_vectors")
-"""Tables that the answers are made from."""
-
-WRITES = ("outputs",)
-"""Tables of which a night is replaced."""
-
-SAMPLE_TASKS = 8
-"""Tasks that are answered to estimate the speed before the first night."""
+READS = ("tasks", "persona_vectors", "history_vectors")  # tables that the answers are made from
+WRITES = ("outputs",)  # tables of which a night is replaced
+SAMPLE_TASKS = 8  # tasks that are answered to estimate the speed before the first night
 
 
 @dataclass(frozen=True)

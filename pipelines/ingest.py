@@ -35,8 +35,7 @@ from pipelines.tables.warehouse import Warehouse, retried
 
 logger = logging.getLogger(__name__)
 
-Chunks = Iterator[tuple[str, str, Chunk]]
-"""Table, name of the source, and rows of it."""
+Chunks = Iterator[tuple[str, str, Chunk]]  # table, name of the source, and rows of it
 
 
 @dataclass(frozen=True)

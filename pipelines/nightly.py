@@ -21,8 +21,7 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-CHECK = "check"
-"""Job of the last step in `runs`."""
+CHECK = "check"  # job of the last step in `runs`
 
 
 def run_nightly(

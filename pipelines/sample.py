@@ -16,8 +16,7 @@ from random import Random
 
 from llm_jobs.kinds import Kind, load_kinds
 
-NIGHT = date(2026, 11, 1)
-"""The night of the sample's tasks."""
+NIGHT = date(2026, 11, 1)  # the night of the sample's tasks
 
 NEWS, HEADLINES = "LaMP_2N", "LaMP_4"
 

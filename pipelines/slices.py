@@ -16,8 +16,7 @@ HISTORY_LENGTHS: Final[dict[str, int]] = {
 AUDIT: Final = "audit"
 """What `pplug audit` measured is no part of the tasks; it has a name of its own so that nothing takes it for one."""
 
-ORDER: Final = (ALL, *HISTORY_LENGTHS)
-"""In which a table shows them."""
+ORDER: Final = (ALL, *HISTORY_LENGTHS)  # in which a table shows them
 
 
 def slices_of(item_count: int) -> list[str]:

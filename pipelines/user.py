@@ -19,17 +19,10 @@ from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-THEMES: Final = 5
-"""Most themes of a persona."""
-
-TYPICAL: Final = 2
-"""Texts that stand for a theme."""
-
-NIGHTS: Final = 7
-"""Nights of which it is told how the persona moved."""
-
-ALIKE: Final = 5
-"""Users that are named as alike."""
+THEMES: Final = 5  # most themes of a persona
+TYPICAL: Final = 2  # texts that stand for a theme
+NIGHTS: Final = 7  # nights of which it is told how the persona moved
+ALIKE: Final = 5  # users that are named as alike
 
 OTHERS: Final = 1_999
 """Users, the same ones in every run, among whom these are looked for: `pplug query similar_users` asks all."""

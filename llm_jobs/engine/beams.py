@@ -25,8 +25,7 @@ from llm_jobs.engine.decoding import BLOCK, ROWS_AT_ONCE, Search
 from llm_jobs.engine.engine import NON_FINITE, TIE, Decoded, Result
 from llm_jobs.engine.rules import Guide
 
-NO_TOKEN: Final = -1
-"""What stands behind the tokens of an answer."""
+NO_TOKEN: Final = -1  # what stands behind the tokens of an answer
 
 
 class BeamSearch(Search):

@@ -23,10 +23,8 @@ from llm_jobs.engine.side_by_side import side_by_side
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import Ids, PromptParts
 
-PREFIX_TOKENS = 4096
-"""Tokens of prompts whose keys and values are computed together."""
-KEPT_HEAD_TOKENS = 1024
-"""Longest common head that is kept between calls."""
+PREFIX_TOKENS = 4096  # tokens of prompts whose keys and values are computed together
+KEPT_HEAD_TOKENS = 1024  # longest common head that is kept between calls
 
 
 class CausalLM:

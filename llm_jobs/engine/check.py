@@ -29,17 +29,13 @@ logger = logging.getLogger(__name__)
 
 ROUNDED: Final = 0.25
 """Mean difference in standard deviations of the logits: SmolLM2 in bfloat16 is 0.05 off, a factor of 2 would be 0.4."""
-EXACT: Final = 0.01
-"""The same in float32."""
-TOKENS: Final = 24
-"""Tokens that the real weights read."""
-COPY_TOKENS: Final = 8 * REACH
-"""Tokens that a small copy reads."""
+EXACT: Final = 0.01  # the same in float32
+TOKENS: Final = 24  # tokens that the real weights read
+COPY_TOKENS: Final = 8 * REACH  # tokens that a small copy reads
 MOVING: Final = frozenset({"dynamic", "longrope"})
 """Kinds of rotation that depend on the length of the whole pass."""
 
-Way = Callable[[PreTrainedModel], CausalLM | UnpackedLM | Seq2SeqLM]
-"""Makes an engine of a model."""
+Way = Callable[[PreTrainedModel], CausalLM | UnpackedLM | Seq2SeqLM]  # makes an engine of a model
 
 
 def causal_engine(

@@ -15,8 +15,7 @@ from llm_jobs.engine.rules import Guide
 
 BLOCK: Final = 256
 """The best token is looked for in blocks: their maxima are found four times as fast as its place (measured)."""
-ROWS_AT_ONCE: Final = 16
-"""Rows whose logits are worked on at once: 3 MB for a vocabulary of 49,152."""
+ROWS_AT_ONCE: Final = 16  # rows whose logits are worked on at once: 3 MB for a vocabulary of 49,152
 
 
 class Best(NamedTuple):

@@ -25,8 +25,7 @@ from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.small_copy import REACH
 from llm_jobs.engine.unpacked import UnpackedLM
 
-MORE: Final = 5
-"""Tokens that an unpacked model is asked for."""
+MORE: Final = 5  # tokens that an unpacked model is asked for
 
 
 def difference(engine: CausalLM | UnpackedLM | Seq2SeqLM, model: PreTrainedModel, ids: Sequence[int]) -> float:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-CELLS = 32
-"""N is a multiple of it: a softmax over a ragged number of cells takes twice the time (measured)."""
+CELLS = 32  # N is a multiple of it: a softmax over a ragged number of cells takes twice the time (measured)
 
 
 RowNumbers = int | slice | Tensor

@@ -22,8 +22,7 @@ from llm_jobs.prompts import Ids
 
 READ_TOKENS: Final = 512
 """Tokens read in one pass: more is no faster (measured from 128 on), and what a layer makes of these fits the cache."""
-GPU_READ_TOKENS: Final = 8192
-"""The same on a GPU."""
+GPU_READ_TOKENS: Final = 8192  # the same on a GPU
 
 
 def read(trunk: Trunk, cache: KVCache, chunks: Sequence[NewTokens]) -> list[Tensor]:

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-REACH = 8
-"""Where windows end and switches are thrown in a small copy."""
+REACH = 8  # where windows end and switches are thrown in a small copy
 MOST_LAYERS = 8
 VOCABULARY = 300
 POSITIONS = 256

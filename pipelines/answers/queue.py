@@ -17,8 +17,7 @@ from llm_jobs.tasks import PersonalTask
 from pipelines.personas.stored import Persona, read_personas
 from pipelines.tables.views import run_sql
 
-EVERYBODY: Mapping[str, str] = {"first_user": "", "last_user": chr(sys.maxunicode)}
-"""The range of all users."""
+EVERYBODY: Mapping[str, str] = {"first_user": "", "last_user": chr(sys.maxunicode)}  # the range of all users
 
 
 @dataclass(frozen=True, eq=False)

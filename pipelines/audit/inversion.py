@@ -22,17 +22,13 @@ from pipelines.audit.sample import Known, Leak, Places
 
 Floats = NDArray[np.float64]
 
-COMMON = 0.2
-"""Share of the leaked texts from which on a word tells nothing of a text and is not counted."""
-
-VOCABULARY = 2_000
-"""Most words that the map can tell."""
+COMMON = 0.2  # share of the leaked texts from which on a word tells nothing of a text and is not counted
+VOCABULARY = 2_000  # most words that the map can tell
 
 STRENGTHS = (1e-4, 1e-2, 1e-1, 1.0)
 """Ridge penalties that are tried, relative to the mean square of a vector's numbers times the pairs."""
 
-LEAST_PAIRS = 10
-"""Pairs below which nobody learns a map."""
+LEAST_PAIRS = 10  # pairs below which nobody learns a map
 
 
 class Read(NamedTuple):

@@ -22,8 +22,7 @@ from llm_jobs.training.data import Example
 
 Floats = NDArray[np.float64]
 
-TARGETS = 3
-"""Newest targets of a user that count."""
+TARGETS = 3  # newest targets of a user that count
 
 RESAMPLES = 1_000
 

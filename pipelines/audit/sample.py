@@ -22,12 +22,10 @@ from pipelines.personas.items import item_texts
 from pipelines.personas.stored import Persona
 from pipelines.tables.views import run_sql
 
-MOST_ITEMS = 20
-"""Newest texts of a user that are looked at."""
+MOST_ITEMS = 20  # newest texts of a user that are looked at
 
 Places = NDArray[np.int64]
-ItemName = tuple[str, str, str]
-"""user_id, kind and item_id."""
+ItemName = tuple[str, str, str]  # user_id, kind and item_id
 
 
 @dataclass(frozen=True, eq=False)

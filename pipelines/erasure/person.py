@@ -24,13 +24,11 @@ import pyarrow.parquet as pq
 Row = dict[str, Any]
 
 BLACKED_OUT: Final = "█████"
-CUT: Final = 200
-"""Letters of an id in `rejects`; a longer one is cut there."""
+CUT: Final = 200  # letters of an id in `rejects`; a longer one is cut there
 
 TEXT_COLUMNS: Final = ("text", "output", "input", "reference")
 
-_NO_FIELD: Final = r"""(?!["']\s*:)"""
-"""Behind an id that is no name of a field."""
+_NO_FIELD: Final = r"""(?!["']\s*:)"""  # behind an id that is no name of a field
 
 FILE_SETTINGS: Final = ("files", "plugs", "encoder", "llm", "cache")
 """Settings of a run that hold names which its user chose."""

@@ -22,8 +22,7 @@ MISSING = "missing"
 INPUTS_CHANGED = "inputs changed"
 SETTINGS_CHANGED = "settings changed"
 
-PUBLISHED_ROWS = "published_rows"
-"""Key of the config of a run: how many rows of each table it published."""
+PUBLISHED_ROWS = "published_rows"  # key of the config of a run: how many rows of each table it published
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ FN_API: Final = "FnApiRunner"
 """Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
 
 POLL_SECONDS: Final = 0.5
-WORKER_SECONDS: Final = 120.0
-"""A runner none of whose workers gives a sign of life for so long has none."""
+WORKER_SECONDS: Final = 120.0  # A runner none of whose workers gives a sign of life for so long has none
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,8 @@ Clock = Callable[[], datetime]
 Progress = Callable[[str, int, int], None]
 """Called with what is being counted, how many are done and how many there are."""
 
-ALONE = "alone"
-"""Name of the lease of a run that all others wait for."""
-
-PATIENCE = 15.0
-"""Seconds to wait for runs that are in the way."""
+ALONE = "alone"  # name of the lease of a run that all others wait for
+PATIENCE = 15.0  # seconds to wait for runs that are in the way
 
 VERSIONED = ("pplug", "apache-beam", "deltalake", "duckdb", "pyarrow", "torch", "transformers")
 """Packages whose versions can change a result."""

@@ -26,8 +26,7 @@ from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
 SHARDS: Final = "_shards"
-READERS: Final = 8
-"""Threads that read the footers of files."""
+READERS: Final = 8  # threads that read the footers of files
 
 
 @dataclass(frozen=True)

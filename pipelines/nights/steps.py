@@ -17,8 +17,7 @@ TOO_MANY_REJECTS = 3
 REFUSED = "refused"
 """Status of a step that never began, because another run is at the same work or will not have any beside it."""
 
-WORST_LAST = (0, TOO_MANY_REJECTS, 4, 2, 1)
-"""Exit codes from good to bad."""
+WORST_LAST = (0, TOO_MANY_REJECTS, 4, 2, 1)  # exit codes from good to bad
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,8 @@ from pipelines.tables.views import run_sql
 
 JOB = "encode"
 
-TAKES_PARTS = True
-"""Whether the items of a user can be encoded in parts."""
-
-READS_ALL = False
-"""Whether a night also reads the items that did not change."""
+TAKES_PARTS = True  # whether the items of a user can be encoded in parts
+READS_ALL = False  # whether a night also reads the items that did not change
 
 
 class Stored(NamedTuple):

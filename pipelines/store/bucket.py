@@ -35,8 +35,7 @@ CLIENT: Final = [
 
 PREFIX: Final = re.compile("(aws|azure|google)_", re.IGNORECASE)
 
-PATIENCE: Final = timedelta(seconds=30)
-"""How long one request is tried again."""
+PATIENCE: Final = timedelta(seconds=30)  # how long one request is tried again
 
 
 @dataclass(frozen=True)

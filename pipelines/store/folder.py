@@ -17,8 +17,7 @@ from pipelines.store.stored import StoredObject
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on files say when they are reached."""
 
-UNFINISHED: Final = ".tmp"
-"""How the name of a file ends that is being written."""
+UNFINISHED: Final = ".tmp"  # how the name of a file ends that is being written
 
 
 def remove_unfinished(folder: Path, part: str) -> None:

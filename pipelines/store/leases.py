@@ -26,12 +26,9 @@ Row = Mapping[str, Any]
 
 RUNNING: Final = "_running"
 LEASE: Final = re.compile(rf"{RUNNING}/(?P<what>[^/]+)/(?P<generation>\d+)\.json")
-LEASE_FIELDS: Final = {"run_id", "job", "ds", "started_at"}
-"""What every lease says."""
-LIFE_SECONDS: Final = 10.0
-"""A run that gives no sign of life for so long is dead."""
-BEATS: Final = 4
-"""Signs of life in that time."""
+LEASE_FIELDS: Final = {"run_id", "job", "ds", "started_at"}  # what every lease says
+LIFE_SECONDS: Final = 10.0  # A run that gives no sign of life for so long is dead
+BEATS: Final = 4  # signs of life in that time
 LOOK_SECONDS: Final = 0.1
 
 

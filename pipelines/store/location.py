@@ -8,8 +8,7 @@ from urllib.parse import unquote
 
 from embedder.errors import UsageError
 
-URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
-"""One slash: pathlib makes one of two."""
+URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)  # one slash: pathlib makes one of two
 
 UNREADABLE: Final = "%?#\\"
 """Letters of a path that deltalake 1.6 takes for something else, as it reads a URL."""

@@ -7,8 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from embedder.errors import UsageError
 from pipelines.store.location import ForeignUrl, local_path, resolved
 
-SCHEMES: Final = ("s3", "gs", "az", "abfss")
-"""Object stores, by the scheme of their URIs."""
+SCHEMES: Final = ("s3", "gs", "az", "abfss")  # object stores, by the scheme of their URIs
 
 
 class StoredObject(NamedTuple):

@@ -13,8 +13,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
-SWAP: Final = "swap"
-"""What counts the commits that take single files out of a table."""
+SWAP: Final = "swap"  # what counts the commits that take single files out of a table
 
 
 @dataclass(frozen=True, order=True)

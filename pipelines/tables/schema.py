@@ -10,8 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 5
-"""Raised by one when a table of an older version can no longer be read as it is."""
+SCHEMA_VERSION: Final = 5  # raised by one when a table of an older version can no longer be read as it is
 
 
 def _list_of(value: pa.DataType) -> pa.DataType:
@@ -148,8 +147,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Key of the tables that are filled by upsert."""
 
 
-MADE: Final = ("is_edit",)
-"""Columns that ingestion makes; no source has them."""
+MADE: Final = ("is_edit",)  # columns that ingestion makes; no source has them
 
 
 def _field(spelled: str) -> pa.Field:

@@ -5,8 +5,7 @@ from typing import Final
 
 from embedder.errors import UsageError
 
-SQL_ROOT: Final = Path(__file__).parents[2] / "sql"
-"""In a checkout and in an installed wheel alike."""
+SQL_ROOT: Final = Path(__file__).parents[2] / "sql"  # in a checkout and in an installed wheel alike
 
 
 def query_text(name: str) -> str:

@@ -30,14 +30,10 @@ from pipelines.tables.views import open_database, quoted
 from pipelines.tables.warehouse import Staged, Warehouse
 
 MEMORY_LIMIT: Final = "512MB"
-PART_BYTES: Final = 64 * 2**20
-"""Rows that are sorted at once."""
-GROUP_BYTES: Final = 16 * 2**20
-"""Of a row group, which readers hold whole."""
-DELETIONS: Final = {"histories": "deletions"}
-"""Where a table's deletions are remembered."""
-_DELETED_RANK: Final = 2**62
-"""Added to the place of a row that deletes, which so comes last."""
+PART_BYTES: Final = 64 * 2**20  # rows that are sorted at once
+GROUP_BYTES: Final = 16 * 2**20  # of a row group, which readers hold whole
+DELETIONS: Final = {"histories": "deletions"}  # where a table's deletions are remembered
+_DELETED_RANK: Final = 2**62  # added to the place of a row that deletes, which so comes last
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ class CommitConflict(PplugError):
     """Another run committed to the same night of the same table first."""
 
 
-ATTEMPTS: Final = 20
-"""To commit a night while other nights are committed to the same table."""
+ATTEMPTS: Final = 20  # to commit a night while other nights are committed to the same table
 
 retried: Final = Retrying(
     retry=retry_if_exception_type(CommitConflict),
