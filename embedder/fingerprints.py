@@ -18,54 +18,24 @@ from torch import nn
 
 from embedder.errors import PplugError
 
-SETTINGS_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-
+SETTINGS = ("config", "generation_config", "tokenizer_config", "special_tokens_map", "added_tokens")
 VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model")
 """What a tokenizer is made from where there is no tokenizer.json."""
 
-WITHOUT_BEARING = frozenset(
-    {
-        # where a file comes from, what wrote it, and code that is never run
-        "_name_or_path",
-        "name_or_path",
-        "_commit_hash",
-        "transformers_version",
-        "tokenizer_file",
-        "special_tokens_map_file",
-        "processor_class",
-        "auto_map",
-        "backend",
-        "is_local",
-        # the precision of the file; that of a run is ours to choose
-        "dtype",
-        "torch_dtype",
-        # training, and tasks other than ours
-        "use_cache",
-        "gradient_checkpointing",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "finetuning_task",
-        # sampling: answers are greedy, or by beams
-        "_from_model_config",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        # what a chat template writes around a prompt counts, not how it is written
-        "chat_template",
-    }
-)
+WITHOUT_BEARING = {
+    # where a file comes from, what wrote it, and code that is never run
+    *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "tokenizer_file"),
+    *("special_tokens_map_file", "processor_class", "auto_map", "backend", "is_local"),
+    # the precision of the file; that of a run is ours to choose
+    *("dtype", "torch_dtype"),
+    # training, and tasks other than ours
+    *("use_cache", "gradient_checkpointing", "id2label", "label2id", "problem_type", "finetuning_task"),
+    # sampling: answers are greedy, or by beams
+    *("_from_model_config", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff"),
+    # what a chat template writes around a prompt counts, not how it is written
+    "chat_template",
+}
 """Keys of the settings files, at any depth, that change no result."""
 
 
@@ -118,7 +88,8 @@ def require_finite(model: nn.Module, name: str, but_in: tuple[str, ...] = ()) ->
 
 def _file_facts(folder: Path) -> dict[str, Any]:
     """Read what the settings files say, by name, and hash what holds the vocabulary."""
-    facts = {name: _settings(folder / name) for name in SETTINGS_FILES if (folder / name).is_file()}
+    names = [f"{name}.json" for name in SETTINGS]
+    facts = {name: _settings(folder / name) for name in names if (folder / name).is_file()}
     patterns = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else VOCABULARY_FILES
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return facts | {path.name: file_sha256(path) for path in found}

@@ -135,13 +135,8 @@ class RequestReader:
 
 
 CONTEXT_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_encoder_position_embeddings",
-    "max_seq_len",
-    "max_sequence_length",
-    "seq_length",
-    "n_ctx",
+    *("max_position_embeddings", "n_positions", "max_encoder_position_embeddings"),
+    *("max_seq_len", "max_sequence_length", "seq_length", "n_ctx"),
 )
 """What configurations call the most tokens a model reads. A sliding window is no limit: it only hides what is far."""
 

@@ -33,7 +33,6 @@ from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard
 from pipelines.personas import items, whole
 from pipelines.personas.bases import Base, base_table
-from pipelines.personas.closing import read_closed
 from pipelines.personas.encoders import EncoderConfig, absolute_model, encoder_facts, load_encoder, require_same
 from pipelines.personas.items import JOB, Changed, Encoded, pending_items
 from pipelines.personas.nights import (
@@ -47,6 +46,7 @@ from pipelines.personas.nights import (
     require_protection,
 )
 from pipelines.personas.protection import Protection
+from pipelines.personas.stored import read_closed
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 

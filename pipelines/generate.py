@@ -23,8 +23,15 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Request
-from pipelines.answers.facts import AnsweringFacts, answering_facts
-from pipelines.answers.models import GenerateConfig, LoadedPlug, Models, load_models, load_plugs
+from pipelines.answers.models import (
+    AnsweringFacts,
+    GenerateConfig,
+    LoadedPlug,
+    Models,
+    answering_facts,
+    load_models,
+    load_plugs,
+)
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
 from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
 from pipelines.nights.job import Made, Night

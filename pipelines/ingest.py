@@ -11,8 +11,9 @@ import contextlib
 import logging
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from pipelines.intake.sql_rows import SQL, sql_chunks
 from pipelines.intake.staging import Intake
 from pipelines.intake.times import Years
 from pipelines.nights.runs import recorded_run
-from pipelines.tables.upsert import Upserted, upsert
+from pipelines.tables.upsert import upsert
 from pipelines.tables.warehouse import Warehouse, retried
 
 logger = logging.getLogger(__name__)
@@ -188,11 +189,11 @@ def stage_and_write(warehouse: Warehouse, what: Ingestion, run_id: str, *, dry_r
         intake = stack.enter_context(Intake.opened(Path(folder), what.job, run_id, what.tables, what.rules))
         for table, source, chunk in what.chunks(Path(folder)):
             intake.take(table, source, chunk)
-        total = Upserted()
+        counts = Counter[str]()
         for table, staged in intake.tables.items():
             staged.close()
             write = partial(upsert, warehouse, table, what.ds, run_id, staged.path)
-            total += retried(partial(write, overwrite_newer=what.config.overwrite_newer, dry_run=dry_run))
+            counts.update(retried(partial(write, overwrite_newer=what.config.overwrite_newer, dry_run=dry_run)))
         intake.rejects.close()
         rejected = intake.rejects.count
         if not dry_run:
@@ -202,7 +203,7 @@ def stage_and_write(warehouse: Warehouse, what: Ingestion, run_id: str, *, dry_r
     for line in advice(intake.seen, what.tables, what.config.columns, has_kind=what.config.kind is not None):
         logger.warning(line)
     taken = intake.rows_in - rejected
-    return IngestResult(intake.rows_in, taken, rejected, **asdict(total), superseded=taken - sum(astuple(total)))
+    return IngestResult(intake.rows_in, taken, rejected, **counts, superseded=taken - counts.total())
 
 
 def _run(warehouse: Warehouse, what: Ingestion, labels: Sequence[str], *, dry_run: bool) -> IngestResult:

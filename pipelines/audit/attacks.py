@@ -22,8 +22,7 @@ from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import values_with_intervals
 from pipelines.audit.inversion import invert
-from pipelines.audit.linking import link_items, link_nights
-from pipelines.audit.sample import Known, Leak, leaked_items, leaked_personas, read_known, unit_means
+from pipelines.audit.sample import Known, Leak, Places, leaked_items, leaked_personas, read_known, unit_means
 from pipelines.personas.nights import Nights, newest_nights, nights_of, nights_until
 from pipelines.personas.stored import Persona, read_personas
 
@@ -136,3 +135,41 @@ def leaked_prompts(scene: Scene, plug: PersonaPlug) -> Leak:
     vectors: FloatArray = soft.flatten(1).float().numpy()
     of_user = known.of_user
     return Leak(vectors, np.array(there, np.int64), [of_user[at] for at in there])
+
+
+def link_nights(before: FloatArray, now: FloatArray) -> Floats:
+    """(A, 3) for each user with a persona in both nights: one, whether theirs is the nearest, and whether another's is.
+
+    Args:
+        before: (U, D) unit personas of the earlier night; 0 without one.
+        now: (U, D) those of the other night.
+    """
+    there = np.flatnonzero(before.any(1) & now.any(1))
+    if not len(there):
+        return np.zeros((0, 3))
+    nearest = np.argmax(before[there] @ now[there].T, axis=1)
+    places = np.arange(len(there))
+    other = np.roll(places, -1)
+    return np.stack([np.ones(len(there)), nearest == places, (nearest == other) & (other != places)], 1).astype(float)
+
+
+def link_items(before: FloatArray, items: FloatArray, owners: Places) -> Floats:
+    """(A, 3) for each user with items that came since: how many, how many find their writer, and another user.
+
+    Args:
+        before: (U, D) unit personas of the earlier night; 0 without one.
+        items: (F, D) vectors of items that came since.
+        owners: (F,) place of each item's user.
+    """
+    there = np.flatnonzero(before.any(1))
+    fresh = np.flatnonzero(np.isin(owners, there))
+    if not len(fresh):
+        return np.zeros((0, 3))
+    nearest = there[np.argmax(items[fresh] @ before[there].T, axis=1)]
+    users = np.unique(owners[fresh])
+    other = dict(zip(there, np.roll(there, -1), strict=True))
+    rows = [(owners[fresh] == user, user, other[user]) for user in users]
+    return np.array(
+        [[own.sum(), (nearest[own] == user).sum(), (nearest[own] == another).sum()] for own, user, another in rows],
+        np.float64,
+    )

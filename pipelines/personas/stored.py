@@ -1,15 +1,20 @@
-"""The personas of some users as of a night: the stored part of each, and the items since."""
+"""What is stored of personas: of some users as of a night, and all items of one who has more than a shard takes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from embedder.histories import History
-from embedder.personas import Summary
+from embedder.personas import Items, Summary
 from pipelines.personas.asked import ask_for
-from pipelines.personas.bases import read_bases, read_items
+from pipelines.personas.bases import Base, UserItems, read_bases, read_items, with_newer
+from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import run_sql
+
+PIECE_ITEMS = 4_096  # of a user that are in memory at once
 
 
 class Persona(NamedTuple):
@@ -33,3 +38,23 @@ def read_personas(
         whole = summary.with_items(newer[user].items) if user in newer else summary
         found[user] = Persona(whole.history(), [{"kind": kind, "item_id": name} for kind, name in whole.typical])
     return found
+
+
+def read_closed(
+    db: duckdb.DuckDBPyConnection, user: str, nights: Mapping[str, Any], width: int, max_vectors: int
+) -> dict[str, Base]:
+    """Make the base of a user, of whom all shards of parts are finished, anew from all items, tonight's included.
+
+    The items are never in memory all at once: a base is a function of the items in their order, in however many pieces.
+    Nothing is made where none is stored or needed.
+    """
+    ask_for(db, [user])
+    old = read_bases(run_sql(db, "jobs/bases_of_users", nights), width)
+    params = dict(nights) | {"whole_users": [user]}
+    rows = db.sql(query_text("jobs/items_since_base"), params=params).to_arrow_reader(PIECE_ITEMS)
+    base, single = Base(Summary.empty(width)), UserItems(Items.of(np.zeros((0, width), np.float32)), [])
+    for batch in rows:
+        for _, items in read_items(pa.Table.from_batches([batch]), width):
+            base, single = with_newer(base, single + items, max_vectors)
+    is_changed = base.summary.item_count or user in old
+    return {user: base} if is_changed else {}

@@ -17,20 +17,10 @@ from typing import Any, Final
 from embedder.errors import PplugError
 from pipelines.store.stored import StoredObject
 
-CLIENT: Final = [
-    "allow_http",
-    "allow_invalid_certificates",
-    "connect_timeout",
-    "http1_only",
-    "http2_only",
-    "pool_idle_timeout",
-    "pool_max_idle_per_host",
-    "proxy_ca_certificate",
-    "proxy_excludes",
-    "proxy_url",
-    "timeout",
-    "user_agent",
-]
+CLIENT: Final = (
+    *("allow_http", "allow_invalid_certificates", "connect_timeout", "http1_only", "http2_only", "pool_idle_timeout"),
+    *("pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url", "timeout", "user_agent"),
+)
 """Settings that obstore takes apart from those of the store."""
 
 PREFIX: Final = re.compile("(aws|azure|google)_", re.IGNORECASE)

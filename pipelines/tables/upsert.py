@@ -12,7 +12,6 @@ remembers the night in which an item was deleted last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -36,22 +35,6 @@ DELETIONS: Final = {"histories": "deletions"}  # where a table's deletions are r
 _DELETED_RANK: Final = 2**62  # added to the place of a row that deletes, which so comes last
 
 
-@dataclass(frozen=True)
-class Upserted:
-    """What became of the keys of some rows."""
-
-    unchanged: int = 0
-    """The row was there already, or its deletion found none."""
-    changed: int = 0
-    """New, or a new row."""
-    deleted: int = 0
-    left_alone: int = 0
-    """A later night wrote or deleted them."""
-
-    def __add__(self, other: "Upserted") -> "Upserted":
-        return Upserted(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-
 def scratch(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that sorts and joins what does not fit into memory in a folder."""
     return open_database(folder / "duckdb", MEMORY_LIMIT).execute("set preserve_insertion_order = false")
@@ -66,12 +49,16 @@ def upsert(
     *,
     overwrite_newer: bool = False,
     dry_run: bool = False,
-) -> Upserted:
+) -> dict[str, int]:
     """Apply what differs from the table: new and changed rows move to the night `ds`, equal ones stay in theirs.
 
     `staged` is a Parquet file with the columns of the table's files and a BOOL `deleted`, its rows in the order in
     which they came; unfinished files are written beside it. What a later night wrote or deleted is replaced with
     `overwrite_newer` alone; with `dry_run` all is only counted.
+
+    Returns:
+        How many keys are new or have a new row (`changed`), are `deleted`, were there already (`unchanged`), or were
+        written or deleted by a later night (`left_alone`).
 
     Raises:
         CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, which then are
@@ -102,7 +89,7 @@ def upsert(
                 db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
                 changes = _swapped(db, name, ds, "replaced", there, _sorted_rows(db, name, staged), staged.parent)
                 warehouse.swap(name, run_id, *changes, versions[name])
-    return Upserted(**counts)
+    return counts
 
 
 def _own_keys(name: str) -> list[str]:

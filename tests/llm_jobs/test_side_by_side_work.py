@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepared_requests import prepared
 
-from llm_jobs.engine.causal import queues_of
-from llm_jobs.engine.side_by_side import side_by_side
+from llm_jobs.engine.causal import queues_of, side_by_side
 
 HEAD = 1
 prompts = st.tuples(st.lists(st.integers(0, 3), min_size=HEAD, max_size=4), st.booleans())

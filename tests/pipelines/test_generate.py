@@ -20,8 +20,7 @@ from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training.fit import seeded_plug
-from pipelines.answers.facts import answering_facts
-from pipelines.answers.models import GenerateConfig, load_models
+from pipelines.answers.models import GenerateConfig, answering_facts, load_models
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.generate import generate_night, plan_generate
 from pipelines.tables.views import connect

@@ -17,9 +17,9 @@ from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
+from pipelines.audit.attacks import link_items, link_nights
 from pipelines.audit.audit import AuditConfig, audit_night
 from pipelines.audit.inversion import ridge
-from pipelines.audit.linking import link_items, link_nights
 from pipelines.audit.membership import area, chosen_users
 from pipelines.encode import EncodeConfig, encode_night
 from pipelines.personas.protection import Protection
