@@ -62,14 +62,6 @@ class Items:
         return Items(self.vectors[part], self.keys[part], self.labels[part], self.sha256s[part])
 
 
-class Condensed(NamedTuple):
-    """Some items, of which the oldest were merged."""
-
-    base: "Summary"
-    item_count: int
-    """How many of the items are in it; the others stay single."""
-
-
 @dataclass(frozen=True, eq=False)
 class Summary:
     """What stands for some items of one user."""
@@ -109,19 +101,22 @@ class Summary:
         past = PastLabels.of(self.labels, self.counts.tolist(), self.newest_labels)
         return History.of(self.vectors.floats(), self.counts.astype(np.float32), past)
 
-    def condensed(self, items: Items, max_vectors: int) -> Condensed:
-        """Take in items, which are newer than all before, each time that there is a vector too many.
+    def condensed(self, items: Items, max_vectors: int) -> tuple["Summary", int]:
+        """Take in the oldest of items, which are newer than all before, each time that there is a vector too many.
 
         Args:
             items: any number.
             max_vectors: most vectors that a summary and the items not in it may have, >= 1; the same in every call.
+
+        Returns:
+            What they became, and how many they are; the other items stay single.
         """
         summary, start = self, 0
         while len(summary.counts) + len(items) - start > max_vectors:
             stop = start + max_vectors + 1 - len(summary.counts)
             summary = summary.with_items(items[start:stop])._halved(max_vectors)
             start = stop
-        return Condensed(summary, start)
+        return summary, start
 
     def absorb(self, items: Items, max_vectors: int) -> "Summary":
         """Take in all of some items that are newer than all before, merging what is too much."""

@@ -8,9 +8,8 @@ Tables that sources are ingested into are left alone: what came since a night is
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -28,22 +27,10 @@ PAYS_FROM: Final = 64
 """Files that a compaction must save for `nightly` to begin one: a reader opens every file of a table."""
 
 
-@dataclass(frozen=True)
-class Compacted:
-    """A night of a table."""
-
-    table: str
-    ds: date
-    file_count: int
-    """Before."""
-    new_file_count: int
-    byte_count: int
-    """Before."""
+Row = dict[str, Any]
 
 
-def compact_tables(
-    warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
-) -> list[Compacted]:
+def compact_tables(warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS) -> list[Row]:
     """Rewrite the nights that have more files than they need; queries get `reader_seconds` before the old files go.
 
     Raises:
@@ -54,7 +41,7 @@ def compact_tables(
     return run_compaction(warehouse, reader_seconds)[1]
 
 
-def run_compaction(warehouse: Warehouse, reader_seconds: float = READER_SECONDS) -> tuple[RunRecord, list[Compacted]]:
+def run_compaction(warehouse: Warehouse, reader_seconds: float = READER_SECONDS) -> tuple[RunRecord, list[Row]]:
     """Rewrite the nights that have more files than they need, and record it."""
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         found = _scattered(warehouse)
@@ -71,7 +58,7 @@ def run_compaction(warehouse: Warehouse, reader_seconds: float = READER_SECONDS)
 def compaction_pays(warehouse: Warehouse) -> bool:
     """Whether so many files would be saved that `nightly` should begin a compaction."""
     told = _told(_scattered(warehouse))
-    return sum(night.file_count - night.new_file_count for night in told) >= PAYS_FROM
+    return sum(night["file_count"] - night["new_file_count"] for night in told) >= PAYS_FROM
 
 
 def _scattered(warehouse: Warehouse) -> dict[tuple[str, date], list[DataFile]]:
@@ -111,8 +98,15 @@ def _rows(warehouse: Warehouse, name: str, files: Sequence[DataFile]) -> Iterato
         yield warehouse.dataset(name, [file]).to_table(columns=file_schema(name).names)
 
 
-def _told(scattered: Mapping[tuple[str, date], Sequence[DataFile]]) -> list[Compacted]:
+def _told(scattered: Mapping[tuple[str, date], Sequence[DataFile]]) -> list[Row]:
+    """Files and bytes of each night before, and the files that it needs."""
     return [
-        Compacted(name, ds, len(files), _needed(files), sum(file.size for file in files))
+        {
+            "table": name,
+            "ds": ds,
+            "file_count": len(files),
+            "new_file_count": _needed(files),
+            "byte_count": sum(file.size for file in files),
+        }
         for (name, ds), files in scattered.items()
     ]

@@ -6,7 +6,6 @@ The functions are those that the commands call.
 """
 
 import logging
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -44,37 +43,20 @@ ARMS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class DemoPlan:
-    """What `pplug demo --dry-run` shows."""
-
-    user_count: int
-    item_count: int
-    task_count: int
-    seconds: int
-    """Estimated time: processor seconds of one run on an AMD EPYC; two idle cores take less."""
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo prints."""
-
-    looked_at: list[Row]
-    """What the plug looked at for one task: rows of the query `top_items`."""
-    arms: list[Row]
-    """The closing table."""
-
-
-def plan_demo(sample: SampleConfig = SAMPLE) -> DemoPlan:
-    """How large the demo is."""
+def plan_demo(sample: SampleConfig = SAMPLE) -> Row:
+    """How large the demo is; `seconds` of one processor, an AMD EPYC: two idle cores take less."""
     items = (sample.users - sample.users_without_history) * (sample.news + sample.headlines)
-    return DemoPlan(sample.users, items, sample.users * sample.tasks, seconds=200)
+    tasks = sample.users * sample.tasks
+    return {"user_count": sample.users, "item_count": items, "task_count": tasks, "seconds": 200}
 
 
 def run_demo(
     folder: Path, progress: Progress, sample: SampleConfig = SAMPLE, training: TrainConfig = TRAINING
-) -> DemoResult:
+) -> tuple[list[Row], list[Row]]:
     """Run every step in a folder that is new, empty or that of an earlier demo, and log what was done.
+
+    Returns:
+        What the plug looked at for one task, rows of the query `top_items`, and the closing table.
 
     Raises:
         UsageError: if the folder holds something else.
@@ -100,7 +82,7 @@ def run_demo(
     write_report(folder / "report.html", report)
     logger.info("open the night's report in a browser: %s", folder / "report.html")
     logger.info("look around: pplug sql 'show tables' --warehouse %s", warehouse.root)
-    return DemoResult(looked_at, closing_table(list(rows_of(found))))
+    return looked_at, closing_table(list(rows_of(found)))
 
 
 def closing_table(evaluations: list[Row]) -> list[Row]:

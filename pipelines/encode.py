@@ -122,13 +122,13 @@ class EncodeJob:
         Raises:
             InputMissing: if there is no such encoder, or nothing to encode and no night before.
         """
-        encoder = encoder_facts(self.config, is_apart=self.is_apart)
+        sha256, kernel, width = encoder_facts(self.config, is_apart=self.is_apart)
         nights = encoded_nights(warehouse)
         if not self.rebuild:
             require_key(warehouse, nights)
         settings = {
-            "encoder_sha256": encoder.sha256,
-            "kernel": encoder.kernel,
+            "encoder_sha256": sha256,
+            "kernel": kernel,
             "max_vectors": self.config.max_vectors,
             "persona_version": PERSONA_VERSION,
             "protection": self.config.protection.of(warehouse, is_plan=self.is_plan).settings,
@@ -152,7 +152,7 @@ class EncodeJob:
         if before is None and not files:
             told = f"no histories as of {ds} in {warehouse}"
             raise InputMissing(f"{told}: run `pplug ingest histories FILE --ds {ds}`")
-        facts = {"encoder_sha256": encoder.sha256, "width": encoder.width, "changes": changes}
+        facts = {"encoder_sha256": sha256, "width": width, "changes": changes}
         notes = {
             "is_full": before is None,
             "based_on_ds": before and before.last.ds.isoformat(),

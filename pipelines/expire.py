@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,15 +29,7 @@ JOB: Final = "expire"
 EXPIRING: Final = ("persona_vectors", "outputs", "rejects", "history_vectors")
 
 
-@dataclass(frozen=True)
-class Expired:
-    """What of a night of a table is dropped."""
-
-    table: str
-    ds: date
-    row_count: int
-    byte_count: int
-    """Of whole files; of a part of a file its share by rows."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Dropped:
 
 def expire_nights(
     warehouse: Warehouse, keep: int, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
-) -> list[Expired]:
+) -> list[Row]:
     """Drop the nights before the newest `keep`.
 
     A night is one that has personas or answers. The personas that `generate` takes for the oldest night kept stay,
@@ -88,7 +80,7 @@ def expire_nights(
                     warehouse.swap(name, record.run_id, [drop.file for drop in there], rest, version)
         vacuum(warehouse, EXPIRING, reader_seconds)
         found = _told(dropped)
-        record.rows_in = record.rows_out = sum(night.row_count for night in found)
+        record.rows_in = record.rows_out = sum(night["row_count"] for night in found)
     return found
 
 
@@ -145,10 +137,12 @@ def _rest(warehouse: Warehouse, drop: Dropped, folder: Path) -> list[Staged]:
     return [Staged(drop.file.ds, path, drop.file.born)]
 
 
-def _told(dropped: Mapping[str, Sequence[Dropped]]) -> list[Expired]:
-    found = list[Expired]()
+def _told(dropped: Mapping[str, Sequence[Dropped]]) -> list[Row]:
+    """What of each night of a table goes; of a part of a file its share of bytes by rows."""
+    found = list[Row]()
     for name, there in dropped.items():
         for ds in sorted({drop.file.ds for drop in there}):
             own = [drop for drop in there if drop.file.ds == ds]
-            found.append(Expired(name, ds, sum(drop.row_count for drop in own), sum(drop.byte_count for drop in own)))
+            counts = {name: sum(getattr(drop, name) for drop in own) for name in ("row_count", "byte_count")}
+            found.append({"table": name, "ds": ds, **counts})
     return found

@@ -1,6 +1,5 @@
 """The commands that a person begins with: the demo, which kinds of tasks there are, and a folder to work in."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +27,11 @@ def demo(
     from pipelines.demo import plan_demo, run_demo
 
     if dry_run:
-        return common.show([asdict(plan_demo())])
+        return common.show([plan_demo()])
     with progress_bars() as progress:
-        result = run_demo(folder, progress)
-    common.show(result.looked_at, "ds", "user_id", "kind", "item_id", "posted_at")
-    common.show(result.arms)
+        looked_at, arms = run_demo(folder, progress)
+    common.show(looked_at, "ds", "user_id", "kind", "item_id", "posted_at")
+    common.show(arms)
     return None
 
 

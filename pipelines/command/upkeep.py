@@ -47,7 +47,7 @@ def expire(keep: opt.Keep, common: opt.Writing) -> None:
     """
     from pipelines.expire import expire_nights
 
-    common.show(map(asdict, expire_nights(common.tables, keep, dry_run=common.dry_run)))
+    common.show(expire_nights(common.tables, keep, dry_run=common.dry_run))
 
 
 @app.command()
@@ -61,4 +61,4 @@ def compact(common: opt.Writing) -> None:
     """
     from pipelines.compact import compact_tables
 
-    common.show(map(asdict, compact_tables(common.tables, dry_run=common.dry_run)))
+    common.show(compact_tables(common.tables, dry_run=common.dry_run))

@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from embedder.errors import PplugError, error_line
@@ -34,16 +33,11 @@ _at_work: list[int] = [0]
 _beating: dict[str, threading.Thread] = {}
 
 
-@dataclass(frozen=True)
-class ComputedShard:
-    """A shard's results on their way to the tables."""
-
-    shard: Shard
-    results: Any
-    seconds: float
+ReadShard = tuple[Shard, Any]  # and its rows
+ComputedShard = tuple[Shard, Any, float]  # its results, and the seconds that the models took
 
 
-def read(night: Night, shard: Shard) -> tuple[Shard, Any] | None:
+def read(night: Night, shard: Shard) -> ReadShard | None:
     """Read a shard's rows from the files that it names; None for one that another worker has finished."""
     if night.log.manifest(shard.index) is not None:
         return None
@@ -67,7 +61,7 @@ def rows_at_work() -> int:
     return _at_work[0]
 
 
-def compute(night: Night, read_shard: tuple[Shard, Any]) -> ComputedShard:
+def compute(night: Night, read_shard: ReadShard) -> ComputedShard:
     """Run the models over a shard's rows."""
     shard, rows = read_shard
     with COMPUTING:
@@ -75,7 +69,7 @@ def compute(night: Night, read_shard: tuple[Shard, Any]) -> ComputedShard:
         _at_work[0] = 0
         start = time.perf_counter()
         results = night.job.compute(night, rows, models)
-        return ComputedShard(shard, results, time.perf_counter() - start)
+        return shard, results, time.perf_counter() - start
 
 
 def write(night: Night, computed: ComputedShard) -> Manifest:
@@ -87,8 +81,9 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     Raises:
         Fenced: if the run was given up for dead meanwhile; then nothing of it stays.
     """
-    index, attempt = computed.shard.index, uuid.uuid4().hex[:8]
-    made = night.job.shape(night, computed.results)
+    shard, results, seconds = computed
+    index, attempt = shard.index, uuid.uuid4().hex[:8]
+    made = night.job.shape(night, results)
     packed = {
         data_name(table, night.ds, night.log.work, index, attempt): (rows.num_rows, parquet_bytes(rows))
         for table, rows in made.tables.items()
@@ -102,7 +97,7 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
         night.warehouse.store.put(name, data)
     rejected = made.tables["rejects"].num_rows if "rejects" in made.tables else 0
     counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
-    manifest = Manifest(index, night.run_id, *counts, computed.seconds, made.counts, files)
+    manifest = Manifest(index, night.run_id, *counts, seconds, made.counts, files)
     is_first, _at_work[0] = night.log.add(manifest), 0
     if not is_first:
         night.warehouse.store.delete(packed)

@@ -25,22 +25,13 @@ class EncoderConfig:
     """auto, cpu, cuda or mps (embedder/devices.py)."""
 
 
-@dataclass(frozen=True)
-class EncoderFacts:
-    """What tells one encoder from another."""
-
-    sha256: str
-    kernel: str
-    width: int
-
-
 def load_encoder(config: EncoderConfig) -> TextEncoder:
     """Load the encoder that a config names; the last one is kept."""
     return _loaded(config.encoder, config.dtype, config.cache, config.device)
 
 
-def encoder_facts(config: EncoderConfig, *, is_apart: bool) -> EncoderFacts:
-    """Find out what an encoder is, if `is_apart` in a process of its own, so that this one holds no weights."""
+def encoder_facts(config: EncoderConfig, *, is_apart: bool) -> tuple[str, str, int]:
+    """Find out fingerprint, kernel and width of an encoder; `is_apart`: in a process of its own, this one has no weights."""
     return found_out(_facts, config.encoder, config.dtype, config.cache, config.device, is_apart=is_apart)
 
 
@@ -66,6 +57,6 @@ def _loaded(name: str, dtype: Dtype, cache: Path | None, device: str) -> TextEnc
     return TextEncoder.from_pretrained(name, dtype=dtype, cache=cache, device=device)
 
 
-def _facts(*named: Any) -> EncoderFacts:
+def _facts(*named: Any) -> tuple[str, str, int]:
     encoder = _loaded(*named)
-    return EncoderFacts(encoder.sha256, encoder.kernel, encoder.width)
+    return encoder.sha256, encoder.kernel, encoder.width

@@ -108,7 +108,7 @@ def test_the_mean_is_nearly_that_of_the_items(count: int, seed: int, most: int) 
 def test_every_item_stands_alone_while_they_fit(count: int, seed: int) -> None:
     items = items_of(count, seed)
     persona = Summary.empty(8).absorb(items, 20)
-    assert not Summary.empty(8).condensed(items, 20).item_count
+    assert not Summary.empty(8).condensed(items, 20)[1]
     np.testing.assert_array_equal(persona.vectors.codes, items.vectors.codes)
     assert persona.typical == tuple(items.keys)
     np.testing.assert_allclose(persona.mean, unit(items.vectors.floats().sum(axis=0)), atol=1e-5)

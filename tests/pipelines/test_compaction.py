@@ -32,7 +32,10 @@ def rows(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
 
 def test_a_night_has_few_files_of_the_same_rows_in_the_order_of_users(scattered: Warehouse) -> None:
     before, live = rows(scattered), len(scattered.live("history_vectors"))
-    told = {(night.table, night.file_count, night.new_file_count) for night in compact_tables(scattered, dry_run=True)}
+    told = {
+        (night["table"], night["file_count"], night["new_file_count"])
+        for night in compact_tables(scattered, dry_run=True)
+    }
     assert ("history_vectors", live, 1) in told
     assert len(scattered.live("history_vectors")) == live > 4
     compact_tables(scattered, reader_seconds=0)

@@ -17,8 +17,8 @@ SMALL = SampleConfig(users=6, users_without_history=1, news=3, headlines=1, task
 def test_the_plan_counts_what_the_sample_holds(tmp_path: Path) -> None:
     plan = plan_demo(SMALL)
     histories, tasks = (path.read_text(encoding="utf8").splitlines() for path in write_sample(tmp_path, SMALL))
-    assert (plan.item_count, plan.task_count) == (len(histories), len(tasks))
-    assert plan.user_count == len({json.loads(line)["user_id"] for line in tasks})
+    assert (plan["item_count"], plan["task_count"]) == (len(histories), len(tasks))
+    assert plan["user_count"] == len({json.loads(line)["user_id"] for line in tasks})
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -42,10 +42,10 @@ def test_the_closing_table_has_the_arms_in_order() -> None:
 def test_a_small_demo_runs_every_step_and_again(tmp_path: Path) -> None:
     """The real models; `make demo` runs the whole sample."""
     for _ in range(2):
-        result = run_demo(tmp_path, no_progress, SMALL, TrainConfig(epochs=1, batch_size=8))
-        assert [row["arm"] for row in result.arms] == list(ARMS)
-        assert result.looked_at
-        assert {row["task_id"] for row in result.looked_at} == {"user-01-task-1"}
+        looked_at, arms = run_demo(tmp_path, no_progress, SMALL, TrainConfig(epochs=1, batch_size=8))
+        assert [row["arm"] for row in arms] == list(ARMS)
+        assert looked_at
+        assert {row["task_id"] for row in looked_at} == {"user-01-task-1"}
     assert "Night of" in (tmp_path / "report.html").read_text(encoding="utf8")
     with connect(Warehouse(tmp_path / "warehouse")) as db:
         counts = db.sql("select (select count(*) from outputs), (select count(*) from personas)").fetchall()

@@ -78,8 +78,8 @@ def test_old_nights_go_with_their_files_and_the_rest_is_not_touched(tmp_path: Pa
     found = expire_nights(warehouse, 2, reader_seconds=0)
     assert found == planned
     names = [name for name in EXPIRING if name != "history_vectors"]  # personas are made of them
-    assert {(night.table, night.ds) for night in found} == {(name, day) for name in names for day in DAYS[:4]}
-    assert all(night.row_count == 1 and night.byte_count > 0 for night in found)
+    assert {(night["table"], night["ds"]) for night in found} == {(name, day) for name in names for day in DAYS[:4]}
+    assert all(night["row_count"] == 1 and night["byte_count"] > 0 for night in found)
     for name in names:
         assert nights_of(warehouse, name) == DAYS[4:]
         assert files_of(warehouse, name) == set(warehouse.files(name))
@@ -129,7 +129,7 @@ def test_a_stored_part_of_a_persona_goes_when_a_kept_night_has_a_newer_one(
     stored = "select ds, user_id from persona_vectors order by all"
     assert rows(warehouse, stored) == [(DAYS[0], "ann"), (DAYS[0], "dan"), (DAYS[1], "ann"), (DAYS[2], "ann")]
     before = rows(warehouse, "from personas order by user_id")
-    assert sum(night.row_count for night in expire_nights(warehouse, 1, dry_run=True)) == 2
+    assert sum(night["row_count"] for night in expire_nights(warehouse, 1, dry_run=True)) == 2
     expire_nights(warehouse, 1, reader_seconds=0)
     assert rows(warehouse, stored) == [(DAYS[0], "dan"), (DAYS[2], "ann")]
     assert rows(warehouse, "from personas order by user_id") == before
