@@ -52,10 +52,6 @@ from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-READS = ("histories", "deletions", "history_vectors", "persona_vectors")
-"""Tables that the vectors are made from."""
-
-WRITES = ("history_vectors", "persona_vectors")  # tables of which a night is replaced
 SOURCES = ("histories", "deletions", "settled_histories")  # views that a night depends on
 SAMPLE_TEXTS = 64  # texts that are encoded to estimate the speed before the first night
 
@@ -89,8 +85,8 @@ class EncodeJob:
 
     name: ClassVar[str] = JOB
     unit: ClassVar[str] = "items"
-    reads: ClassVar[Sequence[str]] = READS
-    writes: ClassVar[Sequence[str]] = WRITES
+    reads: ClassVar[Sequence[str]] = ("histories", "deletions", "history_vectors", "persona_vectors")
+    writes: ClassVar[Sequence[str]] = ("history_vectors", "persona_vectors")
 
     @property
     def _way(self) -> Any:
@@ -104,16 +100,13 @@ class EncodeJob:
 
     @property
     def shard_rows(self) -> int:
-        """Most items of a shard."""
         return self.config.shard_items
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The config, for the run record, and the card that computes."""
         return asdict(self.config) | device_facts(self.config.device)
 
     def decided(self, warehouse: Warehouse) -> "EncodeJob":
-        """Decide the device and the encoder's precision."""
         return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
@@ -134,7 +127,7 @@ class EncodeJob:
             "protection": self.config.protection.of(warehouse, is_plan=self.is_plan).settings,
         }
         before = None if self.force else night_before(warehouse, nights, ds, settings)
-        versions = warehouse.versions(READS)
+        versions = warehouse.versions(self.reads)
         live = {name: warehouse.live(name, version) for name, version in versions.items()}
         since = Since(before, ds, live)
         with connect(warehouse, files={"histories": since.histories}) as db:
@@ -159,9 +152,8 @@ class EncodeJob:
             "pinned": {name: versions.get(name, -1) for name in PINNED},
         } | ({"later_item_count": later} if later else {})
         settings, based_on = settings | {"kinds": kinds}, before.run_ids if before else ()
-        return NightInputs(
-            warehouse, JOB, ds, WRITES, reads, files, settings, facts, notes, {"nights": nights}, based_on
-        )
+        found = (reads, files, settings, facts, notes, {"nights": nights}, based_on)
+        return NightInputs(warehouse, JOB, ds, self.writes, *found)
 
     def _reading(self, kind: str) -> list[Any] | None:
         """What the encoder reads of a kind, and whether its outputs are labels; None for a kind that is not known."""
@@ -183,7 +175,6 @@ class EncodeJob:
         return self._way.changed_users(db, inputs.facts["changes"])
 
     def load(self, facts: Mapping[str, Any]) -> TextEncoder:
-        """Load the encoder that the night was planned with."""
         encoder = load_encoder(self.config)
         require_same("encoder", self.config.encoder, encoder.sha256, facts["encoder_sha256"])
         return encoder

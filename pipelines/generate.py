@@ -51,8 +51,6 @@ from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-READS = ("tasks", "persona_vectors", "history_vectors")  # tables that the answers are made from
-WRITES = ("outputs",)  # tables of which a night is replaced
 SAMPLE_TASKS = 8  # tasks that are answered to estimate the speed before the first night
 
 
@@ -73,22 +71,19 @@ class GenerateJob:
 
     name: ClassVar[str] = JOB
     unit: ClassVar[str] = "tasks"
-    reads: ClassVar[Sequence[str]] = READS
-    writes: ClassVar[Sequence[str]] = WRITES
+    reads: ClassVar[Sequence[str]] = ("tasks", "persona_vectors", "history_vectors")
+    writes: ClassVar[Sequence[str]] = ("outputs",)
     takes_parts = False
 
     @property
     def shard_rows(self) -> int:
-        """Most tasks of a shard."""
         return self.config.shard_tasks
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The config, for the run record, and the card that computes."""
         return asdict(self.config) | device_facts(self.config.device)
 
     def decided(self, warehouse: Warehouse) -> "GenerateJob":
-        """Decide the precision of both models."""
         return replace(self, config=with_precisions(warehouse, self.config))
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
@@ -98,7 +93,7 @@ class GenerateJob:
             InputMissing: if the night has no tasks, or there is no such model or plug.
             PplugError: if plug, encoder and LLM do not belong together.
         """
-        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(READS).items()}
+        live = {name: warehouse.live(name, version) for name, version in warehouse.versions(self.reads).items()}
         tasks = [file for file in live.get("tasks", ()) if file.ds == ds]
         if not tasks:  # a night without any needs no models
             raise InputMissing(f"no tasks for {ds} in {warehouse}: run `pplug ingest tasks FILE --ds {ds}`")
@@ -113,7 +108,7 @@ class GenerateJob:
         told = {"answering": facts, "constants": constants, "nights": nights and nights.params}
         reads = {"tasks": tasks, **personas}
         seen, based_on = {"encoded": encoded}, nights.run_ids if nights else ()
-        return NightInputs(warehouse, JOB, ds, WRITES, reads, tasks, settings, told, seen=seen, based_on=based_on)
+        return NightInputs(warehouse, JOB, ds, self.writes, reads, tasks, settings, told, seen=seen, based_on=based_on)
 
     def require(self, inputs: NightInputs) -> None:
         """Refuse to answer without personas, with those of another encoder, or with old ones.
@@ -127,11 +122,9 @@ class GenerateJob:
         require_young(inputs.ds, nights.last.ds, self.max_persona_age)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
-        """Count each user's tasks."""
         return db.sql(query_text("jobs/task_counts"), params={"ds": inputs.ds})
 
     def load(self, facts: Mapping[str, Any]) -> tuple[Models, Mapping[str, LoadedPlug]]:
-        """Load the models and plugs that the night was planned with."""
         planned: AnsweringFacts = facts["answering"]
         models = load_models(self.config)
         require_same("encoder", self.config.encoder, models.encoder.sha256, planned.encoder_sha256)
@@ -142,21 +135,18 @@ class GenerateJob:
         return models, plugs
 
     def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> list[QueuedTask]:
-        """Read the tasks, each with its user's persona."""
         users, width = (shard.first_user, shard.last_user), night.facts["answering"].width
         return queued_tasks(db, night.ds, night.facts["nights"], users, width)
 
     def compute(
         self, night: Night, rows: Sequence[QueuedTask], models: tuple[Models, Mapping[str, LoadedPlug]]
     ) -> Results:
-        """Answer the tasks, or say why not."""
         loaded, plugs = models
         results = answer_queue(rows, plugs, self.kinds, loaded)
         return_free_memory()  # shards of many shapes leave holes
         return results
 
     def shape(self, night: Night, results: Results) -> Made:
-        """Make outputs and rejects."""
         tables = shard_tables(results, night.run_id, night.facts["constants"])
         counts = (tables["outputs"][name].to_pylist() for name in ("prompt_tokens", "output_tokens"))
         answers = [result for _, result in results if isinstance(result, Answer)]
@@ -168,7 +158,6 @@ class GenerateJob:
         return Made(tables, tables["outputs"].num_rows, sum(map(sum, counts)), counted)
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
-        """Tell of prompts that were shortened."""
         if shortened := counts["shortened_count"]:
             told = (
                 "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads (is_shortened in outputs)"

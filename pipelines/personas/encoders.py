@@ -31,7 +31,7 @@ def load_encoder(config: EncoderConfig) -> TextEncoder:
 
 
 def encoder_facts(config: EncoderConfig, *, is_apart: bool) -> tuple[str, str, int]:
-    """Find out fingerprint, kernel and width of an encoder, if `is_apart` in a process of its own: this one has none."""
+    """Find out fingerprint, kernel and width of an encoder, if `is_apart` in another process: this one has none."""
     return found_out(_facts, config.encoder, config.dtype, config.cache, config.device, is_apart=is_apart)
 
 

@@ -12,7 +12,7 @@ from small_night import ITEMS, NIGHT, item
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import WRITES, EncodeConfig, encode_job, encode_night, plan_encode
+from pipelines.encode import EncodeConfig, EncodeJob, encode_job, encode_night, plan_encode
 from pipelines.nights.job import Night
 from pipelines.nights.night import cut
 from pipelines.nights.runners import Runner
@@ -201,7 +201,7 @@ def test_a_run_names_the_versions_that_hold_its_night(
     with connect(warehouse) as db:
         found = db.sql("select ds, versions from runs where job = 'encode' order by ds").fetchall()
     for _, said in found:
-        with connect(warehouse, {name: json.loads(said)[name] for name in WRITES}) as db:
+        with connect(warehouse, {name: json.loads(said)[name] for name in EncodeJob.writes}) as db:
             assert db.sql("select max(ds) from history_vectors").fetchall() == [(NIGHT,)]
         assert warehouse.table("history_vectors", json.loads(said)["history_vectors"])
 
