@@ -31,7 +31,8 @@ from pipelines.baselines.registry import DIFFERENCE, LORA, MET, METHODS, SHUFFLE
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target, examples_of
-from pipelines.generate import plan_generate
+from pipelines.generate import generate_job
+from pipelines.nights.night import plan_night
 from pipelines.nights.plans import Plan
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.slices import ORDER
@@ -212,7 +213,7 @@ def plan_compare(
     referenced_tasks(warehouse, ds)
     chosen = chosen_plugs(plugs, compared_models(warehouse, config), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
-    one_arm = plan_generate(warehouse, ds, list(dict.fromkeys(own)), config, kinds, force=True)
+    one_arm = plan_night(generate_job(list(dict.fromkeys(own)), config, kinds, force=True), warehouse, ds)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}
     names = [name for name in compare.methods or METHODS if METHODS[name].plug in {None, *there}]
     times = sum(METHODS[name].draws for name in {OWN, *names} if not METHODS[name].is_closed)

@@ -15,10 +15,11 @@ from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.command.tables import Row, rows_of
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig, encode_job
 from pipelines.evaluate import evaluate_night
-from pipelines.generate import generate_night
+from pipelines.generate import generate_job
 from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.nights.night import run_night
 from pipelines.nights.runs import Progress
 from pipelines.report.night import night_numbers
 from pipelines.report.page import render, write_report
@@ -71,9 +72,9 @@ def run_demo(
     choice = PlugChoice(NEWS, until=NIGHT - timedelta(days=1))
     trained = train_job(warehouse, plug, choice, models, training, kinds, progress=progress)
     logger.info("trained %s on %d of the items", plug, trained.example_count)
-    encoded = encode_night(warehouse, NIGHT, EncodeConfig(), kinds, progress=progress)
+    encoded = run_night(encode_job(EncodeConfig(), kinds), warehouse, NIGHT, progress)
     logger.info("encoded %d items into persona_vectors", encoded.rows_out)
-    answered = generate_night(warehouse, NIGHT, [plug], models, kinds, progress=progress)
+    answered = run_night(generate_job([plug], models, kinds), warehouse, NIGHT, progress)
     logger.info("answered %d tasks into outputs, each for its own user", answered.rows_out)
     found = evaluate_night(warehouse, NIGHT, kinds, plugs=[plug], config=models, progress=progress)
     with connect(warehouse) as db:

@@ -24,12 +24,10 @@ from embedder.personas import PERSONA_VERSION
 from llm_jobs.kinds import Kind
 from pipelines.nights import working
 from pipelines.nights.job import Made, Night
-from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, estimated_seconds
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
-from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard
 from pipelines.personas import items, whole
 from pipelines.personas.bases import Base, base_table
@@ -266,40 +264,3 @@ def encode_job(
     is_apart = runner is not None and runner.is_elsewhere
     config = replace(config, encoder=absolute_model(config.encoder))
     return EncodeJob(config, kinds, force, rebuild, is_apart, is_plan)
-
-
-def encode_night(
-    warehouse: Warehouse,
-    ds: date,
-    config: EncodeConfig,
-    kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
-    rebuild: bool = False,
-    progress: Progress = no_progress,
-    runner: Runner | None = None,
-) -> RunRecord:
-    """Write the night's `persona_vectors`, and `history_vectors` of what changed: `run_night` of an `encode_job`.
-
-    A night that is published already from the same inputs and settings is left as it is.
-
-    Raises:
-        AlreadyRunning: if another process encodes that night.
-        InputMissing: if there are no histories as of that night, or there is no such encoder.
-        PplugError: if the encoder or the protection is another one and `rebuild` is not set.
-    """
-    job = encode_job(config, kinds, force=force, rebuild=rebuild, runner=runner)
-    return run_night(job, warehouse, ds, progress, runner)
-
-
-def plan_encode(
-    warehouse: Warehouse,
-    ds: date,
-    config: EncodeConfig,
-    kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
-    rebuild: bool = False,
-) -> Plan:
-    """What `encode_night` would do; nothing is written."""
-    return plan_night(encode_job(config, kinds, force=force, rebuild=rebuild, is_plan=True), warehouse, ds)

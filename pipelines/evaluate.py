@@ -27,7 +27,8 @@ from pipelines.baselines.answering import Arm, answer_arms, tell_of_shortened
 from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
 from pipelines.baselines.table import slice_rows
-from pipelines.generate import plan_generate
+from pipelines.generate import generate_job
+from pipelines.nights.night import plan_night
 from pipelines.nights.plans import Plan
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, RunRecord, no_progress, recorded_run
@@ -195,7 +196,7 @@ def plan_evaluate(
     scored = of_known_kinds(scored_tasks(warehouse, ds), kinds)
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
-    one_arm = plan_generate(warehouse, ds, plugs, config, kinds, force=True)
+    one_arm = plan_night(generate_job(plugs, config, kinds, force=True), warehouse, ds)
     times = sum(METHODS[name].draws for name in CONTROLS)
     rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
     return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)

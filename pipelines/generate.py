@@ -36,12 +36,10 @@ from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
 from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
 from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
-from pipelines.nights.night import plan_night, run_night
 from pipelines.nights.plans import Plan, estimated_seconds
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner
-from pipelines.nights.runs import Progress, RunRecord, no_progress
 from pipelines.nights.shards import Shard, canonical_sha256
 from pipelines.personas.encoders import absolute_model, require_same
 from pipelines.personas.nights import encoded_nights, newest_nights, nights_until
@@ -234,44 +232,6 @@ def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> No
         raise PplugError(f"{told}, more than --max-persona-age {max_persona_age}: run `pplug encode --ds {ds}`")
     if age:
         logger.warning("%s of %s: `pplug encode --ds %s` makes new ones", told, ds, ds)
-
-
-def generate_night(
-    warehouse: Warehouse,
-    ds: date,
-    plugs: Sequence[Path],
-    config: GenerateConfig,
-    kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
-    max_persona_age: int | None = None,
-    progress: Progress = no_progress,
-    runner: Runner | None = None,
-) -> RunRecord:
-    """Write the night's `outputs`: `run_night` of a `generate_job`.
-
-    A night that is published already from the same inputs and settings is left as it is.
-
-    Raises:
-        AlreadyRunning: if another process answers that night.
-        InputMissing: if the night has no tasks, no personas were made, or a plug or model is not there.
-        PplugError: if a plug was made for other models, or the personas are older than `max_persona_age` days.
-    """
-    job = generate_job(plugs, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
-    return run_night(job, warehouse, ds, progress, runner)
-
-
-def plan_generate(
-    warehouse: Warehouse,
-    ds: date,
-    plugs: Sequence[Path],
-    config: GenerateConfig,
-    kinds: Mapping[str, Kind],
-    *,
-    force: bool = False,
-) -> Plan:
-    """What `generate_night` would do; nothing is written."""
-    return plan_night(generate_job(plugs, config, kinds, force=force), warehouse, ds)
 
 
 def task_tokens(

@@ -15,7 +15,9 @@ from pipelines.command.progress import progress_bars
 if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
     from pipelines.encode import EncodeConfig
+    from pipelines.nights.job import NightJob
     from pipelines.nights.runners import Runner
+    from pipelines.nights.runs import RunRecord
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -83,6 +85,16 @@ def configs_of(models: opt.Answering, stored: StoredOptions) -> "tuple[EncodeCon
     return EncodeConfig(**stored.settings, **of_encoder), GenerateConfig(**vars(models))
 
 
+def run_or_plan(job: "NightJob", ds: date, common: Computing, runner: "Runner") -> "RunRecord | None":
+    """Run a night of a job, or print what that would do."""
+    from pipelines.nights.night import plan_night, run_night
+
+    if common.dry_run:
+        return common.show([asdict(plan_night(job, common.tables, ds))])
+    with progress_bars() as progress:
+        return run_night(job, common.tables, ds, progress, runner)
+
+
 @app.command(**BEAM)
 @opt.grouped
 def encode(
@@ -102,14 +114,12 @@ def encode(
 
     Example: pplug encode --ds 2026-11-01
     """
-    from pipelines.encode import EncodeConfig, encode_night, plan_encode
+    from pipelines.encode import EncodeConfig, encode_job
 
-    what = (common.tables, ds, EncodeConfig(**stored.settings, **vars(models)), opt.kinds_of(ctx))
-    if common.dry_run:
-        return common.show([asdict(plan_encode(*what, force=force, rebuild=rebuild))])
-    with progress_bars() as progress:
-        record = encode_night(*what, force=force, rebuild=rebuild, progress=progress, runner=common.runner(ctx))
-    common.show_counts(record, "config", "versions", "error")
+    config, runner = EncodeConfig(**stored.settings, **vars(models)), common.runner(ctx)
+    options: dict[str, Any] = {"force": force, "rebuild": rebuild, "runner": runner, "is_plan": common.dry_run}
+    if record := run_or_plan(encode_job(config, opt.kinds_of(ctx), **options), ds, common, runner):
+        common.show_counts(record, "config", "versions", "error")
 
 
 @app.command(**BEAM)
@@ -134,18 +144,15 @@ def generate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.command.answered import show_side_by_side, tell_of_answers
     from pipelines.command.tables import Form
-    from pipelines.generate import generate_night, plan_generate
+    from pipelines.generate import generate_job
 
-    what = (common.tables, ds, plug, GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx))
-    if common.dry_run:
-        return common.show([asdict(plan_generate(*what, force=force))])
-    with progress_bars() as progress:
-        runner = common.runner(ctx)
-        record = generate_night(*what, force=force, max_persona_age=max_persona_age, progress=progress, runner=runner)
-    tell_of_answers(common.tables, ds)
-    if common.form is Form.TABLE and not runner.is_elsewhere:
-        show_side_by_side(*what)
-    common.show_counts(record, "config", "versions", "error")
+    config, kinds, runner = GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx), common.runner(ctx)
+    job = generate_job(plug, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
+    if record := run_or_plan(job, ds, common, runner):
+        tell_of_answers(common.tables, ds)
+        if common.form is Form.TABLE and not runner.is_elsewhere:
+            show_side_by_side(common.tables, ds, plug, config, kinds)
+        common.show_counts(record, "config", "versions", "error")
 
 
 @app.command(**BEAM)

@@ -14,10 +14,11 @@ import pandas as pd
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig, encode_job
 from pipelines.erasure.user_key import KEY_FILE
-from pipelines.generate import generate_night
+from pipelines.generate import generate_job
 from pipelines.ingest import ingest_histories, ingest_tasks
+from pipelines.nights.night import run_night
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
@@ -115,7 +116,7 @@ def models_of(folder: Path) -> GenerateConfig:
 def first_night(folder: Path) -> None:
     """What was there before."""
     ingest_histories(warehouse(folder), [folder.parent / "0.jsonl"], NIGHTS[0], KINDS)
-    encode_night(warehouse(folder), NIGHTS[0], encoder_of(folder), KINDS)
+    run_night(encode_job(encoder_of(folder), KINDS), warehouse(folder), NIGHTS[0])
 
 
 def ingest(folder: Path) -> None:
@@ -126,7 +127,7 @@ def ingest(folder: Path) -> None:
 
 def encode(folder: Path, night: date = NIGHTS[1]) -> None:
     """`pplug encode`."""
-    encode_night(warehouse(folder), night, encoder_of(folder), KINDS)
+    run_night(encode_job(encoder_of(folder), KINDS), warehouse(folder), night)
 
 
 def train(folder: Path) -> None:
@@ -137,7 +138,7 @@ def train(folder: Path) -> None:
 
 def generate(folder: Path) -> None:
     """`pplug generate`."""
-    generate_night(warehouse(folder), NIGHTS[1], [folder / "plug"], models_of(folder), KINDS)
+    run_night(generate_job([folder / "plug"], models_of(folder), KINDS), warehouse(folder), NIGHTS[1])
 
 
 JOBS: tuple[Job, ...] = (ingest, encode, train, generate)

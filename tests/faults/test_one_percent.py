@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from night_jobs import KINDS, item
+from one_night import encode_night
 from tiny_models import save_model, tiny_bert
 
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse

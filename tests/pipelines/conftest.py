@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from command_line import Pplug, Said
 from ingesting import ingest_all
+from one_night import encode_night
 from s3_server import s3_server
 from small_night import ITEMS, NIGHT, NOTE, TASKS
 from tiny_models import save_model, tiny_bert, tiny_llama
@@ -20,7 +21,7 @@ from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 

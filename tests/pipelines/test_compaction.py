@@ -4,12 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 
 from llm_jobs.kinds import Kind
 from pipelines import compact
 from pipelines.compact import compact_tables, compaction_pays
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 

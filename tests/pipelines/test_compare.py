@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_night import generate_night
 from small_night import ITEMS, NIGHT, TASKS
 
 from embedder.errors import InputMissing, UsageError
@@ -28,7 +29,6 @@ from pipelines.baselines.registry import METHODS, Bench
 from pipelines.baselines.table import COSTS, printed_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.evaluate import evaluate_night, referenced_tasks
-from pipelines.generate import generate_night
 from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse

@@ -7,14 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from one_night import encode_night, generate_night
 from small_night import ITEMS, NIGHT
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.expire import expire_nights
-from pipelines.generate import generate_night
 from pipelines.nights.job import Night
 from pipelines.nights.runners import Runner
 from pipelines.nights.shards import Shard

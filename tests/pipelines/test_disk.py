@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -23,7 +24,8 @@ from datetime import date
 from pathlib import Path
 from llm_jobs.kinds import load_kinds
 from pipelines.command.boundary import told_line
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig, encode_job
+from pipelines.nights.night import run_night
 from pipelines.tables.warehouse import Warehouse
 
 root, encoder, most_bytes = sys.argv[1:]
@@ -32,7 +34,8 @@ if int(most_bytes):
 sys.path.insert(0, "tests/pipelines")
 from small_night import NIGHT, NOTE
 try:
-    encode_night(Warehouse(Path(root)), NIGHT, EncodeConfig(encoder=encoder, max_vectors=8), load_kinds({"note": NOTE}))
+    job = encode_job(EncodeConfig(encoder=encoder, max_vectors=8), load_kinds({"note": NOTE}))
+    run_night(job, Warehouse(Path(root)), NIGHT)
 except Exception as error:
     print("error:", told_line(error))
 """

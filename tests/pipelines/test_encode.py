@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from one_night import encode_night, plan_encode
 from small_night import ITEMS, NIGHT, item
 
 from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, EncodeJob, encode_job, encode_night, plan_encode
+from pipelines.encode import EncodeConfig, EncodeJob, encode_job
 from pipelines.nights.job import Night
 from pipelines.nights.night import cut
 from pipelines.nights.runners import Runner

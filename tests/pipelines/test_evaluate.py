@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_night import encode_night, generate_night
 from small_night import ITEMS, NIGHT, TASKS, item, task
 
 from embedder.errors import InputMissing, UsageError
@@ -11,9 +12,8 @@ from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.compare import CompareConfig, compare_night
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.evaluate import evaluate_night, plan_evaluate
-from pipelines.generate import generate_night
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plan_train, train_job

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ingesting import rows
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.expire import EXPIRING, expire_nights, first_kept
 from pipelines.nights.runs import recorded_run
 from pipelines.tables.schema import TABLES, file_schema

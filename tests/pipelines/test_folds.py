@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ingesting import ingest_all
+from one_night import encode_night
 from small_night import NIGHT, item, task
 
 from embedder.errors import InputMissing, UsageError
@@ -22,7 +23,7 @@ from pipelines.answers.models import GenerateConfig
 from pipelines.baselines.difference import PEERS, Peers
 from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.folds import CLOSED_ARMS, FoldConfig, compare_folds, fold_of, plan_folds
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.tables.warehouse import Warehouse

@@ -17,6 +17,7 @@ from file_scan import Vector, leaves, telling_files
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from ingesting import jsonl, refused, rows
+from one_night import encode_night, generate_night
 from small_night import ITEMS, NIGHT, TASKS, task
 from small_night import item as note_item
 
@@ -24,11 +25,10 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.erasure.forgotten import read_forgotten
 from pipelines.erasure.user_key import made_key
 from pipelines.forget import forget_user
-from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_lamp, ingest_tasks
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.tables.queries import run_checks

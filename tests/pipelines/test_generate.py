@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_night import encode_night, generate_night, plan_generate
 from small_night import ITEMS, NIGHT, TASKS, item, task
 from tiny_models import save_model, tiny_llama
 
@@ -21,8 +22,7 @@ from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, answering_facts, load_models
-from pipelines.encode import EncodeConfig, encode_night
-from pipelines.generate import generate_night, plan_generate
+from pipelines.encode import EncodeConfig
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config

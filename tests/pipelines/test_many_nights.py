@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+from one_night import encode_night
 from small_night import NIGHT, item
 
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 

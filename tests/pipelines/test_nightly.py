@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_night import encode_night, generate_night, plan_encode, plan_generate
 from small_night import ITEMS, NIGHT, TASKS, item, task
 from tiny_models import save_model
 from transformers import BertConfig, BertModel
@@ -15,8 +16,8 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
 from pipelines.backfill import nights_with_histories, nights_with_tasks, plan_nights, run_nights
-from pipelines.encode import EncodeConfig, encode_job, encode_night, plan_encode
-from pipelines.generate import generate_job, generate_night, plan_generate
+from pipelines.encode import EncodeConfig, encode_job
+from pipelines.generate import generate_job
 from pipelines.nightly import run_nightly
 from pipelines.nights.job import NightJob
 from pipelines.nights.night import plan_night

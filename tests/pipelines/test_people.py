@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Pplug
+from one_night import generate_night
 from small_night import NIGHT, NOTE
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
 from pipelines.command.answered import said
-from pipelines.generate import generate_night
 from pipelines.tables.warehouse import Warehouse
 from pipelines.user import themes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from ingesting import jsonl
+from one_night import encode_night, generate_night
 from report_browser import opened
 from small_night import ITEMS, NIGHT, TASKS, item, task
 
@@ -14,9 +15,8 @@ from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.evaluate import evaluate_night
-from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 from tiny_models import save_model, tiny_bert
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night
-from pipelines.personas import closing
+from pipelines.encode import EncodeConfig
+from pipelines.personas import stored
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
@@ -166,7 +167,7 @@ def test_an_earlier_night_of_another_encoder_is_refused(
 def test_a_user_with_more_items_than_a_shard_takes_has_the_persona_of_one_shard(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closing, "PIECE_ITEMS", 3)
+    monkeypatch.setattr(stored, "PIECE_ITEMS", 3)
     small = replace(encode_config, shard_items=4, max_vectors=5)
     whale = [item("bob", 100 + number, f"text {number % 7}", "blue") for number in range(23)]
     warehouse = fill([*ITEMS, *whale])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_night import encode_night, generate_night
 from small_night import NIGHT
 
 from embedder.errors import InputMissing, UsageError
@@ -17,8 +18,7 @@ from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.training.fit import seeded_plug
 from llm_jobs.vllm_engine import INSTALL, choice_scores, forks_of, load_vllm
 from pipelines.answers.models import GenerateConfig, load_models, trainable
-from pipelines.encode import EncodeConfig, encode_night
-from pipelines.generate import generate_night
+from pipelines.encode import EncodeConfig
 from pipelines.sample import SampleConfig, users
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse

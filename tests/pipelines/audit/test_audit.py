@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import InputMissing
@@ -21,7 +22,7 @@ from pipelines.audit.attacks import link_items, link_nights
 from pipelines.audit.audit import AuditConfig, audit_night
 from pipelines.audit.inversion import ridge
 from pipelines.audit.membership import area, chosen_users
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.personas.protection import Protection
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect

@@ -11,14 +11,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from frames_of import FRAMES, rows_of
+from one_night import encode_night, generate_night
 from small_night import ITEMS, NIGHT, NOTE, TASKS, item
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
 from pipelines import Personalizer
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night
-from pipelines.generate import generate_night
+from pipelines.encode import EncodeConfig
 from pipelines.library.personas import personas_of
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse

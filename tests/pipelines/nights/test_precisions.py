@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from one_night import encode_night
 from small_night import NIGHT
 
 from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, EncodeJob, encode_night
+from pipelines.encode import EncodeConfig, EncodeJob
 from pipelines.generate import GenerateJob
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import recorded_run

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+from one_night import encode_night
 from small_night import NIGHT, item
 
 from embedder.devices import has_bfloat16
 from llm_jobs.kinds import Kind
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.ingest import ingest_histories
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_night import encode_night, generate_night, plan_encode
 from small_night import ITEMS, NIGHT, TASKS, item
 
 from embedder.errors import PplugError, UsageError
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig
-from pipelines.encode import EncodeConfig, encode_night, plan_encode
+from pipelines.encode import EncodeConfig
 from pipelines.erasure.user_key import KEY_FILE, read_key
 from pipelines.expire import expire_nights
-from pipelines.generate import generate_night
 from pipelines.personas.protection import Protection
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect

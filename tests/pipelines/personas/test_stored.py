@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from one_night import encode_night
 from small_night import ITEMS, NIGHT, item, task
 
 from llm_jobs.kinds import Kind
 from pipelines.answers.queue import queued_tasks
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.personas.nights import encoded_nights, newest_nights
 from pipelines.personas.stored import read_personas
 from pipelines.tables.views import connect

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_night import encode_night, generate_night
 from small_night import ITEMS, NIGHT, TASKS
 
 from embedder.errors import PplugError
@@ -14,10 +15,9 @@ from llm_jobs.kinds import Kind
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
-from pipelines.encode import EncodeConfig, encode_night
+from pipelines.encode import EncodeConfig
 from pipelines.expire import expire_nights
 from pipelines.forget import forget_user
-from pipelines.generate import generate_night
 from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.nights.overview import list_runs
 from pipelines.nights.runners import Runner
