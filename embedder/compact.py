@@ -48,7 +48,6 @@ class CompactVectors:
 
     @classmethod
     def empty(cls, width: int) -> Self:
-        """No vectors."""
         return cls(np.zeros((0, width), np.int8), np.zeros(0, np.float32))
 
     def __len__(self) -> int:
@@ -59,7 +58,6 @@ class CompactVectors:
 
     @property
     def width(self) -> int:
-        """D."""
         return self.codes.shape[1]
 
     @classmethod

@@ -72,7 +72,6 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, width: int) -> Self:
-        """That of a user without one."""
         return cls.of_items(np.zeros((0, width), np.float32))
 
 

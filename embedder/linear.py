@@ -28,11 +28,9 @@ class Projection:
         return F.linear(x, self._weight, self._bias)
 
     def silu(self, x: Tensor) -> Tensor:
-        """Apply SiLU to the projection."""
         return F.silu(self(x), inplace=True)
 
     def gelu(self, x: Tensor, approximate: str) -> Tensor:
-        """Apply GELU to the projection."""
         return F.gelu(self(x), approximate=approximate)
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:

@@ -83,7 +83,6 @@ class Summary:
 
     @classmethod
     def empty(cls, width: int) -> Self:
-        """That of no items."""
         return cls(CompactVectors.empty(width), np.zeros(0, np.int64), (), (), (), None, "")
 
     @property
@@ -97,7 +96,6 @@ class Summary:
         return unit_mean(self.vectors, self.counts)
 
     def history(self) -> History:
-        """What a plug sees of it."""
         past = PastLabels.of(self.labels, self.counts.tolist(), self.newest_labels)
         return History.of(self.vectors.floats(), self.counts.astype(np.float32), past)
 

@@ -55,7 +55,6 @@ class AnsweringLLM:
         return self.reader.parts(prompt, placement, reserve)
 
     def answer_ids(self, text: str) -> Ids:
-        """Split an answer into token ids, the end token included."""
         return self.reader.answer_ids(text)
 
     def pooled_values(self, befores: Sequence[Ids]) -> Tensor:

@@ -42,7 +42,6 @@ class Dropped:
 
     @property
     def row_count(self) -> int:
-        """How many rows."""
         return self.file.rows if self.users is None else len(self.users)
 
     @property

@@ -115,7 +115,6 @@ class BeamSearch(Search):
         self._pool_ids[slots] = torch.cat([self._pool_ids[slots], ids], dim=1)[numbers, kept.indices]
 
     def result(self, slot: int) -> Result:
-        """Make the answer of a slot."""
         first, second = self._pool_means[slot, :2].tolist()
         if not math.isfinite(first):
             return NON_FINITE

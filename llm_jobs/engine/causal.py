@@ -93,7 +93,6 @@ class CausalLM:
 
     @torch.no_grad()
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Decode an answer to each request, in their order."""
         requests = [request.with_something_to_read() for request in prepared]
         head = self._common_head([request.parts.before for request in requests])
         most = torch.get_num_threads() if self._device.type == "cpu" else 1

@@ -72,7 +72,6 @@ class Search:
         return ~self._is_done[slots]
 
     def done(self, slots: int) -> list[int]:
-        """List those of the first `slots` that are done."""
         return self._is_done[:slots].nonzero().flatten().tolist()
 
     def move(self, source: int, target: int) -> None:
@@ -134,7 +133,6 @@ class GreedySearch(Search):
         return best._replace(log_probs=log_probs)
 
     def result(self, row: int) -> Result:
-        """Make the answer of a row."""
         count = int(self.counts[row])
         mean = float(self._scores[row]) / count
         if not abs(mean) < float("inf"):  # true for NaN too

@@ -40,7 +40,6 @@ def _differences(engine: Any, model: PreTrainedModel, ids: Sequence[int]) -> Ite
 
 @_differences.register
 def _(engine: CausalLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[float]:
-    """Compare reading, one step, and a tree."""
     trunk, (token, one, two, three, four, end) = engine.trunk, _tokens(ids)
     tree = choice_tree(((one, two, end), (one, three, end), (four, end)))
     rows = [[*ids], [*ids[: len(ids) // 3]]]
@@ -73,7 +72,6 @@ def _(engine: CausalLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[
 
 @_differences.register
 def _(engine: UnpackedLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[float]:
-    """Compare with `generate`, and with a plain pass."""
     vectors = _vectors(engine.embed(torch.tensor(ids[:REACH], device=model.device)))
     yield _sigmas(engine.read([vectors]).next(), _plain_vectors(model, vectors)[-1:])
     for some in (ids, ids[: REACH - 2]):
@@ -88,7 +86,6 @@ def _(engine: UnpackedLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterato
 
 @_differences.register
 def _(engine: Seq2SeqLM, model: PreTrainedModel, ids: Sequence[int]) -> Iterator[float]:
-    """Compare two prompts, step by step and as a whole."""
     token, one, two, *_ = _tokens(ids)
     answers = [(token, one, two), (token, two)]
     prompts = [engine.embed(engine.tensor(tuple(some))) for some in (ids, ids[: len(ids) // 3])]

@@ -27,7 +27,6 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
         return self.keys_values.nbytes
 
     @property
@@ -37,7 +36,6 @@ class Prefix:
 
     @property
     def pooled_values(self) -> Tensor:
-        """(V,) as the function of that name says."""
         return pooled_values(self.keys_values)
 
 
@@ -67,7 +65,6 @@ class KVCache:
 
     @property
     def cells(self) -> int:
-        """N."""
         return self.store.shape[4]
 
     def copy(self, source: RowNumbers, target: RowNumbers, stop: int, start: int = 0) -> None:

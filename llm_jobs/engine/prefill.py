@@ -109,7 +109,6 @@ class PromptRows:
         self._hold(rows.start, ())
 
     def embed(self, ids: Ids) -> Tensor:
-        """Embed token ids: (n, E)."""
         return self.trunk.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
 
     def _hold(self, row: int, before: Ids) -> None:

@@ -43,7 +43,6 @@ class Computing(opt.Counted):
     workers: Annotated[int, option("--workers", "Processes of this machine that compute.", min=1)] = 1
 
     def runner(self, ctx: typer.Context) -> "Runner":
-        """Who computes."""
         from pipelines.nights.runners import Runner
 
         if ctx.args and not ctx.args[0].startswith("--"):
@@ -69,7 +68,6 @@ class StoredOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As the job takes them."""
         from pipelines.personas.protection import Protection
 
         protection = Protection(self.min_items_per_vector, not self.no_item_vectors, self.noise)

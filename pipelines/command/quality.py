@@ -52,7 +52,6 @@ class Compared:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The methods asked for."""
         return tuple(name.strip() for name in self.methods.split(",") if name.strip())
 
 

@@ -95,7 +95,6 @@ class RunRecord:
     error: str | None = None
 
     def to_table(self) -> pa.Table:
-        """The record as one row of `runs`."""
         row = asdict(self) | {
             "config": json.dumps(self.config, sort_keys=True, default=str),
             "versions": json.dumps(self.versions, sort_keys=True),

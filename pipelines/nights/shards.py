@@ -58,7 +58,6 @@ class ShardFile:
 
     @property
     def table(self) -> str:
-        """The table that it is for."""
         return self.name.partition("/")[0]
 
 
@@ -103,11 +102,9 @@ class ShardLog:
 
     @property
     def folder(self) -> str:
-        """Where they lie."""
         return f"{SHARDS}/{self.job}/{self.ds.isoformat()}/{self.work}"
 
     def name(self, index: int) -> str:
-        """The name of a shard's manifest."""
         return f"{self.folder}/{index:05d}.json"
 
     def manifest(self, index: int) -> Manifest | None:
@@ -125,7 +122,6 @@ class ShardLog:
         return {int(name.removesuffix(".json")) for name in names if name[:5].isdigit() and name.endswith(".json")}
 
     def manifests(self) -> dict[int, Manifest]:
-        """Every shard that is finished."""
         found = {index: self.manifest(index) for index in sorted(self.finished())}
         return {index: manifest for index, manifest in found.items() if manifest is not None}
 

@@ -36,7 +36,6 @@ class EncodedNight:
 
     @property
     def encoder_sha256(self) -> str:
-        """Of the encoder that made its vectors."""
         return self.config["encoder_sha256"]
 
     @property
@@ -81,7 +80,6 @@ class Nights:
 
     @property
     def last(self) -> EncodedNight:
-        """The newest."""
         return self.nights[-1]
 
     def require_whole(self, warehouse: Warehouse) -> None:
@@ -98,7 +96,6 @@ class Nights:
 
     @property
     def run_ids(self) -> list[str]:
-        """Of all: equal ones are equal personas."""
         return [night.run_id for night in self.nights]
 
     @property

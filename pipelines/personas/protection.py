@@ -45,7 +45,6 @@ class Protection:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is protected."""
         return not self.keeps_items or self.noise > 0
 
     def of(self, warehouse: Warehouse, *, is_plan: bool = False) -> "Protector":

@@ -55,12 +55,10 @@ class Lease:
 
     @property
     def name(self) -> str:
-        """The object that is the lease."""
         return _lease_name(self.what, self.generation)
 
     @property
     def beat_name(self) -> str:
-        """The object that is the sign of life."""
         return f"{RUNNING}/{self.what}/{self.run_id}.beat"
 
     def is_held(self) -> bool:

@@ -37,7 +37,6 @@ class DataFile:
         return AddAction(self._in_table, self.size, {"ds": self.ds.isoformat()}, _milliseconds(), True, facts)
 
     def remove_action(self) -> RemoveAction:
-        """Describe for Delta's log that the file goes."""
         return RemoveAction(self._in_table, True, _milliseconds(), self.size, {"ds": self.ds.isoformat()})
 
     @property

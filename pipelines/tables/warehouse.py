@@ -89,7 +89,6 @@ class Warehouse:
         return self.store.folder
 
     def folder(self, name: str) -> Path:
-        """Where a table lies, on this machine."""
         _known(name)
         return self.root / name
 
@@ -215,7 +214,6 @@ class Warehouse:
         return table.version()
 
     def append(self, name: str, ds: date, run_id: str, rows: pa.Table) -> None:
-        """Add rows to a night."""
         packed = parquet_bytes(rows.select(file_schema(name).names).cast(file_schema(name)))
         file = DataFile(new_name(name, ds, run_id), ds, len(packed), rows.num_rows)
         table = self.create(name)
