@@ -31,10 +31,8 @@ MOST_EXACT_WIDTH = 2**24 // LARGEST_CODE**2  # width up to which float32 adds th
 class CompactVectors:
     """n vectors of width D."""
 
-    codes: Codes
-    """(n, D)"""
-    scales: FloatArray
-    """(n,) what one step of a code is worth; 0 for a vector of zeros."""
+    codes: Codes  # (n, D)
+    scales: FloatArray  # (n,) what one step of a code is worth; 0 for a vector of zeros
 
     @classmethod
     def of(cls, vectors: FloatArray | NDArray[np.float64]) -> Self:

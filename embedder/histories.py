@@ -21,8 +21,7 @@ NEWEST_LABELS = 30  # newest items whose labels are kept in order (docs/experime
 class PastLabels(NamedTuple):
     """What a user produced for the items behind n vectors; K = the user's different outputs."""
 
-    names: tuple[str, ...]
-    """(K,) the different outputs."""
+    names: tuple[str, ...]  # (K,) the different outputs
     shares: FloatArray
     """(n, K) share of each output among the items behind a vector; rows of items without an output sum to less."""
     newest: tuple[int, ...]
@@ -51,12 +50,9 @@ class History(NamedTuple):
 
     vectors: FloatArray
     """(n, D) vectors of items, or means of similar ones; n is 0 for a user without a history."""
-    counts: FloatArray
-    """(n,) items behind each vector."""
-    recent: FloatArray
-    """(D,) mean of the newest items' vectors; 0 without a history."""
-    past: PastLabels
-    """What the user produced for these items."""
+    counts: FloatArray  # (n,) items behind each vector
+    recent: FloatArray  # (D,) mean of the newest items' vectors; 0 without a history
+    past: PastLabels  # what the user produced for these items
 
     @classmethod
     def of(cls, vectors: FloatArray, counts: FloatArray, past: PastLabels | None = None) -> Self:

@@ -18,8 +18,7 @@ LAYOUT_ROWS: Final = 512  # for how many rows oneDNN chooses the layout; 64 gave
 class Projection:
     """x (T, I) to x @ weight.T + bias (T, O)."""
 
-    kernel: ClassVar = "torch"
-    """What computes it."""
+    kernel: ClassVar = "torch"  # what computes it
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._weight, self._bias = weight.detach(), None if bias is None else bias.detach().contiguous()

@@ -33,13 +33,10 @@ LLOYD_ROUNDS = 8  # most k-means rounds; it ends before when none moves an item
 class Items:
     """n items of a user, oldest first."""
 
-    vectors: CompactVectors
-    """Of unit length up to rounding."""
+    vectors: CompactVectors  # of unit length up to rounding
     keys: Sequence[ItemKey]
-    labels: Sequence[str | None]
-    """What the user chose for each; None for an item without a label."""
-    sha256s: Sequence[str]
-    """Of what the encoder read."""
+    labels: Sequence[str | None]  # what the user chose for each; None for an item without a label
+    sha256s: Sequence[str]  # of what the encoder read
 
     @classmethod
     def of(cls, vectors: FloatArray, labels: Sequence[str | None] = ()) -> Self:
@@ -66,20 +63,15 @@ class Items:
 class Summary:
     """What stands for some items of one user."""
 
-    vectors: CompactVectors
-    """m vectors of width D: items, or means of similar ones."""
-    counts: IntArray
-    """(m,) items behind each vector."""
-    typical: tuple[ItemKey, ...]
-    """(m,) the item that stands for each vector."""
+    vectors: CompactVectors  # m vectors of width D: items, or means of similar ones
+    counts: IntArray  # (m,) items behind each vector
+    typical: tuple[ItemKey, ...]  # (m,) the item that stands for each vector
     labels: tuple[Mapping[str, int], ...]
     """(m,) how many of the items behind each vector have a label, by label."""
     newest_labels: tuple[str, ...]
     """Labels of the newest items that have one, oldest first; at most NEWEST_LABELS."""
-    last: ItemKey | None
-    """The newest item."""
-    items_sha256: str
-    """Of the keys and hashes of all items, in their order; empty for none."""
+    last: ItemKey | None  # the newest item
+    items_sha256: str  # of the keys and hashes of all items, in their order; empty for none
 
     @classmethod
     def empty(cls, width: int) -> Self:
@@ -189,12 +181,9 @@ class Merged(NamedTuple):
     """Vectors that stand for groups of similar ones."""
 
     vectors: CompactVectors
-    counts: IntArray
-    """Items behind each."""
-    typical: IntArray
-    """Which of the vectors that were merged is nearest to each."""
-    members: Sequence[IntArray]
-    """Which of the vectors that were merged are in each."""
+    counts: IntArray  # items behind each
+    typical: IntArray  # which of the vectors that were merged is nearest to each
+    members: Sequence[IntArray]  # which of the vectors that were merged are in each
 
 
 def merge(vectors: CompactVectors, counts: IntArray, groups: IntArray) -> Merged:

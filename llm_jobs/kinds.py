@@ -176,7 +176,7 @@ class Kind:
 
 
 _KIND = TypeAdapter(Kind)
-_SAMPLE = "\0text\0"  # A text that no wording and no marker holds
+_SAMPLE = "\0text\0"  # a text that no wording and no marker holds
 
 
 def field_meanings() -> dict[str, str]:

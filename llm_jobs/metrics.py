@@ -46,8 +46,7 @@ class Scored(NamedTuple):
     user_id: str
     prediction: str
     reference: str
-    choices: tuple[str, ...] = ()
-    """What this task could be answered with; empty for free text."""
+    choices: tuple[str, ...] = ()  # what this task could be answered with; empty for free text
     authorship: float = UNKNOWN
     """Of a free answer, the share of another user's answers to the same task that sound less like this user."""
 

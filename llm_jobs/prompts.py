@@ -43,8 +43,7 @@ class PromptParts:
 
     before: Ids
     after: Ids
-    is_shortened: bool = False
-    """The input lost tokens in its middle to fit the LLM's context."""
+    is_shortened: bool = False  # the input lost tokens in its middle to fit the LLM's context
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +51,11 @@ class Request:
     """One thing to be answered."""
 
     prompt: str
-    persona: Tensor | None = None
-    """(S, E) soft prompt in float32, E = the LLM's width."""
-    choices: tuple[str, ...] | None = None
-    """The only answers allowed; None for free text."""
-    max_new_tokens: int = 32
-    """Most tokens of a free answer, the end token included."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a free answer before them."""
-    no_repeat: int = 0
-    """No run of so many tokens comes twice in a free answer; 0 for no such rule."""
+    persona: Tensor | None = None  # (S, E) soft prompt in float32, E = the LLM's width
+    choices: tuple[str, ...] | None = None  # the only answers allowed; None for free text
+    max_new_tokens: int = 32  # most tokens of a free answer, the end token included
+    stop: tuple[str, ...] = ()  # texts that end a free answer before them
+    no_repeat: int = 0  # no run of so many tokens comes twice in a free answer; 0 for no such rule
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -76,10 +70,8 @@ class Answer:
     score: float
     """Mean log-probability of the answer's tokens, the end token included when there is one."""
     finish_reason: Literal["eos", "length", "choice"]
-    prompt_tokens: int
-    """Tokens the answer was conditioned on, soft prompt included."""
-    output_tokens: int
-    """Tokens `score` is the mean of."""
+    prompt_tokens: int  # tokens the answer was conditioned on, soft prompt included
+    output_tokens: int  # tokens `score` is the mean of
     is_shortened: bool = False
     tie_count: int = 0
     """Decisions between two tokens or choices within 1e-4, which rounding may decide otherwise another time."""
@@ -114,8 +106,7 @@ class PromptRefused(PplugError):
 class PromptFormat:
     """How one LLM wants its prompts."""
 
-    tokenizer: PreTrainedTokenizerBase
-    """A fast tokenizer of transformers."""
+    tokenizer: PreTrainedTokenizerBase  # a fast tokenizer of transformers
     header: Ids
     footer: Ids
 

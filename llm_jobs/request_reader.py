@@ -37,14 +37,12 @@ class RequestReader:
     """What must be known of an LLM to put requests to it, without its weights."""
 
     format: PromptFormat
-    end_ids: Ids
-    """Tokens that end an answer; the first closes given answers and choices."""
+    end_ids: Ids  # tokens that end an answer; the first closes given answers and choices
     context_length: int
     is_encoder_decoder: bool
     rules: Mapping[str, Any]
     """Settings of the model that change how free answers are decoded (engine/rules.py)."""
-    width: int = 0
-    """E, the length of a soft prompt vector."""
+    width: int = 0  # E, the length of a soft prompt vector
 
     @classmethod
     def of(

@@ -71,16 +71,13 @@ class PersonalTask:
     """A task with what its plug needs to know of the user."""
 
     prompt: str
-    task: FloatArray
-    """(D,) encoded task input."""
+    task: FloatArray  # (D,) encoded task input
     history: History
     choices: tuple[str, ...] | None
     max_new_tokens: int
-    names: FloatArray | None = None
-    """(C, D) encoded names of the choices."""
+    names: FloatArray | None = None  # (C, D) encoded names of the choices
     values: FloatArray | None = None
     """(V,) the LLM's pooled values of the prompt, where they are known already."""
     stop: tuple[str, ...] = ()
     no_repeat: int = 0
-    is_scale: bool = False
-    """The choices are ratings, of which the nearer one is the better answer."""
+    is_scale: bool = False  # the choices are ratings, of which the nearer one is the better answer

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE: Final = SampleConfig()
 TRAINING: Final = TrainConfig(epochs=3, batch_size=8)
-EXAMPLE_TASK: Final = "user-01-task-1"  # A task whose text says nothing about its category
+EXAMPLE_TASK: Final = "user-01-task-1"  # a task whose text says nothing about its category
 
 ARMS: Final = {
     "own": "the user's own persona",

@@ -37,8 +37,7 @@ class Dropped:
     """What of a live file goes."""
 
     file: DataFile
-    users: Sequence[str] | None = None
-    """Whose rows; None: all."""
+    users: Sequence[str] | None = None  # whose rows; None: all
 
     @property
     def row_count(self) -> int:

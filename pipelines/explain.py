@@ -37,12 +37,9 @@ OTHERS = 20  # users of the night who are asked for a persona; the first who has
 class Explanation:
     """All that is known of an answer."""
 
-    task: Row
-    """The task, what was answered, and the reference."""
-    answers: Sequence[Row]
-    """What is answered with each persona; empty unless plugs are given."""
-    items: Sequence[Row]
-    """The items that weighed most, with their texts: rows of `top_items`."""
+    task: Row  # the task, what was answered, and the reference
+    answers: Sequence[Row]  # what is answered with each persona; empty unless plugs are given
+    items: Sequence[Row]  # the items that weighed most, with their texts: rows of `top_items`
 
 
 def explain(

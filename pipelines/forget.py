@@ -34,8 +34,7 @@ class FoundPlace:
 
     place: str
     """A table, `other files` (old versions, shards, what killed runs left), or a plug that was trained with it."""
-    row_count: int
-    """Rows of a table that readers saw; those of other places are not counted."""
+    row_count: int  # rows of a table that readers saw; those of other places are not counted
     file_count: int
 
 

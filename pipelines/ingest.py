@@ -43,20 +43,14 @@ Chunks = Iterator[tuple[str, str, Chunk]]  # table, name of the source, and rows
 class IngestResult:
     """What became of the rows of some sources."""
 
-    rows_in: int = 0
-    """= rows_out + rows_rejected"""
-    rows_out: int = 0
-    """= unchanged + changed + deleted + left_alone + superseded"""
+    rows_in: int = 0  # = rows_out + rows_rejected
+    rows_out: int = 0  # = unchanged + changed + deleted + left_alone + superseded
     rows_rejected: int = 0
-    unchanged: int = 0
-    """Keys whose row was there already, or whose deletion found none."""
-    changed: int = 0
-    """Keys that are new or have a new row."""
+    unchanged: int = 0  # keys whose row was there already, or whose deletion found none
+    changed: int = 0  # keys that are new or have a new row
     deleted: int = 0
-    left_alone: int = 0
-    """Keys that a later night wrote or deleted."""
-    superseded: int = 0
-    """Rows of a key of which another row counts."""
+    left_alone: int = 0  # keys that a later night wrote or deleted
+    superseded: int = 0  # rows of a key of which another row counts
 
 
 @dataclass(frozen=True)
@@ -174,8 +168,7 @@ class Ingestion:
     job: str
     ds: date
     tables: Sequence[str]
-    sources: Sequence[str]
-    """Names of the sources, as in `rejects`."""
+    sources: Sequence[str]  # names of the sources, as in `rejects`
     rules: RowRules
     chunks: Callable[[Path], Chunks]
     """Reads them; a folder is there for what does not fit into memory."""

@@ -23,16 +23,12 @@ logger = logging.getLogger(__name__)
 class PlugChoice:
     """Which plug is trained, on what and on whom."""
 
-    kind: str | None
-    """Kind of task; None where the histories hold only one."""
-    until: date
-    """Last day whose items are used."""
-    task_nights: tuple[date, ...] = ()
-    """Nights whose references are used as targets too."""
+    kind: str | None  # kind of task; None where the histories hold only one
+    until: date  # last day whose items are used
+    task_nights: tuple[date, ...] = ()  # nights whose references are used as targets too
     aggregation: str = "attention"
     """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
-    limit: int | None = None
-    """Most examples, as many of each user as can be; all unless given."""
+    limit: int | None = None  # most examples, as many of each user as can be; all unless given
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +36,9 @@ class TrainingData:
     """What a plug is trained on."""
 
     kind: Kind
-    items: Sequence[Row]
-    """All items of all users up to the last day, sorted by user and time."""
+    items: Sequence[Row]  # all items of all users up to the last day, sorted by user and time
     targets: Targets
-    choices: Sequence[str] | None
-    """Every label that a task of a closed kind can be answered with."""
+    choices: Sequence[str] | None  # every label that a task of a closed kind can be answered with
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -35,8 +35,7 @@ class UserFacts:
     """What is known of a user."""
 
     themes: Sequence[Row]
-    moved: Sequence[Row]
-    """The nights that changed the persona, and its cosine to the one before."""
+    moved: Sequence[Row]  # the nights that changed the persona, and its cosine to the one before
     alike: Sequence[Row]
     tasks: Sequence[Row]
 

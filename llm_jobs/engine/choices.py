@@ -25,16 +25,11 @@ from llm_jobs.prompts import Ids
 class ChoiceTree:
     """Shapes: C choices, N nodes with children (without the root), R = N + 1 rows of logits, root first, T edges."""
 
-    tokens: Ids
-    """(N) token of each node."""
-    depths: Tensor
-    """(N) 0 for the children of the root."""
-    sees: Tensor
-    """(N, N) true where a node may look: at its ancestors and itself."""
-    edge_rows: Tensor
-    """(T) row of logits that predicts the edge's token."""
-    edge_tokens: Tensor
-    """(T)"""
+    tokens: Ids  # (N) token of each node
+    depths: Tensor  # (N) 0 for the children of the root
+    sees: Tensor  # (N, N) true where a node may look: at its ancestors and itself
+    edge_rows: Tensor  # (T) row of logits that predicts the edge's token
+    edge_tokens: Tensor  # (T)
     paths: Tensor
     """(C, T) 1 / number of tokens of the choice on each edge of its path: path @ edge log-probabilities is the mean."""
 

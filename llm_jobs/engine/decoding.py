@@ -21,12 +21,9 @@ ROWS_AT_ONCE: Final = 16  # rows whose logits are worked on at once: 3 MB for a 
 class Best(NamedTuple):
     """The most probable tokens."""
 
-    tokens: Tensor
-    """(B,) the first of equals."""
-    log_probs: Tensor
-    """(B,) not finite if a logit of the row is NaN or infinite."""
-    is_tie: Tensor
-    """(B,) whether another token is within TIE."""
+    tokens: Tensor  # (B,) the first of equals
+    log_probs: Tensor  # (B,) not finite if a logit of the row is NaN or infinite
+    is_tie: Tensor  # (B,) whether another token is within TIE
 
 
 def best_tokens(logits: Tensor) -> Best:
@@ -89,8 +86,7 @@ class GreedySearch(Search):
     no request has a guide.
     """
 
-    width: Final = 1
-    """Rows of a slot."""
+    width: Final = 1  # rows of a slot
 
     def __init__(self, rows: int, longest: int, end_ids: Tensor) -> None:
         super().__init__(rows, end_ids)

@@ -27,8 +27,7 @@ class Prepared:
     request: Request
     parts: PromptParts
     soft: Tensor
-    choices: tuple[Ids, ...] = ()
-    """Token ids of the choices; empty for a free answer."""
+    choices: tuple[Ids, ...] = ()  # token ids of the choices; empty for a free answer
     stop_ids: Ids = ()
     """Tokens that end the answer besides the LLM's own; the same object in all requests of the same texts."""
 
@@ -62,16 +61,11 @@ class Prepared:
 class Decoded:
     """An answer in token ids."""
 
-    ids: Ids
-    """The end token included if there is one."""
-    score: float
-    """Mean log-probability of `ids`."""
-    has_ended: bool
-    """Whether the last token is an end token."""
-    tie_count: int = 0
-    """Tokens whose logit was no more than TIE above that of another."""
-    choice: int | None = None
-    """Index of the chosen answer; None for a free one."""
+    ids: Ids  # the end token included if there is one
+    score: float  # mean log-probability of `ids`
+    has_ended: bool  # whether the last token is an end token
+    tie_count: int = 0  # tokens whose logit was no more than TIE above that of another
+    choice: int | None = None  # index of the chosen answer; None for a free one
 
 
 Result = Decoded | Refusal

@@ -22,8 +22,7 @@ RowNumbers = int | slice | Tensor
 class Prefix:
     """What a causal LLM keeps of the tokens before the soft prompt."""
 
-    keys_values: Tensor
-    """(L, 2, H, tokens, D), in the LLM's dtype."""
+    keys_values: Tensor  # (L, 2, H, tokens, D), in the LLM's dtype
 
     @property
     def nbytes(self) -> int:
@@ -43,8 +42,7 @@ class Prefix:
 class KVCache:
     """Preallocated keys and values; a trunk writes the tokens it reads into their cells."""
 
-    store: Tensor
-    """(L, 2, R, H, N, D); cells that hold no token are finite."""
+    store: Tensor  # (L, 2, R, H, N, D); cells that hold no token are finite
 
     @classmethod
     def empty(cls, like: Prefix, rows: int, cells: int) -> "KVCache":

@@ -28,12 +28,9 @@ so that padding it costs less than one more group."""
 class NewTokens:
     """New tokens of one row."""
 
-    row: int
-    """Row of the cache."""
-    start: int
-    """Slot of the first token, and its position."""
-    embeds: Tensor
-    """(q, E)"""
+    row: int  # row of the cache
+    start: int  # slot of the first token, and its position
+    embeds: Tensor  # (q, E)
     sees: Tensor | None = None
     """(q, q) which of the new tokens each may look at; those up to itself unless given."""
     depths: Tensor | None = None
@@ -44,29 +41,23 @@ class NewTokens:
 class Group:
     """Rows whose attention is computed together."""
 
-    tokens: slice
-    """The group's tokens among those of the batch."""
-    rows: slice | Tensor
-    """(B,) rows of the cache."""
+    tokens: slice  # the group's tokens among those of the batch
+    rows: slice | Tensor  # (B,) rows of the cache
     masks: Sequence[Tensor]
     """For each span (B, Q, K) 0 where a token may look, else the lowest number of the dtype: -inf would make NaN of 0
     times it."""
     pick: Tensor | None = None
     """(B, Q) the group's tokens, a shorter row filled up with its last; None if all rows have Q."""
-    back: Tensor | None = None
-    """Where in the flattened `pick` each of the group's tokens is."""
+    back: Tensor | None = None  # where in the flattened `pick` each of the group's tokens is
 
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
     """What a trunk reads in one pass."""
 
-    positions: Tensor
-    """(T,)"""
-    cells: Tensor
-    """(T,) where keys and values go."""
-    rows: Tensor
-    """(T,) row of the cache."""
+    positions: Tensor  # (T,)
+    cells: Tensor  # (T,) where keys and values go
+    rows: Tensor  # (T,) row of the cache
     groups: Sequence[Group]
 
 

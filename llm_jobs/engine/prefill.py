@@ -55,8 +55,7 @@ class _Reading:
 
     row: int
     request: Prepared
-    start: int
-    """Tokens of it that the row holds."""
+    start: int  # tokens of it that the row holds
 
 
 class PromptRows:

@@ -14,8 +14,7 @@ from torch import Tensor
 class Span:
     """What the layers of one kind may look at, among the tokens up to their own."""
 
-    name: str = "full_attention"
-    """The kind, as `layer_types` of a configuration names it."""
+    name: str = "full_attention"  # the kind, as `layer_types` of a configuration names it
     window: int | None = None
     """Most tokens that are looked at, the token itself included; None for all."""
     chunk: int | None = None

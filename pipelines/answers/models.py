@@ -104,16 +104,14 @@ def load_plugs(folders: Sequence[Path], models: Models) -> dict[str, LoadedPlug]
 class AnsweringFacts:
     """What tells models and plugs from others."""
 
-    width: int
-    """Of the encoder's vectors."""
+    width: int  # of the encoder's vectors
     encoder_sha256: str
     llm_sha256: str
     llm_kernel: str
     num_beams: int
     kv_memory: int | None
     context_length: int
-    plugs: Mapping[str, str]
-    """Fingerprint of the plug of each kind."""
+    plugs: Mapping[str, str]  # fingerprint of the plug of each kind
 
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         """List everything besides the tasks and the personas that an answer depends on."""

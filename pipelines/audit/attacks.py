@@ -41,8 +41,7 @@ class Scene:
     encoder: TextEncoder
     known: Known
     personas: Personas
-    before: Nights | None
-    """The nights up to the one before; None if there is none."""
+    before: Nights | None  # the nights up to the one before; None if there is none
 
     @classmethod
     def of(

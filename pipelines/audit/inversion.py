@@ -34,10 +34,8 @@ LEAST_PAIRS = 10  # pairs below which nobody learns a map
 class Read(NamedTuple):
     """What an attacker makes of one vector."""
 
-    known: str
-    """The nearest of all known texts."""
-    guesses: tuple[Counter[str], ...]
-    """Words of the nearest leaked text, and the likeliest words."""
+    known: str  # the nearest of all known texts
+    guesses: tuple[Counter[str], ...]  # words of the nearest leaked text, and the likeliest words
 
 
 def invert(leak: Leak, known: Known) -> tuple[Floats, Floats]:

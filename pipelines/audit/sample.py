@@ -32,18 +32,12 @@ ItemName = tuple[str, str, str]  # user_id, kind and item_id
 class Known:
     """T texts of U users, by user and the oldest first."""
 
-    users: Sequence[str]
-    """(U,)"""
-    names: Sequence[ItemName]
-    """(T,)"""
-    texts: Sequence[str]
-    """(T,) what the encoder read."""
-    nights: Sequence[date]
-    """(T,) from which on the item was part of a persona."""
-    owners: Places
-    """(T,) place of the user."""
-    vectors: FloatArray
-    """(T, D) what the encoder makes of the texts."""
+    users: Sequence[str]  # (U,)
+    names: Sequence[ItemName]  # (T,)
+    texts: Sequence[str]  # (T,) what the encoder read
+    nights: Sequence[date]  # (T,) from which on the item was part of a persona
+    owners: Places  # (T,) place of the user
+    vectors: FloatArray  # (T, D) what the encoder makes of the texts
 
     @cached_property
     def of_user(self) -> list[Places]:
@@ -55,10 +49,8 @@ class Known:
 class Leak:
     """V vectors of width W that an attacker got hold of."""
 
-    vectors: FloatArray
-    """(V, W)"""
-    owners: Places
-    """(V,) place of the user in `Known.users`."""
+    vectors: FloatArray  # (V, W)
+    owners: Places  # (V,) place of the user in `Known.users`
     behind: Sequence[Places]
     """(V,) places of texts in `Known` that a vector stands for, as far as the tables tell; it may be none."""
 

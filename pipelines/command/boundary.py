@@ -36,12 +36,9 @@ class State:
     """What the options of `pplug` itself say to its commands; `ctx.obj` of Typer."""
 
     is_debug: bool = False
-    settings: Settings = field(default_factory=Settings)
-    """What pplug.toml says."""
-    config: Path | None = None
-    """--config, if it was given on the command line."""
-    warehouse: str | None = None
-    """--warehouse, likewise."""
+    settings: Settings = field(default_factory=Settings)  # what pplug.toml says
+    config: Path | None = None  # --config, if it was given on the command line
+    warehouse: str | None = None  # --warehouse, likewise
 
 
 def run_app(app: typer.Typer, args: Sequence[str] | None) -> int:

@@ -71,11 +71,9 @@ class Column:
 
     name: str
     cells: Sequence[str]
-    is_text: bool
-    """May be cut and folded; numbers, ids, days and times may not."""
+    is_text: bool  # may be cut and folded; numbers, ids, days and times may not
     is_number: bool
-    is_narrow: bool = True
-    """The width is short: a name may take several lines."""
+    is_narrow: bool = True  # the width is short: a name may take several lines
 
     @property
     def head(self) -> str:

@@ -15,8 +15,7 @@ JOB: Final = "forget"
 class HashedUsers:
     """Some users, such as those who asked to be forgotten, of whom only hashes are kept."""
 
-    key: UserKey | None = None
-    """Of the warehouse; None where there are none."""
+    key: UserKey | None = None  # of the warehouse; None where there are none
     hashes: frozenset[str] = frozenset()
 
     def __contains__(self, user_id: object) -> bool:

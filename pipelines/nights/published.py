@@ -32,22 +32,17 @@ class NightInputs:
     warehouse: Warehouse
     job: str
     ds: date
-    writes: Sequence[str]
-    """Tables of which the night is replaced."""
-    reads: Mapping[str, Sequence[DataFile]]
-    """The files of each table that the workers read."""
-    files: Sequence[DataFile]
-    """Those that the rows of the night depend on."""
-    settings: Mapping[str, Any]
-    """Whatever else they depend on."""
+    writes: Sequence[str]  # tables of which the night is replaced
+    reads: Mapping[str, Sequence[DataFile]]  # the files of each table that the workers read
+    files: Sequence[DataFile]  # those that the rows of the night depend on
+    settings: Mapping[str, Any]  # whatever else they depend on
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the workers are told besides."""
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the run record says besides."""
     seen: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the driver alone needs to know."""
-    based_on: Sequence[str] = ()
-    """Runs whose rows those of the night add to."""
+    based_on: Sequence[str] = ()  # runs whose rows those of the night add to
 
     @property
     def work(self) -> dict[str, str]:

@@ -28,17 +28,15 @@ FN_API: Final = "FnApiRunner"
 """Named, because "DirectRunner" may download another runner first, and hang where the network never answers."""
 
 POLL_SECONDS: Final = 0.5
-WORKER_SECONDS: Final = 120.0  # A runner none of whose workers gives a sign of life for so long has none
+WORKER_SECONDS: Final = 120.0  # a runner none of whose workers gives a sign of life for so long has none
 
 
 @dataclass(frozen=True)
 class Runner:
     """Who computes a night."""
 
-    workers: int = 1
-    """Processes of this machine."""
-    beam_options: tuple[str, ...] = ()
-    """Flags of Apache Beam, like --runner=FlinkRunner."""
+    workers: int = 1  # processes of this machine
+    beam_options: tuple[str, ...] = ()  # flags of Apache Beam, like --runner=FlinkRunner
 
     def __post_init__(self) -> None:
         if self.workers > 1 and self.beam_options:

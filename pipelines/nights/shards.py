@@ -71,8 +71,7 @@ class Manifest:
     rows_out: int
     rows_rejected: int
     tokens: int
-    seconds: float
-    """Time in which the model computed them."""
+    seconds: float  # time in which the model computed them
     counts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Whatever else the job counts."""
     files: tuple[ShardFile, ...] = ()

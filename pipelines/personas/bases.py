@@ -33,8 +33,7 @@ class UserItems(NamedTuple):
     """Items of one user, oldest first."""
 
     items: Items
-    posted_at: Sequence[int]
-    """Microseconds since 1970."""
+    posted_at: Sequence[int]  # microseconds since 1970
 
     def __getitem__(self, part: slice) -> "UserItems":  # type: ignore[override]
         return UserItems(self.items[part], self.posted_at[part])

@@ -41,8 +41,7 @@ class Stored(NamedTuple):
     """What is stored of users whose items may not fit any more."""
 
     users: frozenset[str]
-    whole_users: frozenset[str]
-    """Those of them whose persona is made anew from all their items."""
+    whole_users: frozenset[str]  # those of them whose persona is made anew from all their items
     bases: pa.Table
     items: pa.Table
     """Those newer than the base; of whole users all. With text and output where items keep no vector."""
@@ -59,15 +58,11 @@ class Pending(NamedTuple):
     """A shard's items with what is known before the encoder runs; the arrays have one entry for each of `rows`."""
 
     rows: pa.Table
-    gone: pa.Table
-    """Items that are no more."""
-    refused: pa.Table
-    """Items of a kind that no file or setting describes."""
+    gone: pa.Table  # items that are no more
+    refused: pa.Table  # items of a kind that no file or setting describes
     texts: list[str]
-    hashes: list[str]
-    """sha256 of each text."""
-    is_todo: NDArray[np.bool_]
-    """The encoder must run."""
+    hashes: list[str]  # sha256 of each text
+    is_todo: NDArray[np.bool_]  # the encoder must run
 
     @property
     def names(self) -> list[tuple[str, str, str, str]]:
@@ -94,10 +89,8 @@ class Pending(NamedTuple):
 class Encoded(NamedTuple):
     """A shard's items with their vectors."""
 
-    rows: pa.Table
-    """With `item_sha256` and `label`."""
-    vectors: CompactVectors
-    """One for each of `rows`."""
+    rows: pa.Table  # with `item_sha256` and `label`
+    vectors: CompactVectors  # one for each of `rows`
     gone: pa.Table
     refused: pa.Table
     stored: Stored

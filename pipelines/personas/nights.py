@@ -75,8 +75,7 @@ class EncodedNight:
 class Nights:
     """The nights of personas up to one of them: a full one, and those that say what changed since."""
 
-    nights: Sequence[EncodedNight]
-    """The oldest, which is full, first."""
+    nights: Sequence[EncodedNight]  # the oldest, which is full, first
 
     @property
     def last(self) -> EncodedNight:
@@ -174,8 +173,7 @@ class Changes:
     ds: date
     before: Mapping[str, Any] | None
     """The nights that it stands on, as parameters of queries; None: it looks at every item."""
-    kinds: tuple[str, ...] = ()
-    """Kinds of which the encoder reads other texts than in that night."""
+    kinds: tuple[str, ...] = ()  # kinds of which the encoder reads other texts than in that night
 
     @property
     def params(self) -> dict[str, Any]:

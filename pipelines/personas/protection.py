@@ -27,8 +27,7 @@ from pipelines.tables.warehouse import Warehouse
 class Protection:
     """How vectors are protected before they are stored."""
 
-    min_items: int = 1
-    """No stored vector stands for fewer items; users with fewer have no persona."""
+    min_items: int = 1  # no stored vector stands for fewer items; users with fewer have no persona
     item_vectors: bool = True
     """Keep a vector of each item, so that a night encodes only what changed; only possible while `min_items` is 1."""
     noise: float = 0.0
@@ -58,8 +57,7 @@ class Protector(NamedTuple):
     """A protection with the key that it works under."""
 
     protection: Protection
-    key: UserKey | None
-    """None where nothing is protected."""
+    key: UserKey | None  # none where nothing is protected
 
     @property
     def settings(self) -> Mapping[str, Any]:

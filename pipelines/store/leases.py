@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 RUNNING: Final = "_running"
 LEASE: Final = re.compile(rf"{RUNNING}/(?P<what>[^/]+)/(?P<generation>\d+)\.json")
 LEASE_FIELDS: Final = {"run_id", "job", "ds", "started_at"}  # what every lease says
-LIFE_SECONDS: Final = 10.0  # A run that gives no sign of life for so long is dead
+LIFE_SECONDS: Final = 10.0  # a run that gives no sign of life for so long is dead
 BEATS: Final = 4  # signs of life in that time
 LOOK_SECONDS: Final = 0.1
 
@@ -81,10 +81,8 @@ class LeasedRun:
     """A lease as others see it."""
 
     lease: Lease
-    row: Row
-    """The run as it began."""
-    beat: Row
-    """Its last sign of life; empty before the first."""
+    row: Row  # the run as it began
+    beat: Row  # its last sign of life; empty before the first
 
     @property
     def last_life(self) -> datetime:

@@ -13,10 +13,8 @@ SCHEMES: Final = ("s3", "gs", "az", "abfss")  # object stores, by the scheme of 
 class StoredObject(NamedTuple):
     """One object of a store."""
 
-    name: str
-    """Relative to the store's root, with `/` between its parts."""
-    size: int
-    """Bytes."""
+    name: str  # relative to the store's root, with `/` between its parts
+    size: int  # bytes
 
 
 class Store(Protocol):

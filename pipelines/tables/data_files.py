@@ -20,11 +20,9 @@ SWAP: Final = "swap"  # what counts the commits that take single files out of a 
 class DataFile:
     """A Parquet file of a table; files are in the order of their names."""
 
-    name: str
-    """In the store: `<table>/ds=<night>/<file>`."""
+    name: str  # in the store: `<table>/ds=<night>/<file>`
     ds: date
-    size: int
-    """Bytes."""
+    size: int  # bytes
     rows: int
 
     def add_action(self) -> AddAction:

@@ -42,12 +42,9 @@ class Param:
     """One `$name` of a query."""
 
     name: str
-    type: str
-    """A key of `TYPES`."""
-    default: str | None
-    """As text; None: the parameter has to be given. `null` is SQL's null."""
-    meaning: str
-    """What the default stands for, where it does not say so itself."""
+    type: str  # a key of `TYPES`
+    default: str | None  # as text; None: the parameter has to be given. `null` is SQL's null
+    meaning: str  # what the default stands for, where it does not say so itself
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,9 @@ class Query:
     """One file of sql/ or sql/checks/."""
 
     name: str
-    row: str
-    """What a row is."""
-    grain: str
-    """Which columns are different in every row."""
-    reads: tuple[str, ...]
-    """The tables."""
+    row: str  # what a row is
+    grain: str  # which columns are different in every row
+    reads: tuple[str, ...]  # the tables
     params: tuple[Param, ...]
     holds: str
     """What is true of every row; of a check, what is true of the tables when it has no rows."""

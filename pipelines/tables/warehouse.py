@@ -59,8 +59,7 @@ class Staged(NamedTuple):
 
     ds: date
     path: Path
-    born: int = 0
-    """That of the live file whose rows these are; 0 for rows that are new."""
+    born: int = 0  # that of the live file whose rows these are; 0 for rows that are new
 
 
 class Change(NamedTuple):
@@ -68,8 +67,7 @@ class Change(NamedTuple):
 
     added: Sequence[DataFile]
     removed: Sequence[DataFile]
-    counts: Counts
-    """What the table counts from then on; see `Warehouse.counts`."""
+    counts: Counts  # what the table counts from then on; see `Warehouse.counts`
 
 
 class Warehouse:
