@@ -62,11 +62,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def fingerprint(folder: Path, **settings: object) -> str:
-    """Hash all that changes the output of the model in a folder; `settings`, anything JSON can hold, say how we run it.
-
-    Raises:
-        PplugError: if a file of the folder is no JSON.
-    """
+    """Hash all that changes what the model in a folder says; `settings`, anything JSON can hold, say how it is run."""
     facts = {"weights": weights_sha256(folder), "files": _file_facts(folder), "settings": settings}
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -22,11 +22,7 @@ PLUG_BATCH = 128  # tasks that go through the plug at once: 128 users with 64 ve
 
 
 def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
-    """Answer every task or say why not, in the order of `tasks`.
-
-    Raises:
-        PplugError: if the plug was not trained through `llm`.
-    """
+    """Answer every task or say why not, in the order of `tasks`."""
     if plug.config.labels:
         return point_at_choices(llm, plug, tasks)
     requests, weights = personal_requests(plug, tasks)

@@ -38,6 +38,7 @@ DRAWS_AT_ONCE = 4_000_000  # users drawn before they are added up, 8 bytes each:
 Floats = npt.NDArray[np.float64]
 Sums = Callable[[Sequence["Scored"]], list[float]]  # the answers of one user -> (K,)
 Formula = Callable[[Floats], dict[str, Floats]]  # totals (R, K) -> name of a metric -> values (R,)
+Measure = tuple[Sums, Formula]  # how answers become metrics
 
 
 class Scored(NamedTuple):
@@ -65,13 +66,6 @@ class MetricValue(NamedTuple):
     high: float
 
 
-class _Measure(NamedTuple):
-    """How answers become metrics."""
-
-    sums: Sums
-    formula: Formula
-
-
 def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence[str] | None) -> list[MetricValue]:
     """Score one arm: accuracy and F1, MAE and RMSE, or ROUGE-1 and ROUGE-L; [] for no answers.
 
@@ -91,8 +85,8 @@ def evaluate_answers(metric: Metric, answers: Sequence[Scored], labels: Sequence
     """
     if not answers:
         return []
-    measure = _MEASURES[metric](answers, labels)
-    return values_with_intervals(measure.formula, _sums_per_user(measure.sums, answers))
+    sums, formula = _MEASURES[metric](answers, labels)
+    return values_with_intervals(formula, _sums_per_user(sums, answers))
 
 
 def paired_difference(
@@ -108,9 +102,9 @@ def paired_difference(
     _check_same_tasks(first, second)
     if not first:
         return []
-    measure = _MEASURES[metric](first, labels)  # the references are those of the second arm, too
-    ours, theirs = (_sums_per_user(measure.sums, arm) for arm in (first, second))
-    formula, width = measure.formula, ours.shape[1]
+    sums, formula = _MEASURES[metric](first, labels)  # the references are those of the second arm, too
+    ours, theirs = (_sums_per_user(sums, arm) for arm in (first, second))
+    width = ours.shape[1]
 
     def difference(totals: Floats) -> dict[str, Floats]:
         subtracted = formula(totals[:, width:])
@@ -166,10 +160,10 @@ def _references(answers: Sequence[Scored]) -> tuple[str, ...]:
     return tuple(sorted({answer.reference.strip() for answer in answers}))
 
 
-def _accuracy(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+def _accuracy(answers: Sequence[Scored], labels: Sequence[str] | None) -> Measure:
     """Accuracy of all answers, and macro-F1 over the labels, or over the references."""
     classes = tuple(dict.fromkeys(label.strip() for label in labels)) if labels else _references(answers)
-    return _Measure(partial(_label_sums, classes), partial(_accuracy_and_f1, "f1" if labels else "f1-occurring"))
+    return partial(_label_sums, classes), partial(_accuracy_and_f1, "f1" if labels else "f1-occurring")
 
 
 def _label_sums(labels: Sequence[str], answers: Sequence[Scored]) -> list[float]:
@@ -190,7 +184,7 @@ def _accuracy_and_f1(name: str, totals: Floats) -> dict[str, Floats]:
     return {"accuracy": totals[:, 1] / totals[:, 0], name: f1.mean(1)}
 
 
-def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> Measure:
     """MAE and RMSE; the scale is that of the labels, of the task's own choices, or of the references."""
     shared = labels or _references(answers)
 
@@ -198,7 +192,7 @@ def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
         errors = [_rating_error(answer, labels or answer.choices or shared) for answer in mine]
         return [len(errors), math.fsum(abs(error) for error in errors), math.fsum(error * error for error in errors)]
 
-    return _Measure(sums, _mae_and_rmse)
+    return sums, _mae_and_rmse
 
 
 def _range(labels: Sequence[str]) -> tuple[float, float]:
@@ -228,7 +222,7 @@ def _mae_and_rmse(totals: Floats) -> dict[str, Floats]:
     return {"mae": totals[:, 1] / totals[:, 0], "rmse": np.sqrt(totals[:, 2] / totals[:, 0])}
 
 
-def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measure:
+def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> Measure:
     """ROUGE-1 and ROUGE-L: the official ones where they mean something, and those of any script; and authorship."""
     del labels
     tokenizers = ["", "-unicode"] if is_official([answer.reference for answer in answers]) else ["-unicode"]
@@ -252,10 +246,10 @@ def _overlap(answers: Sequence[Scored], labels: Sequence[str] | None) -> _Measur
         values = {name: totals[:, at] / totals[:, 2] for at, name in enumerate(names, 3)}
         return values | ({"authorship": totals[:, 1] / totals[:, 0].clip(min=1)} if is_known else {})
 
-    return _Measure(sums, means)
+    return sums, means
 
 
-_MEASURES: dict[Metric, Callable[[Sequence[Scored], Sequence[str] | None], _Measure]] = {
+_MEASURES: dict[Metric, Callable[[Sequence[Scored], Sequence[str] | None], Measure]] = {
     Metric.ACCURACY: _accuracy,
     Metric.RATING: _ratings,
     Metric.ROUGE: _overlap,

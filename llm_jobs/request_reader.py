@@ -54,11 +54,7 @@ class RequestReader:
         *,
         thinking: bool = False,
     ) -> "RequestReader":
-        """Read it off what comes with a model; `thinking` lets the LLM think aloud first, where its chat template can.
-
-        Raises:
-            PplugError: if there is no end token, or the chat template is unusual.
-        """
+        """Read it off what comes with a model; `thinking` lets it think aloud first, where its chat template can."""
         is_encoder_decoder = bool(config.is_encoder_decoder)
         return cls(
             PromptFormat.of(tokenizer, is_encoder_decoder=is_encoder_decoder, thinking=thinking),
@@ -92,11 +88,7 @@ class RequestReader:
         ]
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
-        """Cut a prompt around the place of its soft prompt, with `reserve` tokens of the context left.
-
-        Raises:
-            PromptRefused: if the prompt is empty, or nothing of it fits.
-        """
+        """Cut a prompt around the place of its soft prompt, with `reserve` tokens of the context left."""
         return self.format.parts(prompt, placement, self.context_length - reserve)
 
     def answer_ids(self, text: str) -> Ids:

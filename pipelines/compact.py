@@ -31,11 +31,7 @@ Row = dict[str, Any]
 
 
 def compact_tables(warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS) -> list[Row]:
-    """Rewrite the nights that have more files than they need; queries get `reader_seconds` before the old files go.
-
-    Raises:
-        PplugError: if a job is running.
-    """
+    """Rewrite the nights that have more files than they need; queries get `reader_seconds` before the old files go."""
     if dry_run:
         return _told(_scattered(warehouse))
     return run_compaction(warehouse, reader_seconds)[1]

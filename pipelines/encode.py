@@ -251,16 +251,7 @@ def encode_job(
     runner: Runner | None = None,
     is_plan: bool = False,
 ) -> EncodeJob:
-    """Make the job, with a model that workers in other folders find.
-
-    Args:
-        config: what determines the vectors.
-        kinds: how an item of each kind becomes text.
-        force: encode every item anew instead of taking over vectors of earlier runs.
-        rebuild: allow another encoder than that of the nights before.
-        runner: who computes; this process unless given.
-        is_plan: write nothing.
-    """
+    """Make the job, with a model that workers in other folders find."""
     is_apart = runner is not None and runner.is_elsewhere
     config = replace(config, encoder=absolute_model(config.encoder))
     return EncodeJob(config, kinds, force, rebuild, is_apart, is_plan)

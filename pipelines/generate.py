@@ -109,12 +109,7 @@ class GenerateJob:
         return NightInputs(warehouse, JOB, ds, self.writes, reads, tasks, settings, told, seen=seen, based_on=based_on)
 
     def require(self, inputs: NightInputs) -> None:
-        """Refuse to answer without personas, with those of another encoder, or with old ones.
-
-        Raises:
-            InputMissing: if no night up to this one has personas.
-            PplugError: if they are not of the encoder, not whole, or too old.
-        """
+        """Refuse to answer without personas, with those of another encoder, or with old ones."""
         nights = newest_nights(inputs.seen["encoded"], inputs.ds, inputs.facts["answering"].encoder_sha256)
         nights.require_whole(inputs.warehouse)
         require_young(inputs.ds, nights.last.ds, self.max_persona_age)
@@ -192,14 +187,6 @@ def generate_job(
     runner: Runner | None = None,
 ) -> GenerateJob:
     """Make the job, with models and plugs that workers in other folders find, and their share of the memory.
-
-    Args:
-        plugs: folders of plugs, one for each kind of task.
-        config: which models answer.
-        kinds: how a task of each kind is read.
-        force: answer every task anew.
-        max_persona_age: most days between the night of the personas and that of the tasks; None for no limit.
-        runner: who computes; this process unless given.
 
     Raises:
         UsageError: if there is no plug.

@@ -41,11 +41,7 @@ Way = Callable[[PreTrainedModel], CausalLM | UnpackedLM | Seq2SeqLM]  # makes an
 def causal_engine(
     model: PreTrainedModel, end_ids: Sequence[int], rules: Rules, memory: int, num_beams: int, ids: Sequence[int]
 ) -> CausalLM | UnpackedLM:
-    """Make the fastest engine of a causal LLM that is right when it is tried on `ids`, a plain text.
-
-    Raises:
-        PplugError: if no way is right.
-    """
+    """Make the fastest engine of a causal LLM that is right when it is tried on `ids`, a plain text."""
     packed = [_packed(trunk, end_ids, memory, rules, num_beams) for trunk in _trunks(model)]
     unpacked = [
         partial(UnpackedLM, end_ids=end_ids, rules=rules, num_beams=num_beams, **options)

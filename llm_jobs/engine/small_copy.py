@@ -63,11 +63,7 @@ def lengths(config: PreTrainedConfig) -> dict[str, int]:
 
 
 def small_copy(model: PreTrainedModel, **changes: Any) -> PreTrainedModel:
-    """Make a small model of the same class in float32 on the CPU; the same weights each time.
-
-    Raises:
-        Exception: whatever the class says to a configuration that the rules of this file do not fit.
-    """
+    """Make a small model of the same class in float32 on the CPU; the same weights each time."""
     return drawn(type(model), small_config(model.config, **changes))
 
 

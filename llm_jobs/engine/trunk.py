@@ -130,7 +130,7 @@ class _CellLayer(_PastLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         rows, cells = self._cells
         keys, values = self._store
-        # a repeated last token is written twice, with the same numbers.
+        # A repeated last token is written twice, with the same numbers.
         keys[rows, :, cells], values[rows, :, cells] = key_states.transpose(1, 2), value_states.transpose(1, 2)
         return keys[:, :, : self._seen][rows[:, 0]], values[:, :, : self._seen][rows[:, 0]]
 

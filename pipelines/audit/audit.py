@@ -103,11 +103,7 @@ def audit_night(
 def membership(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], config: AuditConfig, models: Models, folder: Path
 ) -> list[Row]:
-    """The row of one plug; none, and a warning, if all users, or none, were in its training.
-
-    Raises:
-        InputMissing: if the folder does not tell whom the plug was trained with.
-    """
+    """The row of one plug; none, and a warning, if all users, or none, were in its training."""
     plug, members = PersonaPlug.from_pretrained(folder), trained_on(warehouse, folder)
     data = training_data(warehouse, PlugChoice(plug.config.kinds[0], ds), kinds)
     rng = np.random.default_rng(config.seed)

@@ -22,12 +22,7 @@ Config = TypeVar("Config", bound=EncoderConfig)
 
 
 def with_precisions(warehouse: Warehouse, config: Config, record: RunRecord | None = None) -> Config:
-    """The config with a device and precisions wherever it says `auto`; noted in the record of the run.
-
-    Raises:
-        InputMissing: if a model must be measured that is not here.
-        UsageError: if the device is not here.
-    """
+    """The config with a device and precisions wherever it says `auto`; noted in the record of the run."""
     device = str(chosen_device(config.device))
     known, found = vars(config), dict[str, Any]({} if config.device == device else {"device": device})
     if config.dtype == "auto":
