@@ -3,19 +3,14 @@
 -- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE, default null: the newest night), $sample (INT, default 1000)
 -- Holds:  least_similarity <= p05_similarity; p05_similarity <= median_similarity; user_count >= 1; previous_ds < ds
-with nights as (
+with compared as (
     select
         ds,
         lag(ds) over (order by ds) as previous_ds
     from encode_nights
-),
-
-compared as (
-    select
-        max(ds) as ds,
-        max(previous_ds) as previous_ds
-    from nights
-    where previous_ds is not null and ($ds is null or ds = $ds)
+    qualify previous_ds is not null and ($ds is null or ds = $ds)
+    order by ds desc
+    limit 1
 ),
 
 -- at most $sample of the users, the same ones in both

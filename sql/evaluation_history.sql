@@ -4,16 +4,7 @@
 -- Params: $kind (TEXT, default null: every kind), $metric (TEXT, default null: every metric)
 -- Holds:  value between low and high; (difference is null) = (previous_value is null)
 with newest as (
-    select
-        evaluations.ds,
-        evaluations.kind,
-        evaluations.arm,
-        evaluations.metric,
-        evaluations.value,
-        evaluations.low,
-        evaluations.high,
-        evaluations.task_count,
-        evaluations.run_id
+    select evaluations.*
     from evaluations
     left join runs using (run_id)
     where

@@ -3,19 +3,14 @@
 -- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE, default null: the newest night), $limit (INT, default 100)
 -- Holds:  similarity between -1.00001 and 1.00001; previous_ds < ds; new_item_count = item_count - previous_item_count
-with nights as (
+with compared as (
     select
         ds,
         lag(ds) over (order by ds) as previous_ds
     from encode_nights
-),
-
-compared as (
-    select
-        max(ds) as ds,
-        max(previous_ds) as previous_ds
-    from nights
-    where previous_ds is not null and ($ds is null or ds = $ds)
+    qualify previous_ds is not null and ($ds is null or ds = $ds)
+    order by ds desc
+    limit 1
 )
 
 select
