@@ -55,18 +55,9 @@ def evaluate_night(
     config: GenerateConfig | None = None,
     progress: Progress = no_progress,
 ) -> pa.Table:
-    """Score the night's outputs per kind, with LaMP's metrics, and append the numbers to `evaluations`.
+    """Score the night's outputs per kind, with LaMP's metrics; append the numbers to `evaluations`, and return them.
 
-    Args:
-        warehouse: read; `evaluations` and `runs` are appended to.
-        ds: night of the tasks.
-        kinds: how each kind is scored.
-        plugs: plugs to answer the control arms with; none leaves the controls out.
-        config: models of the control arms; needed with `plugs`.
-        progress: told of the control tasks done.
-
-    Returns:
-        The new rows of `evaluations`.
+    With `plugs` the control arms are answered too, by the models of `config`.
 
     Raises:
         InputMissing: if no task of the night has a reference, or none was answered.

@@ -52,16 +52,10 @@ class Dropped:
 def expire_nights(
     warehouse: Warehouse, keep: int, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
 ) -> list[Row]:
-    """Drop the nights before the newest `keep`.
+    """Drop the nights before the newest `keep`, 1 or more; queries get `reader_seconds` before the old files go.
 
     A night is one that has personas or answers. The personas that `generate` takes for the oldest night kept stay,
-    even if they were made earlier.
-
-    Args:
-        warehouse: read and written.
-        keep: nights to keep, 1 or more.
-        dry_run: only tell what would be dropped.
-        reader_seconds: time that queries get before the files they may read are deleted.
+    even if they were made earlier. With `dry_run` it is only told what would be dropped.
 
     Raises:
         PplugError: if a job is running.

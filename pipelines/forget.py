@@ -48,16 +48,13 @@ def forget_user(
 ) -> list[FoundPlace]:
     """Remove a user from every file of the warehouse, and refuse their rows from now on.
 
-    Args:
-        warehouse: its tables, their old versions, their logs, shards and leftovers of killed runs.
-        user_id: the id as it stands in the tables. Nothing in it is a pattern. If nobody has it, the request is kept.
-        plugs: folders of plugs to look through; one that was trained with the user's data stays as it is.
-        dry_run: only tell what is there.
-        reader_seconds: time that queries get before the files they may read are deleted.
+    The id is taken as it stands in the tables: nothing in it is a pattern. If nobody has it, the request is kept. A
+    plug that was trained with the user's data is named, and stays as it is. With `dry_run` it is only told what is
+    there. Queries get `reader_seconds` before the files that they may read are deleted.
 
     Raises:
         UsageError: if the id is empty or no text.
-        InputMissing: if a folder holds no trained plug.
+        InputMissing: if a folder of `plugs` holds no trained plug.
         PplugError: if a job is running, or something of the user is left at the end.
     """
     check_user_id(user_id)

@@ -81,14 +81,9 @@ def ingest_files(
 ) -> IngestResult:
     """Upsert rows of files by their key; a row that does not change keeps its night.
 
-    Args:
-        warehouse: written unless `dry_run`.
-        files: files, folders and globs, and `-` for standard input; the order counts where a key is in two of them.
-        ds: the night of ingestion.
-        kinds: names of the kinds there are, or a mapping of them, whose prompts can then be written.
-        config: how the files are read.
-        table: `histories`, whose key is (user_id, kind, item_id), or `tasks`, by task_id within a night.
-        dry_run: count only.
+    The key is (user_id, kind, item_id) in the table `histories`, and task_id within a night in `tasks`. Files may be
+    folders and globs, and `-` for standard input; their order counts where a key is in two of them. `kinds` are names,
+    or a mapping, whose prompts can then be written. With `dry_run` rows are only counted.
 
     Raises:
         InputMissing: if a file is not there; then nothing is written.
@@ -129,17 +124,9 @@ def ingest_lamp(
 ) -> IngestResult:
     """Upsert LaMP questions as tasks of a night, and their profiles as histories.
 
-    A question counts as one row, each item of its profile as one more.
-
-    Args:
-        warehouse: written unless `dry_run`.
-        questions: LaMP's questions file.
-        outputs: LaMP's outputs file; without it tasks have no reference.
-        ds: the night.
-        kinds: the kinds there are.
-        kind: name of the questions' kind, found out unless given.
-        undated: day of profile items without a date; they are refused unless given.
-        dry_run: count only.
+    A question counts as one row, each item of its profile as one more. Without `outputs`, LaMP's other file, tasks
+    have no reference. The kind is found out unless given. Items without a date are refused unless `undated` is their
+    day. With `dry_run` rows are only counted.
 
     Raises:
         InputMissing: if a file is not there.

@@ -25,7 +25,7 @@ class UnpackedLM(StepwiseLM):
     """A causal LLM whose prompts are read together with what follows them."""
 
     def __init__(self, *settings: Any, keeps: bool = True, switches: bool = False, **ways: Any) -> None:
-        """Take a model over.
+        """Take a model over; settings and ways are those of StepwiseLM.
 
         Args:
             settings: as of StepwiseLM.

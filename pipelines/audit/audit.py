@@ -63,14 +63,8 @@ def audit_night(
 ) -> pa.Table:
     """Attack the personas as of a night, and plugs, with whatever the warehouse holds.
 
-    Args:
-        warehouse: read; `evaluations`, of which the new rows are returned, and `runs` are appended to.
-        ds: night of the personas.
-        kinds: how items become text.
-        config: how much is looked at.
-        named: the encoder of the night, and the LLM of the plugs.
-        plugs: folders of plugs; none leaves out soft prompts and membership.
-        progress: told of the attacks done.
+    Appends to `evaluations` what it returns. Without `plugs` neither soft prompts nor membership are attacked; `named`
+    are the encoder of the night and the LLM of the plugs.
 
     Raises:
         InputMissing: if no night up to `ds` was encoded, or there are too few users.
