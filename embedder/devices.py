@@ -66,6 +66,11 @@ def has_bfloat16(device: str = "cpu") -> bool:
     return kind == "mps" or bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def core_count() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def gpu_of_worker(number: int, gpu_count: int) -> dict[str, str]:
     """Give the process of this number, from 0, one of so many GPUs for itself, in turn: the variables it needs."""
     if gpu_count < 2:

@@ -178,7 +178,8 @@ class TextEncoder:
                 yield np.array(ids if is_whole else self._token_ids([prefix + text])[0], np.int64)
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        clean = [valid_unicode(text) for text in texts]
+        # a lone surrogate becomes U+FFFD, a pair the character that it stands for
+        clean = [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for text in texts]
         framed = self._tokenizer.framed_ids(clean, self.max_tokens)
         return [ids or [self._pad_id] for ids in framed]  # some tokenizers make nothing of ""
 
@@ -208,11 +209,6 @@ def return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def valid_unicode(text: str) -> str:
-    """Replace each lone surrogate by U+FFFD, and surrogate pairs by the character they stand for."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:

@@ -28,7 +28,6 @@ from llm_jobs.engine.kv_cache import Prefix, values_width
 from llm_jobs.engine.rules import Rules, require_known_decoding
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.unpacked import UnpackedLM
-from llm_jobs.memory import GPU_KV_BYTES, KV_BYTES
 from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
 from llm_jobs.quantised import quantise
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -36,6 +35,11 @@ from llm_jobs.tasks import AnsweringLLM
 
 logger = logging.getLogger(__name__)
 
+KV_BYTES: Final = 2 << 30
+"""What keys and values may take unless told otherwise: a fixed amount, as in bfloat16 an answer depends on how many
+others are computed with it."""
+
+GPU_KV_BYTES: Final = 8 << 30  # the same on a GPU
 VALUES_AT_ONCE: Final = 64  # prompts whose keys and values are held to pool their values
 
 UNPACKED_QUANTISATION: Final = frozenset({"mxfp4"})

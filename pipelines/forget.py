@@ -15,10 +15,9 @@ from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.training import REPORT
-from pipelines.erasure.forgotten import JOB, HashedUsers, request_of
 from pipelines.erasure.person import Person, own_rows, read_rows, without
 from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_traces
-from pipelines.erasure.user_key import read_key
+from pipelines.erasure.user_key import JOB, HashedUsers, read_key, request_of
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import SHARDS
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
-from pipelines.erasure.forgotten import read_forgotten
+from pipelines.erasure.user_key import read_forgotten
 from pipelines.intake.advice import advice
 from pipelines.intake.checks import RowRules, renamed
 from pipelines.intake.chunks import Chunk

@@ -105,19 +105,14 @@ def masks_of(
         dtype: of the masks.
     """
     beyond = [span.hides(queries, keys) for span in spans]
-    return [blocked(is_hidden if further is None else is_hidden | further, dtype) for further in beyond]
+    hidden = [is_hidden if further is None else is_hidden | further for further in beyond]
+    return [torch.zeros_like(one, dtype=dtype).masked_fill_(one, torch.finfo(dtype).min) for one in hidden]
 
 
 def query_and_key_positions(positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Spread `positions` (B, Q) of new tokens behind cached ones for a mask (B, Q, P + Q): (B, Q, 1), (B, 1, P + Q)."""
     past = torch.arange(mask.shape[2] - mask.shape[1], device=positions.device)
     return positions[:, :, None], torch.cat([past.expand(len(positions), -1), positions], dim=1)[:, None]
-
-
-def blocked(is_hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """Make what is added to attention scores."""
-    zeros = torch.zeros(is_hidden.shape, dtype=dtype, device=is_hidden.device)
-    return zeros.masked_fill_(is_hidden, torch.finfo(dtype).min)
 
 
 def _is_unlike(chunks: Sequence[NewTokens], other: NewTokens) -> bool:

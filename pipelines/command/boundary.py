@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from embedder.devices import core_count
 from embedder.errors import PplugError, error_line
 from pipelines.command.console import message, quiet_libraries
 from pipelines.command.progress import waiting
@@ -100,8 +101,7 @@ def prepare_environment() -> None:
     Python would search all objects of all imported modules again and again for garbage: 0.75 seconds of a job's start.
     """
     gc.set_threshold(NEW_OBJECTS)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(core_count()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost 4 to 7 times when a core is shared
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")  # of 1024 pieces of code of 0.5 MB each
     os.environ.setdefault("LRU_CACHE_CAPACITY", "32")  # torch keeps its plans of these as well, 1024 of 0.3 MB each

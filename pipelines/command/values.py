@@ -9,7 +9,10 @@ from typing import Any
 
 import typer
 
+from embedder.errors import UsageError
 from pipelines.command.console import format_logs, loud_libraries
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_date(text: str | date) -> date:
@@ -35,10 +38,13 @@ def parse_source(text: str | Path) -> Path:
 
 
 def parse_size(text: str | int) -> int:
-    """Read an amount of memory; a default is one already."""
-    from llm_jobs.memory import parse_bytes
-
-    return text if isinstance(text, int) else parse_bytes(text)
+    """Read an amount of memory like "800M" or "4G", in powers of 1,024; a default is one already."""
+    if isinstance(text, int):
+        return text
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in UNITS or not number.isascii() or not number.isdigit() or not int(number):
+        raise UsageError(f"{text!r} is no size: write for example --memory 800M or --memory 4G")
+    return int(number) * UNITS[unit]
 
 
 def kind_name(ctx: typer.Context, value: str | None) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any, Final, TypeVar
 
-from embedder.devices import gpu_of_worker
+from embedder.devices import core_count, gpu_of_worker
 from embedder.errors import PplugError, error_line
 from pipelines.nights import working
 from pipelines.nights.job import Night
@@ -90,11 +90,6 @@ def run_processes(night: Night, shards: Sequence[Shard], count: int) -> None:
 
 
 _kept: Any = load_once(elsewhere)
-
-
-def core_count() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _context() -> Any:

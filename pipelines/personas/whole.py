@@ -17,7 +17,7 @@ from llm_jobs.kinds import Kind
 from pipelines.nights.shards import Shard
 from pipelines.personas import items
 from pipelines.personas.asked import ask_for
-from pipelines.personas.bases import Base, UserItems, read_items
+from pipelines.personas.bases import Base, read_items
 from pipelines.personas.columns import with_vectors
 from pipelines.personas.items import Changed, Encoded, Pending, Stored, changed_rows, pending_items, tables_of
 from pipelines.personas.nights import Changes
@@ -85,13 +85,9 @@ def whole_bases(encoded: Encoded, max_vectors: int, min_items: int, width: int) 
     """The persona of each user who has enough items; one of no items where there was a persona and is none any more."""
     stored, nothing = encoded.stored, Base(Summary.empty(width))
     before = {*stored.bases["user_id"].to_pylist()}
-    there = dict(read_items(stored.items, width))
-    made = {user: whole_base(there[user], max_vectors, min_items, width) for user in there}
+    made = dict[str, Base]()
+    for user, own in dict(read_items(stored.items, width)).items():
+        summary = Summary.empty(width).absorb(own.items, max_vectors).in_groups(min_items)
+        made[user] = Base(summary, own.posted_at[0], own.posted_at[-1]) if summary.item_count else nothing
     found = {user: made.get(user, nothing) for user in sorted(stored.users)}
     return {user: base for user, base in found.items() if base.summary.item_count or user in before}
-
-
-def whole_base(own: UserItems, max_vectors: int, min_items: int, width: int) -> Base:
-    """All items of a user as a persona, of no items if there are too few."""
-    summary = Summary.empty(width).absorb(own.items, max_vectors).in_groups(min_items)
-    return Base(summary, own.posted_at[0], own.posted_at[-1]) if summary.item_count else Base(summary)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_requests import prepared
 
-from embedder.errors import UsageError
 from embedder.linear import PackedProjection, Projection, projection_class
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.decoding import best_tokens
@@ -17,7 +16,7 @@ from llm_jobs.engine.engine import TIE
 from llm_jobs.engine.kv_cache import Prefix, padded, values_width
 from llm_jobs.engine.scheduler import LONGEST_TO_SHORTEST, batches
 from llm_jobs.engine.trunk import Trunk
-from llm_jobs.memory import KV_BYTES, parse_bytes
+from llm_jobs.frozen_llm import KV_BYTES
 from llm_jobs.prompts import Answer, Placement, Request
 
 drawn_tasks = st.lists(
@@ -147,13 +146,6 @@ def test_packed_products_are_plain_ones(dtype: torch.dtype, rows: int) -> None:
         torch.testing.assert_close(packed.silu(x), plain.silu(x), **near)
         torch.testing.assert_close(packed.times(x, other), plain.times(x, other), **near)
         torch.testing.assert_close(packed.plus(x, other), plain.plus(x, other), **near)
-
-
-def test_sizes_of_memory() -> None:
-    assert [parse_bytes(size) for size in ("1K", "800m", "4G")] == [1 << 10, 800 << 20, 4 << 30]
-    for size in ("", "4", "G", "-1G", "0G", "1.5G"):
-        with pytest.raises(UsageError, match="--memory"):
-            parse_bytes(size)
 
 
 def test_keys_and_values_take_a_fixed_amount_unless_told_otherwise(tiny_llm_folder: Path) -> None:

@@ -26,8 +26,7 @@ from llm_jobs.kinds import Kind
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig
-from pipelines.erasure.forgotten import read_forgotten
-from pipelines.erasure.user_key import made_key
+from pipelines.erasure.user_key import made_key, read_forgotten
 from pipelines.forget import forget_user
 from pipelines.ingest import ingest_histories, ingest_lamp, ingest_tasks
 from pipelines.nights.runs import Excludes, recorded_run, utc_now

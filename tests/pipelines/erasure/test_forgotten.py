@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from embedder.errors import PplugError
-from pipelines.erasure.forgotten import HashedUsers, read_forgotten, request_of
-from pipelines.erasure.user_key import KEY_FILE, UserKey, made_key
+from pipelines.erasure.user_key import KEY_FILE, HashedUsers, UserKey, made_key, read_forgotten, request_of
 from pipelines.forget import forget_user
 from pipelines.tables.warehouse import Warehouse
 
