@@ -33,26 +33,10 @@ class EncodedNight:
     ds: date
     run_id: str
     config: Mapping[str, Any]
-
-    @property
-    def encoder_sha256(self) -> str:
-        return self.config["encoder_sha256"]
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it stands on no other night."""
-        return self.config["is_full"]
-
-    @property
-    def is_protected(self) -> bool:
-        """Whether its vectors keep something to themselves; see protection.py."""
-        return "key_check" in self.config.get("protection", {})
-
-    @property
-    def keeps_items(self) -> bool:
-        """Whether its items have vectors of their own."""
-        stored = self.config.get("protection", {"item_vectors": True, "min_items": 1})
-        return stored["item_vectors"] and stored["min_items"] == 1
+    encoder_sha256: str
+    is_full: bool  # it stands on no other night
+    is_protected: bool  # its vectors keep something to themselves; see protection.py
+    keeps_items: bool  # its items have vectors of their own
 
     @property
     def pinned(self) -> Mapping[str, int]:
@@ -116,8 +100,9 @@ def encoded_nights(warehouse: Warehouse) -> list[EncodedNight]:
 
 def nights_of(db: duckdb.DuckDBPyConnection) -> list[EncodedNight]:
     """Those in a connection that has the runs."""
-    rows = db.sql(f"select ds, run_id, config from ({statement_text('views/encode_nights')}) order by ds").fetchall()
-    return [EncodedNight(ds, run_id, json.loads(config)) for ds, run_id, config in rows]
+    names = "ds, run_id, config, encoder_sha256, is_full, is_protected, keeps_items"
+    rows = db.sql(f"select {names} from ({statement_text('views/encode_nights')}) order by ds").fetchall()
+    return [EncodedNight(ds, run_id, json.loads(config), *facts) for ds, run_id, config, *facts in rows]
 
 
 def night_before(
