@@ -1,4 +1,4 @@
-"""One night of a job, for tests that take no part of the job apart."""
+"""One night of a job, for tests that take no part of the job apart, and where the files of a table lie."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -62,3 +62,8 @@ def plan_generate(
 ) -> Plan:
     """What `generate_night` would do."""
     return plan_night(generate_job(plugs, config, kinds, **options), warehouse, ds)
+
+
+def live_paths(warehouse: Warehouse, name: str, version: int | None = None) -> list[Path]:
+    """The live files of a table of a warehouse on this machine, in a fixed order."""
+    return [warehouse.root / file.name for file in warehouse.live(name, version)]

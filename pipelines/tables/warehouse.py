@@ -159,10 +159,6 @@ class Warehouse:
         table = self.table(name, version)
         return [] if table is None else live_files(name, table)
 
-    def files(self, name: str) -> list[Path]:
-        """The live files of a table of a warehouse on this machine, in a fixed order."""
-        return [self.root / file.name for file in self.live(name)]
-
     def copied_files(self, name: str, version: int, folder: Path) -> dict[Path, DataFile]:
         """The live files of a table by where they are on this machine: their own place, or copies below a folder."""
         files = self.live(name, version)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from one_night import live_paths
 
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
@@ -186,7 +187,7 @@ def stray_files(folder: Path) -> list[Path]:
         log = (root / name / "_delta_log").glob("*")
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
         newest = tables.versions([name]).get(name, -1)
-        needed |= {path for version in range(newest + 1) for path in tables.files(name, version)}
+        needed |= {path for version in range(newest + 1) for path in live_paths(tables, name, version)}
     files = {path for path in root.rglob("*") if path.is_file()}
     return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*")})
 

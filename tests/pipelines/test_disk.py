@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from one_night import encode_night
+from one_night import encode_night, live_paths
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import PplugError
@@ -104,7 +104,7 @@ def test_an_input_that_vanished_is_named(fill: Fill, kinds: dict[str, Kind], enc
     encode_night(warehouse, NIGHT, encode_config, kinds)
     before = persona_counts(warehouse)
     fill([item("new", 0, "a word", "red")])
-    (gone, *_) = warehouse.files("histories")
+    (gone, *_) = live_paths(warehouse, "histories")
     held = gone.read_bytes()
     gone.unlink()
     with pytest.raises(PplugError, match=gone.name):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ingesting import rows
-from one_night import encode_night
+from one_night import encode_night, live_paths
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import PplugError
@@ -83,7 +83,7 @@ def test_old_nights_go_with_their_files_and_the_rest_is_not_touched(tmp_path: Pa
     assert all(night["row_count"] == 1 and night["byte_count"] > 0 for night in found)
     for name in names:
         assert nights_of(warehouse, name) == DAYS[4:]
-        assert files_of(warehouse, name) == set(warehouse.files(name))
+        assert files_of(warehouse, name) == set(live_paths(warehouse, name))
         assert [path.name for path in sorted(warehouse.folder(name).glob("ds=*"))] == [f"ds={day}" for day in DAYS[4:]]
     for name in others:
         assert nights_of(warehouse, name) == DAYS

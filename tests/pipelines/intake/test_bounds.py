@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ingesting import HISTORY, KINDS, NEXT, NIGHT, item, items, jsonl, refused, rows
+from one_night import live_paths
 
 from pipelines.ingest import ingest_histories
 from pipelines.intake import limits
@@ -72,7 +73,7 @@ def test_long_texts_need_no_more_memory_than_short_ones(
     changed = [{**line, "text": line["text"] + "!"} for line in lines[::2]]
     assert ingest_histories(warehouse, [jsonl(tmp_path / "2.jsonl", *changed)], NEXT, KINDS).changed == 300
     assert len(items(warehouse)) == 600
-    for path in warehouse.files("histories"):
+    for path in live_paths(warehouse, "histories"):
         groups = pq.ParquetFile(path)
         sizes = [groups.metadata.row_group(n).total_byte_size for n in range(groups.num_row_groups)]
         assert max(sizes) < 2**25

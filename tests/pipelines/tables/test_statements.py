@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_night import live_paths
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.queries import connect_locked, run_statement
@@ -134,7 +135,7 @@ attacks = st.recursive(copies | changes | opened | run_texts, around, max_leaves
 
 
 def spelled(warehouse: Warehouse, text: str) -> str:
-    live = str(warehouse.files("histories")[0])
+    live = str(live_paths(warehouse, "histories")[0])
     return (
         text.replace("LIVE", live).replace("WH", str(warehouse.root)).replace("OUT", str(warehouse.root.parent / "out"))
     )

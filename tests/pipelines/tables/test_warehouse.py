@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from one_night import live_paths
 
 from embedder.errors import PplugError, UsageError
 from pipelines.tables.parquet import write_shard
@@ -85,7 +86,7 @@ def test_a_night_without_rows_can_be_published(tmp_path: Path) -> None:
     warehouse.publish("history_vectors", NIGHT, "r2", [])
     warehouse.publish("history_vectors", NEXT, "r2", [shard(warehouse, "b", vectors())])
     assert users(warehouse) == []
-    assert warehouse.files("history_vectors") == []
+    assert live_paths(warehouse, "history_vectors") == []
 
 
 def test_a_run_that_died_between_two_tables_can_publish_the_same_shards_again(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_polars_and_a_bare_parquet_reader_see_the_same_rows(tmp_path: Path) -> N
     warehouse = Warehouse(tmp_path)
     warehouse.publish("history_vectors", NIGHT, "r", [shard(warehouse, "a", vectors("a"))])
     warehouse.publish("history_vectors", NIGHT, "r", [shard(warehouse, "b", vectors("b"))])
-    files = warehouse.files("history_vectors")
+    files = live_paths(warehouse, "history_vectors")
     assert polars.read_parquet(files)["user_id"].to_list() == ["b"]
     assert pq.read_schema(files[0]).names == file_schema("history_vectors").names
 
