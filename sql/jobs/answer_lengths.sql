@@ -1,7 +1,5 @@
 -- answer_lengths: how long the answers to each kind of task have been
 -- Grain:  one row per kind
--- Reads:  outputs
--- Params: none
 -- Holds:  output_tokens is the mean over all nights
 select
     kind,

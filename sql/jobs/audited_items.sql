@@ -1,6 +1,5 @@
 -- audited_items: the newest items of some users, chosen by a hash, as of a night
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  histories
 -- Params: $ds (DATE), $seed (INT), $users (INT): most users, $items (INT): most items of each
 -- Holds:  oldest first within each user
 with there as (

@@ -1,6 +1,5 @@
 -- audited_vectors: what the files of a table still hold of some users' items, whether personas are made of it or not
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  history_vectors
 -- Params: $users (TEXT[]), $ds (DATE), $encoder_sha256 (TEXT)
 -- Holds:  vector_scale > 0; the newest version of an item that has a vector
 select

@@ -1,6 +1,5 @@
 -- bases_of_users: the newest stored part of the personas of the users asked for
 -- Grain:  one row per user_id
--- Reads:  asked_bases
 -- Params: $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
 -- Holds:  item_count > 0
 select

@@ -1,6 +1,5 @@
 -- changed_items: what a night must look at of some users, each item with the vector that an earlier run made of it
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  item_changes, reusable_vectors
 -- Params: $ds (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that read otherwise
 --         since then), $first_user (TEXT), $last_user (TEXT), $part (INT), $parts (INT): which of their items, of how
 --         many parts, $encoder_sha256 (TEXT)

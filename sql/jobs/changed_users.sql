@@ -1,6 +1,5 @@
 -- changed_users: how many items of a user a night must look at, and their weight: one each, a long one bytes / 2,000
 -- Grain:  one row per user_id
--- Reads:  item_changes
 -- Params: $ds (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that read otherwise)
 -- Holds:  the rows of changed_items; weight >= item_count > 0
 select

@@ -1,7 +1,5 @@
 -- first_history: the first and the last night of ingestion
 -- Grain:  one row
--- Reads:  histories
--- Params: none
 -- Holds:  both are null where there are no histories
 select
     min(ds) as ds,

@@ -1,6 +1,5 @@
 -- item_kinds: the kinds of the items that were ingested by a night
 -- Grain:  one row per kind
--- Reads:  histories
 -- Params: $ds (DATE)
 -- Holds:  in the order of their names
 select distinct kind

@@ -1,6 +1,5 @@
 -- items_of_users: every item of some users as of a night
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  all_histories
 -- Params: $ds (DATE), $users (TEXT[])
 -- Holds:  oldest first within each user; is_deleted is false and item_sha256 null, as of items that nothing was made of
 select

@@ -1,6 +1,5 @@
 -- items_since_base: the items of the users asked for that are newer than the stored part of their personas
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  asked_vectors, asked_bases
 -- Params: $whole_users (TEXT[]: those of whom all items are wanted), $first_ds (DATE), $last_ds (DATE): the nights,
 --         $encoder_sha256 (TEXT)
 -- Holds:  oldest first within each user; the newest version of each item

@@ -1,6 +1,5 @@
 -- items_until: everything that was posted by the end of a day, oldest first within each user
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  histories
 -- Params: $until (DATE)
 -- Holds:  posted_at is before the day after $until
 select

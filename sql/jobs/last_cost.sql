@@ -1,6 +1,5 @@
 -- last_cost: what the largest of a job's last runs took
 -- Grain:  at most one row
--- Reads:  runs
 -- Params: $job (TEXT)
 -- Holds:  seconds > 0; runs that computed next to nothing tell no speed and are passed over
 with last_runs as (

@@ -1,6 +1,5 @@
 -- last_precision: the precision that a model ran in last
 -- Grain:  at most one row
--- Reads:  runs
 -- Params: $model_key (TEXT), $model (TEXT), $dtype_key (TEXT): JSON paths into config and the model's name
 -- Holds:  dtype is float32 or bfloat16; no row if the model is in no run that is done
 select config ->> $dtype_key as dtype

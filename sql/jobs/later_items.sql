@@ -1,6 +1,5 @@
 -- later_items: how many items are dated after a night and so left out of its personas
 -- Grain:  one row
--- Reads:  all_histories
 -- Params: $ds (DATE)
 -- Holds:  item_count >= 0
 select count(*) as item_count

@@ -1,6 +1,5 @@
 -- persona_items: the items of one kind that some users' personas of a night were made of
 -- Grain:  one row per user_id, item_id
--- Reads:  histories, history_vectors
 -- Params: $kind (TEXT), $first_ds (DATE), $last_ds (DATE): the nights,
 --         $first_user (TEXT), $last_user (TEXT), $encoder_sha256 (TEXT)
 -- Holds:  oldest first within each user; vector is the newest made by the encoder in these nights; none without one

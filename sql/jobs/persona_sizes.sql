@@ -1,6 +1,5 @@
 -- persona_sizes: how many items the personas of some users were made of
 -- Grain:  one row per user_id
--- Reads:  history_vectors
 -- Params: $users (TEXT[]), $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
 -- Holds:  item_count > 0; users without a history have no row
 with newest as (

@@ -1,6 +1,5 @@
 -- published_run: the last run that published a night
 -- Grain:  at most one row
--- Reads:  runs
 -- Params: $job (TEXT), $ds (DATE)
 -- Holds:  the run is done and its config says what it published; others may have written to the night since
 select

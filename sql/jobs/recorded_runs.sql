@@ -1,7 +1,5 @@
 -- recorded_runs: every run that is over, the newest first
 -- Grain:  one row per run_id
--- Reads:  runs
--- Params: none
 -- Holds:  seconds >= 0
 select
     started_at,

@@ -1,6 +1,5 @@
 -- replaced_personas: a stored part of a persona that a newer one, up to a night, took the place of
 -- Grain:  one row per ds, user_id
--- Reads:  persona_vectors
 -- Params: $ds (DATE)
 -- Holds:  the newest row of each user up to $ds is not among them
 select

@@ -1,6 +1,5 @@
 -- scored_tasks: what each task with a reference was answered, or null where it was not
 -- Grain:  one row per task_id
--- Reads:  tasks, outputs
 -- Params: $ds (DATE)
 -- Holds:  every task of the night that has a reference; an unanswered one counts as wrong
 select

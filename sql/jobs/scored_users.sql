@@ -1,6 +1,5 @@
 -- scored_users: how many users and tasks of a kind have a reference in a night
 -- Grain:  one row per kind
--- Reads:  tasks
 -- Params: $ds (DATE)
 -- Holds:  task_count >= user_count
 select

@@ -1,6 +1,5 @@
 -- task: a task with what was answered, and what the user would have written
 -- Grain:  one row
--- Reads:  tasks, outputs
 -- Params: $task_id (TEXT), $ds (DATE or null: the task's newest night)
 -- Holds:  no row where there is no such task
 select

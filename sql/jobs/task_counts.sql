@@ -1,6 +1,5 @@
 -- task_counts: how many tasks a user has queued for a night
 -- Grain:  one row per user_id
--- Reads:  tasks
 -- Params: $ds (DATE)
 -- Holds:  task_count > 0
 select

@@ -1,6 +1,5 @@
 -- tasks_of_users: the tasks of some users for a night
 -- Grain:  one row per task_id
--- Reads:  tasks
 -- Params: $ds (DATE), $first_user (TEXT), $last_user (TEXT)
 -- Holds:  in the order of users
 select

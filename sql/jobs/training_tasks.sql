@@ -1,6 +1,5 @@
 -- training_tasks: the tasks of a kind, whatever their night
 -- Grain:  one row per ds, task_id
--- Reads:  tasks
 -- Params: $kind (TEXT)
 -- Holds:  reference is null where the night has none
 select

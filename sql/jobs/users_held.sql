@@ -1,6 +1,5 @@
 -- users_held: what is stored of some users before a night
 -- Grain:  one row per user_id
--- Reads:  history_vectors, persona_vectors
 -- Params: $users (TEXT[]), $first_ds (DATE), $last_ds (DATE): the nights, $encoder_sha256 (TEXT)
 -- Holds:  vector_count counts each version of an item; base_count items in base_vectors are in the stored base
 with asked as (

@@ -1,6 +1,5 @@
 -- whole_users: changed users with the weight of all their items: one each, a long one bytes / 2,000
 -- Grain:  one row per user_id
--- Reads:  all_histories
 -- Params: $users (TEXT[]), $counts (BIGINT[]), $weights (BIGINT[]): the columns of changed_users
 -- Holds:  item_count is that of changed_users; a user who has no item any more keeps their weight
 with changed_users as (

@@ -1,6 +1,5 @@
 -- answer_facts: how the answers of a kind ended in a night
 -- Grain:  one row per kind
--- Reads:  outputs
 -- Params: $ds (DATE, null: the newest night)
 -- Holds:  answer_count >= empty_count, length_count; a text repeats itself if most of its 8 or more words came before
 with answers as (

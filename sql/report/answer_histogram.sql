@@ -1,6 +1,5 @@
 -- answer_histogram: how sure and how long answers are, counted in steps
 -- Grain:  one row per kind, score_step, output_tokens
--- Reads:  outputs
 -- Params: $ds (DATE)
 -- Holds:  score_step = exp(score) in twentieths, 1.0 for a sure answer
 select

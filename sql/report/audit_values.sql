@@ -1,6 +1,5 @@
 -- audit_values: what each attack of the newest audit of a night got, and what chance gives
 -- Grain:  one row per kind, metric, arm
--- Reads:  evaluations
 -- Params: $ds (DATE)
 -- Holds:  value between low and high; kind is what was attacked
 select

@@ -1,6 +1,5 @@
 -- examples: some answers of a night with what they are compared with
 -- Grain:  one row per task_id
--- Reads:  outputs, tasks
 -- Params: $ds (DATE), $limit (INT)
 -- Holds:  at most $limit rows, the same ones in every run
 select

@@ -1,6 +1,5 @@
 -- paired_values: a metric over all tasks of a night with its paired difference, newest evaluation
 -- Grain:  one row per kind, metric, arm
--- Reads:  evaluations
 -- Params: $ds (DATE)
 -- Holds:  value between low and high
 select

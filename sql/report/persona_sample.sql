@@ -1,6 +1,5 @@
 -- persona_sample: personas as of a night of some users whom its last full night wrote, for a map of them
 -- Grain:  one row per user_id
--- Reads:  encode_nights, changed_personas_at
 -- Params: $ds (DATE), $sample (INT)
 -- Holds:  at most $sample rows, the same ones in every run
 with full_night as (

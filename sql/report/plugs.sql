@@ -1,6 +1,5 @@
 -- plugs: with which plugs and models the answers of a night were given, and how each plug was trained
 -- Grain:  one row per kind, plug_sha256
--- Reads:  outputs, runs
 -- Params: $ds (DATE)
 -- Holds:  answer_count >= 1; what is said of the training is null where it was recorded in another warehouse
 with trainings as (

@@ -1,6 +1,5 @@
 -- sampled_users: users of whom a night wrote something, at most so many of each night: those of changed_personas_at
 -- Grain:  one row per user_id
--- Reads:  history_vectors, persona_vectors
 -- Params: $nights (DATE[]), $sample (INT)
 -- Holds:  at most $sample rows for each night, the same ones in every run
 with written as (

@@ -1,6 +1,5 @@
 -- slice_values: the newest comparison of a night by the length of the history
 -- Grain:  one row per kind, metric, arm, slice
--- Reads:  evaluations
 -- Params: $ds (DATE)
 -- Holds:  value between low and high
 select

@@ -1,7 +1,5 @@
 -- encode_nights: a night that `encode` published, and the run that did.
 -- Grain:  one row per ds
--- Reads:  runs
--- Params: none
 -- Holds:  a full night stands alone; any other tells what changed since the night based_on_ds
 select
     ds,

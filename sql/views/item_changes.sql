@@ -1,6 +1,5 @@
 -- item_changes: an item of a range of users that a night must look at: new, changed or gone since the one it stands on.
 -- Grain:  one row per user_id, kind, item_id
--- Reads:  histories, settled_histories, deletions
 -- Params: $night (DATE), $before (DATE: the night it stands on; null: on none), $kinds (TEXT[]: kinds that the encoder
 --         reads otherwise since then), $first_user (TEXT), $last_user (TEXT)
 -- Holds:  an item that is gone (is_deleted) has no text

@@ -1,6 +1,5 @@
 -- live_items_at: an item that personas hold as of a night, in each version since it last came back from a deletion.
 -- Grain:  one row per user_id, kind, item_id, ds
--- Reads:  encode_nights, history_vectors, persona_vectors
 -- Params: $night (DATE)
 -- Holds:  persona_ds is the newest night up to $night; ds <= persona_ds; where items keep no vector of their own, users
 --         whose items are too few have no persona

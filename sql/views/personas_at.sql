@@ -1,6 +1,5 @@
 -- personas_at: a user's persona as of a night: the newest stored part of it, and the items since.
 -- Grain:  one row per user_id
--- Reads:  encode_nights, persona_vectors, history_vectors
 -- Params: $night (DATE), $is_wanted (BOOL): which users; $sums (DOUBLE[]): the sum of each number of the vectors
 -- Holds:  users without items have no row; oldest first in vectors, vector_scales, counts, items and label_counts
 with span as (
