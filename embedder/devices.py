@@ -28,11 +28,7 @@ Result = TypeVar("Result")
 
 
 def chosen_device(name: str) -> "torch.device":
-    """Find the device of that name; behind a colon may stand which GPU.
-
-    Raises:
-        UsageError: for an unknown device, or one that is not there.
-    """
+    """Find the device of that name, behind a colon which GPU; raises UsageError for one that is unknown or not there."""
     import torch
 
     kind, _, number = name.partition(":")

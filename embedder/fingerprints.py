@@ -85,15 +85,16 @@ def require_finite(model: nn.Module, name: str, but_in: tuple[str, ...] = ()) ->
 def _file_facts(folder: Path) -> dict[str, Any]:
     """Read what the settings files say, by name, and hash what holds the vocabulary."""
     names = [f"{name}.json" for name in SETTINGS]
-    facts = {name: _settings(folder / name) for name in names if (folder / name).is_file()}
+    facts = {name: _with_bearing(read_json(folder / name)) for name in names if (folder / name).is_file()}
     patterns = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else VOCABULARY_FILES
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return facts | {path.name: file_sha256(path) for path in found}
 
 
-def _settings(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a settings file of a model; raises PplugError if it is no JSON."""
     try:
-        return _with_bearing(json.loads(path.read_text(encoding="utf8")))
+        return json.loads(path.read_text(encoding="utf8"))
     except (ValueError, RecursionError) as error:
         raise PplugError(f"{path} is no JSON ({error}): choose another model") from error
 

@@ -21,11 +21,7 @@ PROBE = "A quick brown fox jumps over the lazy dog: 0 1 2."
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder; none of its code is run.
-
-    Raises:
-        PplugError: if there is none that can be read.
-    """
+    """The tokenizer of a model folder, none of whose code is run; raises PplugError if none can be read."""
     reason = ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

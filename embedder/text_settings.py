@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedder.errors import PplugError
+from embedder.fingerprints import read_json
 from embedder.pooling import Pooling
 
 TRANSFORMER_FILES = tuple(
@@ -116,7 +117,7 @@ def _module_paths(folder: Path) -> dict[str, str]:
     path = folder / "modules.json"
     if not path.is_file():
         return {"Transformer": ""}
-    modules = _json(path)
+    modules = read_json(path)
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and {"type", "path"} <= module.keys() for module in modules
     ):
@@ -172,7 +173,7 @@ def _count(config: Mapping[str, Any], key: str, path: Path) -> int | None:
 
 def _read(kind: str, path: Path) -> dict[str, Any]:
     """Read the settings in a file; none if it is not there."""
-    config = _json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict):
         raise PplugError(f"{path} holds no settings: choose another model")
     _require_known(kind, config, path)
@@ -194,10 +195,3 @@ def _require_known(kind: str, config: Mapping[str, Any], path: Path) -> None:
 
 def _refusal(path: Path, key: str, value: object, reason: str) -> PplugError:
     return PplugError(f"{path}: {key} = {json.dumps(value)[:80]}: {reason}: choose another model")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PplugError(f"{path} is no JSON ({error}): choose another model") from error

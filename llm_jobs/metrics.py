@@ -196,11 +196,7 @@ def _ratings(answers: Sequence[Scored], labels: Sequence[str] | None) -> Measure
 
 
 def _range(labels: Sequence[str]) -> tuple[float, float]:
-    """Find the lowest and the highest rating of a scale.
-
-    Raises:
-        PplugError: A label is no number.
-    """
+    """Find the lowest and the highest rating of a scale; raises PplugError if a label is no number."""
     ratings = [rating for label in labels if (rating := rating_of(label)) is not None]
     if len(ratings) < len(labels):
         count = len(labels) - len(ratings)

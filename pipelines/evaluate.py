@@ -114,11 +114,7 @@ def referenced_tasks(warehouse: Warehouse, ds: date) -> list[dict[str, Any]]:
 
 
 def of_known_kinds(rows: Sequence[dict[str, Any]], kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
-    """The tasks whose kind is known; a warning tells of the others.
-
-    Raises:
-        UsageError: if there are only others.
-    """
+    """The tasks whose kind is known; a warning tells of the others, a UsageError if there are only others."""
     for name, count in Counter(row["kind"] for row in rows if row["kind"] not in kinds).items():
         told = f"{count} tasks are of kind {name!r}, which is not known: add [kinds.{name}] to pplug.toml to score them"
         if not any(row["kind"] in kinds for row in rows):

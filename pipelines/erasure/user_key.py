@@ -39,11 +39,7 @@ class UserKey:
 
 
 def read_key(warehouse: Warehouse) -> UserKey | None:
-    """The warehouse's key; None before there is one.
-
-    Raises:
-        PplugError: if what is there is no key, as after a loss of power.
-    """
+    """The key, None before there is one; raises PplugError if what is there is none, as after a loss of power."""
     path = f"{warehouse}/{KEY_FILE}"
     with named_causes(path):
         secret = warehouse.store.get(KEY_FILE)

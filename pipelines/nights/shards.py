@@ -78,11 +78,7 @@ class Manifest:
 
     @classmethod
     def parsed(cls, text: bytes) -> "Manifest":
-        """Read a manifest.
-
-        Raises:
-            ValueError: if it is none; a disk that lost power may leave such a one.
-        """
+        """Read a manifest; raises ValueError if it is none: a disk that lost power may leave such a one."""
         try:
             found = json.loads(text)
             return cls(**found | {"files": tuple(ShardFile(**file) for file in found["files"])})

@@ -63,11 +63,7 @@ def run_step(job: str, ds: date, run: Callable[[], RunRecord], max_reject_rate: 
 
 
 def raise_worst(steps: Iterable[Step]) -> None:
-    """Report the steps that did not end well, if there are any.
-
-    Raises:
-        StepsFailed: with the exit code of the worst.
-    """
+    """Raise StepsFailed, with the exit code of the worst, if some of the steps did not end well."""
     told = list(steps)
     bad = [step for step in told if step.exit_code]
     if bad:

@@ -66,11 +66,7 @@ class Nights:
         return self.nights[-1]
 
     def require_whole(self, warehouse: Warehouse) -> None:
-        """Refuse personas of which a part is gone.
-
-        Raises:
-            PplugError: if one of the nights is not as it was published.
-        """
+        """Refuse personas of which a part is gone; raises PplugError if a night is not as it was published."""
         tables = opened_tables(warehouse)
         for night in self.nights:
             if not night.is_whole(tables):

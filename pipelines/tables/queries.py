@@ -72,11 +72,7 @@ def list_checks() -> list[Query]:
 
 
 def describe(name: str) -> Query:
-    """The query of that name.
-
-    Raises:
-        UsageError: There is none; it says which there are.
-    """
+    """The query of that name; raises UsageError, which says what there is, if there is none."""
     path = SQL_ROOT / f"{name}.sql"
     names = [query.stem for query in sorted(SQL_ROOT.glob("*.sql"))]
     if name in names:
