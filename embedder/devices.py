@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def chosen_device(name: str) -> "torch.device":
-    """Find the device of that name, behind a colon which GPU; raises UsageError for one that is unknown or not there."""
+    """Find the device of that name, behind a colon which GPU; raises UsageError for one that is unknown or missing."""
     import torch
 
     kind, _, number = name.partition(":")
