@@ -32,11 +32,7 @@ def run_nightly(
     progress: Progress = no_progress,
     runner: Runner | None = None,
 ) -> Iterator[Step]:
-    """Run the jobs of a night and check it, up to the first step that is refused.
-
-    Yields:
-        How each step ended, when it is over.
-    """
+    """Run the jobs of a night and check it, up to the first step that is refused, and tell how each step ended."""
     steps = {job.name: partial(run_night, job, warehouse, ds, progress, runner) for job in jobs}
     for name, run in {**steps, CHECK: partial(check_night, warehouse, ds)}.items():
         step = run_step(name, ds, run, max_reject_rate)

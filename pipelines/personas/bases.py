@@ -49,11 +49,7 @@ class UserItems(NamedTuple):
 
 
 def with_newer(base: Base, newer: UserItems, max_vectors: int) -> tuple[Base, UserItems]:
-    """Take in as many items as make one vector too many, again and again.
-
-    Returns:
-        The base with them, and the items that stay single.
-    """
+    """Take in items as often as there is a vector too many: the base with them, and the items that stay single."""
     summary, taken = base.summary.condensed(newer.items, max_vectors)
     if not taken:
         return base, newer
