@@ -71,7 +71,7 @@ def run_nights(
     progress: Progress = no_progress,
     runner: Runner | None = None,
 ) -> Iterator[Step]:
-    """Run those of some nights that must be run, the oldest first, and tell how each ended; a failure stops no other."""
+    """Run those of some nights that must be run, the oldest first, and tell how each ended; a failure stops none."""
     job = job.decided(warehouse)
     for ds in nights:
         if job.inputs(warehouse, ds).published()[0] != DONE:  # asked now: it may stand on one that was just run
