@@ -113,6 +113,6 @@ def runs(ds: RunNight = None, job: RunJob = None, *, common: opt.Common) -> None
 
     Example: pplug runs
     """
-    from pipelines.nights.overview import list_runs
+    from pipelines.nights.runs import list_runs
 
     common.show(list_runs(common.tables, ds, job), "ended_at", "config", "versions")

@@ -25,7 +25,7 @@ def parse_date(text: str | date) -> date:
 
 def parse_path(text: str | Path) -> Path:
     """Read a path or a file:// URL; `~` is the home folder in a variable or a settings file too."""
-    from pipelines.store.location import local_path
+    from pipelines.store.stored import local_path
 
     return local_path(text)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from embedder.errors import PplugError
-from pipelines.store.location import URL
-from pipelines.store.stored import SCHEMES, Store, open_store
+from pipelines.store.stored import SCHEMES, URL, Store, open_store
 
 BUFFER_BYTES: Final = 2**20
 _MAGIC: Final = re.compile(r"[*?\[]")

@@ -26,9 +26,8 @@ from pipelines.library.quiet import without_bars
 from pipelines.library.rows import kind_named
 from pipelines.nightly import run_nightly
 from pipelines.nights import working
-from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
-from pipelines.nights.runners import Runner
+from pipelines.nights.runners import Runner, kept_interruption
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.nights.shards import Shard
 from pipelines.nights.steps import Step, raise_worst

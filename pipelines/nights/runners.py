@@ -7,10 +7,12 @@ Read, compute and write are fused, so neither text nor vectors cross a shuffle.
 
 import argparse
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 import apache_beam as beam
@@ -19,7 +21,6 @@ from apache_beam.runners.runner import PipelineState
 
 from embedder.errors import PplugError, UsageError, error_line
 from pipelines.nights import working
-from pipelines.nights.interruption import kept_interruption
 from pipelines.nights.job import Night
 from pipelines.nights.processes import GOES_ON, WorkerLost, run_processes
 from pipelines.nights.shards import Shard
@@ -158,3 +159,35 @@ def _errors_of_workers(night: Night) -> Generator[None]:
         if isinstance(error, PplugError):
             raise
         raise WorkerLost(f"Apache Beam gave up ({error_line(error)}; --debug shows more): {GOES_ON}") from error
+
+
+@contextlib.contextmanager
+def kept_interruption() -> Generator[None]:
+    """Raise KeyboardInterrupt at the end if it was raised meanwhile: Beam takes it for an error of a step, or drops it.
+
+    Only the main thread is ever interrupted; in another one nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    raised: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raised.append(number)
+        raise KeyboardInterrupt
+
+    for number, handler in before.items():
+        if callable(handler):  # else it is ignored, as for a job in the background, or ends the process
+            signal.signal(number, interrupt)
+    try:
+        yield
+    except BaseException as error:
+        if raised and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if raised:
+        raise KeyboardInterrupt

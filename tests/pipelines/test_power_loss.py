@@ -14,8 +14,7 @@ import pytest
 
 from embedder.errors import PplugError
 from pipelines.cli import main
-from pipelines.nights.overview import list_runs
-from pipelines.nights.runs import Excludes, recorded_run
+from pipelines.nights.runs import Excludes, list_runs, recorded_run
 from pipelines.tables.retention import rewrite_log
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect

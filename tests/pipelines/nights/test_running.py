@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from embedder.errors import PplugError
-from pipelines.nights.overview import list_runs
-from pipelines.nights.runs import Excludes, recorded_run, utc_now
+from pipelines.nights.runs import Excludes, list_runs, recorded_run, utc_now
 from pipelines.nights.shards import Manifest, ShardLog
 from pipelines.store import leases
 from pipelines.store.leases import AlreadyRunning, Fenced, Lease, acquire, kept_alive, runs_under_way

@@ -19,8 +19,8 @@ from pipelines.encode import EncodeConfig
 from pipelines.expire import expire_nights
 from pipelines.forget import forget_user
 from pipelines.ingest import ingest_histories, ingest_tasks
-from pipelines.nights.overview import list_runs
 from pipelines.nights.runners import Runner
+from pipelines.nights.runs import list_runs
 from pipelines.report.night import night_numbers
 from pipelines.tables.queries import run_checks, run_query
 from pipelines.tables.views import connect

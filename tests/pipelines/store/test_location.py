@@ -9,7 +9,7 @@ import pytest
 
 from embedder.errors import UsageError
 from pipelines.cli import main
-from pipelines.store.location import local_path
+from pipelines.store.stored import local_path
 from pipelines.tables.schema import file_schema
 from pipelines.tables.upsert import upsert
 from pipelines.tables.views import connect
