@@ -45,11 +45,8 @@ TOKENS_PER_GPU_BATCH = 1 << 16
 
 Tell: TypeAlias = Callable[[int], None]  # hears how many texts were encoded just now
 
-TEXTS_PER_CHUNK = 8192
-"""Texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths."""
-
-TEXTS_PER_TOKENIZER_CALL = 256
-"""The tokenizer keeps about 100 bytes per token of whole texts until the call ends."""
+TEXTS_PER_CHUNK = 8192  # texts held as tokens at a time: bounds memory, and is enough for long runs of equal lengths
+TEXTS_PER_TOKENIZER_CALL = 256  # the tokenizer keeps about 100 bytes per token of whole texts until the call ends
 
 BATCHES_PER_TRIM = 32
 """After so many batches, about a second's, freed memory goes back to the system; that takes 5 to 20 ms."""

@@ -25,8 +25,7 @@ class InputMissing(PplugError):
     exit_code = 4
 
 
-SAFE: Final = (OSError, ImportError, MemoryError)
-"""Errors whose words name files, packages and sizes, and no data."""
+SAFE: Final = (OSError, ImportError, MemoryError)  # errors whose words name files, packages and sizes, and no data
 
 SAFE_NAMES: Final = ("IOException", "HTTPException", "OutOfMemoryException", "OutOfMemoryError")
 """Likewise, of DuckDB and torch."""

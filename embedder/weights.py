@@ -10,8 +10,7 @@ import torch
 from embedder.errors import PplugError
 from embedder.fingerprints import require_finite
 
-LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
-"""For every `from_pretrained`."""
+LOCAL: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}  # for every `from_pretrained`
 
 
 @contextmanager

@@ -67,8 +67,7 @@ class Answer:
     """What the LLM made of a request."""
 
     text: str
-    score: float
-    """Mean log-probability of the answer's tokens, the end token included when there is one."""
+    score: float  # mean log-probability of the answer's tokens, the end token included when there is one
     finish_reason: Literal["eos", "length", "choice"]
     prompt_tokens: int  # tokens the answer was conditioned on, soft prompt included
     output_tokens: int  # tokens `score` is the mean of

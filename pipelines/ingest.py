@@ -157,8 +157,7 @@ class Ingestion:
     tables: Sequence[str]
     sources: Sequence[str]  # names of the sources, as in `rejects`
     rules: RowRules
-    chunks: Callable[[Path], Chunks]
-    """Reads them; a folder is there for what does not fit into memory."""
+    chunks: Callable[[Path], Chunks]  # reads them; a folder is there for what does not fit into memory
     config: IngestConfig = IngestConfig()
 
 

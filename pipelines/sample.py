@@ -98,8 +98,7 @@ class User:
     beats: tuple[str, str]
     style: Style
     dice: Random
-    written: set[str] = field(default_factory=set[str])
-    """Articles so far: nobody writes the same one twice."""
+    written: set[str] = field(default_factory=set[str])  # articles so far: nobody writes the same one twice
 
     def article(self, *, is_neutral: bool) -> tuple[str, str, str]:
         """A new article with its category and its headline."""

@@ -32,8 +32,7 @@ ROUNDED: Final = 0.25
 EXACT: Final = 0.01  # the same in float32
 TOKENS: Final = 24  # tokens that the real weights read
 COPY_TOKENS: Final = 8 * REACH  # tokens that a small copy reads
-MOVING: Final = frozenset({"dynamic", "longrope"})
-"""Kinds of rotation that depend on the length of the whole pass."""
+MOVING: Final = frozenset({"dynamic", "longrope"})  # kinds of rotation that depend on the length of the whole pass
 
 Way = Callable[[PreTrainedModel], CausalLM | UnpackedLM | Seq2SeqLM]  # makes an engine of a model
 

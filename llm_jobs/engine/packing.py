@@ -33,8 +33,7 @@ class NewTokens:
     embeds: Tensor  # (q, E)
     sees: Tensor | None = None
     """(q, q) which of the new tokens each may look at; those up to itself unless given."""
-    depths: Tensor | None = None
-    """(q,) position of each token counted from `start`; its number unless given."""
+    depths: Tensor | None = None  # (q,) position of each token counted from `start`; its number unless given
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,8 @@ class Span:
     """What the layers of one kind may look at, among the tokens up to their own."""
 
     name: str = "full_attention"  # the kind, as `layer_types` of a configuration names it
-    window: int | None = None
-    """Most tokens that are looked at, the token itself included; None for all."""
-    chunk: int | None = None
-    """Only tokens whose positions lie in the same chunk of so many; None for all."""
+    window: int | None = None  # most tokens that are looked at, the token itself included; None for all
+    chunk: int | None = None  # only tokens whose positions lie in the same chunk of so many; None for all
 
     def hides(self, queries: Tensor, keys: Tensor) -> Tensor | None:
         """Tell where a token at position `keys` is out of reach of one at `queries`, broadcast; None: nowhere."""

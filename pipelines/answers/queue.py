@@ -31,8 +31,7 @@ class QueuedTask:
     choices: tuple[str, ...] | None
     reference: str | None
     history: History
-    items: Sequence[Mapping[str, str]]
-    """(n,) kind and item_id of the most typical item of each vector."""
+    items: Sequence[Mapping[str, str]]  # (n,) kind and item_id of the most typical item of each vector
 
 
 def queued_tasks(

@@ -19,8 +19,7 @@ from pipelines.erasure.user_key import KEY_FILE
 from pipelines.store.leases import RUNNING
 
 LOG_FOLDER: Final = "_delta_log"
-NEEDED: Final = ("user_id", "row_id", "detail", "source", "error", "config")
-"""The columns that tell whose a row is."""
+NEEDED: Final = ("user_id", "row_id", "detail", "source", "error", "config")  # the columns that tell whose a row is
 
 
 def find_traces(root: Path, person: Person) -> list[Path]:

@@ -36,12 +36,9 @@ class NightInputs:
     reads: Mapping[str, Sequence[DataFile]]  # the files of each table that the workers read
     files: Sequence[DataFile]  # those that the rows of the night depend on
     settings: Mapping[str, Any]  # whatever else they depend on
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the workers are told besides."""
-    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the run record says besides."""
-    seen: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the driver alone needs to know."""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the workers are told besides
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the run record says besides
+    seen: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the driver alone needs to know
     based_on: Sequence[str] = ()  # runs whose rows those of the night add to
 
     @property

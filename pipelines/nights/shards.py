@@ -43,8 +43,7 @@ class Shard:
     parts: int = 1
     """More than one: all shards of one user who has more rows than a shard takes; this one's are those whose key hashes
     to `part`."""
-    is_closing: bool = False
-    """It has no rows of its own, and makes what needs all parts of its user."""
+    is_closing: bool = False  # it has no rows of its own, and makes what needs all parts of its user
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ class Manifest:
     rows_rejected: int
     tokens: int
     seconds: float  # time in which the model computed them
-    counts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Whatever else the job counts."""
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])  # whatever else the job counts
     files: tuple[ShardFile, ...] = ()
 
     @classmethod

@@ -24,8 +24,7 @@ class Base:
     """The stored part of a persona."""
 
     summary: Summary
-    first_posted_at: int | None = None
-    """Of its oldest item, microseconds since 1970; None without one."""
+    first_posted_at: int | None = None  # of its oldest item, microseconds since 1970; None without one
     last_posted_at: int | None = None
 
 

@@ -22,8 +22,7 @@ from pipelines.tables.sql_files import statement_text
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-PINNED = ("histories", "deletions")
-"""Tables whose versions a night notes, so that the next one knows what came since."""
+PINNED = ("histories", "deletions")  # tables whose versions a night notes, so that the next one knows what came since
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ class Protection:
     min_items: int = 1  # no stored vector stands for fewer items; users with fewer have no persona
     item_vectors: bool = True
     """Keep a vector of each item, so that a night encodes only what changed; only possible while `min_items` is 1."""
-    noise: float = 0.0
-    """Length of the noise that is added to an item's vector, which has length one."""
+    noise: float = 0.0  # length of the noise that is added to an item's vector, which has length one
 
     def __post_init__(self) -> None:
         if self.min_items < 1 or not 0 <= self.noise < float("inf"):

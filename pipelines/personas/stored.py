@@ -21,8 +21,7 @@ class Persona(NamedTuple):
     """What is known of a user."""
 
     history: History
-    items: Sequence[Mapping[str, str]]
-    """(n,) kind and item_id of the most typical item of each vector."""
+    items: Sequence[Mapping[str, str]]  # (n,) kind and item_id of the most typical item of each vector
 
 
 def read_personas(

@@ -56,8 +56,7 @@ class Query:
     grain: str  # which columns are different in every row
     reads: tuple[str, ...]  # the tables
     params: tuple[Param, ...]
-    holds: str
-    """What is true of every row; of a check, what is true of the tables when it has no rows."""
+    holds: str  # what is true of every row; of a check, what is true of the tables when it has no rows
     sql: str
 
 
