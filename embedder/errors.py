@@ -2,9 +2,8 @@
 
 import traceback
 from pathlib import Path
-from typing import Final
 
-OURS: Final = frozenset({"embedder", "llm_jobs", "pipelines"})  # folders of our code
+OURS = frozenset({"embedder", "llm_jobs", "pipelines"})  # folders of our code
 
 
 class PplugError(Exception):
@@ -25,12 +24,12 @@ class InputMissing(PplugError):
     exit_code = 4
 
 
-SAFE: Final = (OSError, ImportError, MemoryError)  # errors whose words name files, packages and sizes, and no data
+SAFE = (OSError, ImportError, MemoryError)  # errors whose words name files, packages and sizes, and no data
 
-SAFE_NAMES: Final = ("IOException", "HTTPException", "OutOfMemoryException", "OutOfMemoryError")
+SAFE_NAMES = ("IOException", "HTTPException", "OutOfMemoryException", "OutOfMemoryError")
 """Likewise, of DuckDB and torch."""
 
-SAFE_LIBRARIES: Final = ("deltalake", "obstore", "typer", "click")
+SAFE_LIBRARIES = ("deltalake", "obstore", "typer", "click")
 
 
 def error_line(error: BaseException) -> str:

@@ -9,13 +9,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-TIE: Final = 1e-4  # probabilities as near as that may be decided otherwise by rounding
-LARGEST_RATING: Final = 1e100  # beyond it a number is no rating, and its square would not fit a float
+TIE = 1e-4  # probabilities as near as that may be decided otherwise by rounding
+LARGEST_RATING = 1e100  # beyond it a number is no rating, and its square would not fit a float
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+?)(?:\.(?=[0-9])([0-9]*?)0*)?")
 

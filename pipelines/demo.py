@@ -8,7 +8,6 @@ The functions are those that the commands call.
 import logging
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import load_kinds
@@ -32,11 +31,11 @@ from pipelines.training_data import PlugChoice
 
 logger = logging.getLogger(__name__)
 
-SAMPLE: Final = SampleConfig()
-TRAINING: Final = TrainConfig(epochs=3, batch_size=8)
-EXAMPLE_TASK: Final = "user-01-task-1"  # a task whose text says nothing about its category
+SAMPLE = SampleConfig()
+TRAINING = TrainConfig(epochs=3, batch_size=8)
+EXAMPLE_TASK = "user-01-task-1"  # a task whose text says nothing about its category
 
-ARMS: Final = {
+ARMS = {
     "own": "the user's own persona",
     "other": "the persona of another user, mean of five draws",
     "default": "the persona of users without a history",

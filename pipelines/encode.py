@@ -50,7 +50,6 @@ from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 
-SOURCES = ("histories", "deletions", "settled_histories")  # views that a night depends on
 SAMPLE_TEXTS = 64  # texts that are encoded to estimate the speed before the first night
 
 
@@ -138,7 +137,8 @@ class EncodeJob:
         reads = since.reads(is_wide=is_wide or self._way.READS_ALL, force=self.force)
         with connect(warehouse, files=reads) as db:
             later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
-        sources = SOURCES if is_wide else SOURCES[:2]  # else what is settled is part of the night before
+        # what is settled is part of the night before, unless it is looked at again
+        sources = ("histories", "deletions", *(("settled_histories",) if is_wide else ()))
         files = [file for name in sources for file in reads.get(name, ()) if file.ds <= ds]
         if before is None and not files:
             told = f"no histories as of {ds} in {warehouse}"

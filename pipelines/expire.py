@@ -29,9 +29,6 @@ JOB: Final = "expire"
 EXPIRING: Final = ("persona_vectors", "outputs", "rejects", "history_vectors")
 
 
-Row = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Dropped:
     """What of a live file goes."""
@@ -51,7 +48,7 @@ class Dropped:
 
 def expire_nights(
     warehouse: Warehouse, keep: int, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Drop the nights before the newest `keep`, 1 or more; queries get `reader_seconds` before the old files go.
 
     A night is one that has personas or answers. The personas that `generate` takes for the oldest night kept stay,
@@ -129,9 +126,9 @@ def _rest(warehouse: Warehouse, drop: Dropped, folder: Path) -> list[Staged]:
     return [Staged(drop.file.ds, path, drop.file.born)]
 
 
-def _told(dropped: Mapping[str, Sequence[Dropped]]) -> list[Row]:
+def _told(dropped: Mapping[str, Sequence[Dropped]]) -> list[dict[str, Any]]:
     """What of each night of a table goes; of a part of a file its share of bytes by rows."""
-    found = list[Row]()
+    found = list[dict[str, Any]]()
     for name, there in dropped.items():
         for ds in sorted({drop.file.ds for drop in there}):
             own = [drop for drop in there if drop.file.ds == ds]

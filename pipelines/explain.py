@@ -86,12 +86,10 @@ def _answers(
     cases: list[QueuedTask] = [replace(own, history=history) for history in personas.values()]
     personal = personal_tasks(cases, kinds, models.encoder)
     given = dict(zip(personas, answer_tasks(models.llm, plug, personal), strict=True))
-    alone = models.llm.answer(plain_requests(personal[:1]), Placement.AFTER)[0]
+    given["none"] = models.llm.answer(plain_requests(personal[:1]), Placement.AFTER)[0]
     for arm, words in (ARMS | {"own": "the user's own persona"}).items():
         if arm in given:
             yield _row(arm, words, given[arm])
-        elif arm == "none":
-            yield _row(arm, words, alone)
 
 
 def _row(arm: str, words: str, answer: Answer | Refusal) -> Row:

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.training import REPORT
@@ -24,7 +23,7 @@ from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Staged, Warehouse, write_shard
 
-LEFTOVERS: Final = ("_staging", "_spill-*")  # unfinished files of commands that were killed
+LEFTOVERS = ("_staging", "_spill-*")  # unfinished files of commands that were killed
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """The parts of a comparison: every task is in `all` and in one slice by the length of its user's history."""
 
-from typing import Final
+ALL = "all"
 
-ALL: Final = "all"
-
-HISTORY_LENGTHS: Final[dict[str, int]] = {
+HISTORY_LENGTHS: dict[str, int] = {
     "history 0": 0,
     "history 1-3": 1,
     "history 4-15": 4,
@@ -13,10 +11,10 @@ HISTORY_LENGTHS: Final[dict[str, int]] = {
 }
 """Slices by the items of a user, each from its least number on to the next one's."""
 
-AUDIT: Final = "audit"
+AUDIT = "audit"
 """What `pplug audit` measured is no part of the tasks; it has a name of its own so that nothing takes it for one."""
 
-ORDER: Final = (ALL, *HISTORY_LENGTHS)  # in which a table shows them
+ORDER = (ALL, *HISTORY_LENGTHS)  # in which a table shows them
 
 
 def slices_of(item_count: int) -> list[str]:

@@ -15,7 +15,6 @@ Shapes: B slots (requests), K beams of each, rows B K, V vocabulary, C candidate
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from llm_jobs.engine.decoding import BLOCK, ROWS_AT_ONCE, Search
 from llm_jobs.engine.engine import NON_FINITE, TIE, Decoded, Result
 from llm_jobs.engine.rules import Guide
 
-NO_TOKEN: Final = -1  # what stands behind the tokens of an answer
+NO_TOKEN = -1  # what stands behind the tokens of an answer
 
 
 class BeamSearch(Search):

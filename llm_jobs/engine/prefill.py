@@ -9,7 +9,6 @@ Shapes: B requests, E width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,9 +19,9 @@ from llm_jobs.engine.packing import NewTokens, pack
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.prompts import Ids
 
-READ_TOKENS: Final = 512
+READ_TOKENS = 512
 """Tokens read in one pass: more is no faster (measured from 128 on), and what a layer makes of these fits the cache."""
-GPU_READ_TOKENS: Final = 8192  # the same on a GPU
+GPU_READ_TOKENS = 8192  # the same on a GPU
 
 
 def read(trunk: Trunk, cache: KVCache, chunks: Sequence[NewTokens]) -> list[Tensor]:

@@ -7,7 +7,6 @@ import hmac
 import os
 import secrets
 from dataclasses import dataclass
-from typing import Final
 
 from embedder.durable import make_folder
 from embedder.errors import PplugError
@@ -15,11 +14,11 @@ from pipelines.store.folder import named_causes
 from pipelines.tables.views import asked_table
 from pipelines.tables.warehouse import Warehouse
 
-JOB: Final = "forget"
-KEY_FILE: Final = "_forgotten.key"
-KEY_BYTES: Final = 32
+JOB = "forget"
+KEY_FILE = "_forgotten.key"
+KEY_BYTES = 32
 
-LOST: Final = "and with it whose the hashes are that were made with it: restore it from a backup"
+LOST = "and with it whose the hashes are that were made with it: restore it from a backup"
 
 
 @dataclass(frozen=True)

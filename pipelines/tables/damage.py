@@ -1,12 +1,11 @@
 """Tell damaged files of a warehouse from other failures: what libraries say of them names no next step."""
 
 import re
-from typing import Final
 
-_ERRORS: Final = ("DeltaError", "ArrowInvalid", "IOException", "InvalidInputException", "FileNotFoundError", "OSError")
+_ERRORS = ("DeltaError", "ArrowInvalid", "IOException", "InvalidInputException", "FileNotFoundError", "OSError")
 """Names of what deltalake, Arrow, DuckDB and Python raise."""
 
-_OF_A_FILE: Final = re.compile(r"parquet|delta log|json error|_delta_log|magic bytes", re.IGNORECASE)
+_OF_A_FILE = re.compile(r"parquet|delta log|json error|_delta_log|magic bytes", re.IGNORECASE)
 
 
 def damage_line(error: BaseException) -> str | None:

@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Final
 
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
-SWAP: Final = "swap"  # what counts the commits that take single files out of a table
+SWAP = "swap"  # what counts the commits that take single files out of a table
 
 
 @dataclass(frozen=True, order=True)
@@ -82,4 +81,4 @@ def is_of_run(name: str, run_id: str) -> bool:
     return (rest if _BORN.fullmatch(prefix) else file).startswith(run_id)
 
 
-_BORN: Final = re.compile(r"v(\d{8,})")
+_BORN = re.compile(r"v(\d{8,})")

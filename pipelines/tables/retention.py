@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import Final
 
 from deltalake import DeltaTable
 
@@ -11,11 +10,11 @@ from embedder.durable import sync
 from pipelines.tables.delta_log import sync_log
 from pipelines.tables.warehouse import Warehouse
 
-READER_SECONDS: Final = 2.0
+READER_SECONDS = 2.0
 """Time that readers who opened a table before a commit get until the files that it took out are deleted."""
 
-LOG_RETENTION: Final = "delta.logRetentionDuration"
-DELTA_DEFAULT: Final = "interval 30 days"
+LOG_RETENTION = "delta.logRetentionDuration"
+DELTA_DEFAULT = "interval 30 days"
 
 
 def vacuum(warehouse: Warehouse, names: Iterable[str], reader_seconds: float = READER_SECONDS) -> None:

@@ -6,11 +6,10 @@ the Parquet files.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 5  # raised by one when a table of an older version can no longer be read as it is
+SCHEMA_VERSION = 5  # raised by one when a table of an older version can no longer be read as it is
 
 
 def _list_of(value: pa.DataType) -> pa.DataType:
@@ -29,7 +28,7 @@ _FLOAT = pa.float32()
 _VECTOR = _list_of(_FLOAT)
 _COMPACT = _list_of(pa.int8())
 
-_COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
+_COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "answers_per_second": (_FLOAT, "answers of the arm alone, on the tasks of its first chunk"),
     "arm": (_TEXT, "own, other, default, none, or the name of a method"),
     "choices": (_list_of(_TEXT), "closed answers, in the order of the prompt; null for free text"),
@@ -116,7 +115,7 @@ _COLUMNS: Final[Mapping[str, tuple[pa.DataType, str]]] = {
     "versions": (_TEXT, "JSON: versions of pplug, python and the libraries"),
 }
 
-_TABLES: Final[Mapping[str, str]] = {
+_TABLES: Mapping[str, str] = {
     "histories": "user_id item_id kind posted_at text output? is_edit? ds",
     "deletions": "user_id kind item_id ds",
     "history_vectors": (
@@ -139,7 +138,7 @@ _TABLES: Final[Mapping[str, str]] = {
     "runs": ("run_id job ds started_at ended_at status rows_in rows_out rows_rejected tokens config versions error?"),
 }
 
-KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+KEYS: Mapping[str, tuple[str, ...]] = {
     "histories": ("user_id", "kind", "item_id"),
     "deletions": ("user_id", "kind", "item_id"),
     "tasks": ("task_id", "ds"),
@@ -147,7 +146,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Key of the tables that are filled by upsert."""
 
 
-MADE: Final = ("is_edit",)  # columns that ingestion makes; no source has them
+MADE = ("is_edit",)  # columns that ingestion makes; no source has them
 
 
 def _field(spelled: str) -> pa.Field:
@@ -156,7 +155,7 @@ def _field(spelled: str) -> pa.Field:
     return pa.field(name, value, nullable=spelled.endswith("?"), metadata={"doc": meaning})
 
 
-TABLES: Final[Mapping[str, pa.Schema]] = {
+TABLES: Mapping[str, pa.Schema] = {
     name: pa.schema([_field(spelled) for spelled in columns.split()]) for name, columns in _TABLES.items()
 }
 """Arrow schema of every table, `ds` included."""

@@ -1,11 +1,10 @@
 """The files of `sql/`."""
 
 from pathlib import Path
-from typing import Final
 
 from embedder.errors import UsageError
 
-SQL_ROOT: Final = Path(__file__).parents[2] / "sql"  # in a checkout and in an installed wheel alike
+SQL_ROOT = Path(__file__).parents[2] / "sql"  # in a checkout and in an installed wheel alike
 
 
 def query_text(name: str) -> str:
