@@ -260,20 +260,21 @@ def list_runs(warehouse: Warehouse, ds: date | None = None, job: str | None = No
     """Runs that are in no table yet, then all others, the newest first; only those of a night and a job if given."""
     recorded = asked_table(warehouse, "runs", "jobs/recorded_runs")
     over = recorded.to_pylist()
-    leases = [
-        {**other.row, "status": "killed" if other.seems_dead() else "running"}
-        for other in runs_under_way(warehouse.store)
-    ]
-    begun = [_as_row(run, recorded.column_names) for run in leases]
+    begun = [_as_row(other, recorded.column_names) for other in runs_under_way(warehouse.store)]
     known = {row["run_id"] for row in over}
     for row in [*(run for run in begun if run["run_id"] not in known), *over]:
         if ds in (None, row["ds"]) and job in (None, row["job"]):
             yield row
 
 
-def _as_row(run: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def _as_row(run: LeasedRun, columns: Sequence[str]) -> dict[str, Any]:
     """A run under way with the columns of one that is over; what is not known yet is null."""
-    started_at = datetime.fromisoformat(run["started_at"])
-    known = {"ds": date.fromisoformat(run["ds"]), "seconds": (utc_now() - started_at).total_seconds()}
-    naive = started_at.astimezone(UTC).replace(tzinfo=None)  # as DuckDB gives it
-    return dict.fromkeys(columns) | dict(run) | known | {"started_at": naive, "config": json.dumps(run["config"])}
+    started_at = datetime.fromisoformat(run.row["started_at"])
+    return dict.fromkeys(columns) | {
+        **run.row,
+        "ds": date.fromisoformat(run.row["ds"]),
+        "status": "killed" if run.seems_dead() else "running",
+        "seconds": (utc_now() - started_at).total_seconds(),
+        "started_at": started_at.astimezone(UTC).replace(tzinfo=None),  # as DuckDB gives it
+        "config": json.dumps(run.row["config"]),
+    }
