@@ -22,7 +22,7 @@ from embedder.encoder import return_free_memory
 from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Answer, Placement, PromptRefused, Request
+from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from pipelines.answers.models import (
     AnsweringFacts,
     GenerateConfig,
@@ -225,18 +225,13 @@ def task_tokens(
     models: Models, loaded: LoadedPlug, kind: Kind, task: Mapping[str, Any], lengths: Mapping[str, float]
 ) -> int:
     """Tokens of a task as its answer will count them: prompt, soft prompt, and the mean length of answers so far."""
-    if loaded.plug.config.labels:
-        return prompt_tokens(models, task["input"]) if loaded.plug.config.values_width else 0
-    choices = [len(models.llm.answer_ids(choice)) for choice in task["choices"] or ()]
-    unseen = sum(choices) / len(choices) if choices else kind.max_new_tokens
-    soft = loaded.plug.config.soft_count
-    return prompt_tokens(models, task["input"]) + soft + round(lengths.get(kind.name, unseen))
-
-
-def prompt_tokens(models: Models, prompt: str) -> int:
-    """Tokens of a prompt with its header and footer; 0 for one that cannot be put to the LLM."""
-    try:
-        parts = models.llm.parts(prompt, Placement.AFTER, reserve=0)
-    except PromptRefused:
+    config, choices = loaded.plug.config, task["choices"] and tuple(task["choices"])
+    if config.labels and not config.values_width:
         return 0
-    return len(parts.before) + len(parts.after)
+    request = Request(task["input"], None, choices, kind.max_new_tokens)
+    [prepared] = models.llm.reader.prepare([request], Placement.AFTER)
+    if isinstance(prepared, Refusal):
+        return 0
+    unseen = sum(map(len, prepared.choices)) / len(prepared.choices) if prepared.choices else kind.max_new_tokens
+    answer = 0 if config.labels else config.soft_count + round(lengths.get(kind.name, unseen))
+    return prepared.prompt_tokens + answer
