@@ -37,9 +37,11 @@ class Trunk(Protocol):
 
     def read(self, embeds: Tensor, batch: PackedBatch, cache: KVCache) -> Tensor:
         """Compute hidden states, not differentiable; keys and values of the tokens are written to the cache."""
+        ...
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KVCache) -> Tensor:
         """Compute hidden states, differentiable; the cache is not written to."""
+        ...
 
 
 class TransformersTrunk:

@@ -55,45 +55,59 @@ class NightJob(Protocol):
     @property
     def shard_rows(self) -> int:
         """Most rows of a shard: a unit of work, of memory and of resuming."""
+        ...
 
     @property
     def takes_parts(self) -> bool:
         """Whether it also does parts of a user who has more rows than a shard takes, and what needs all of them."""
+        ...
 
     @property
     def force(self) -> bool:
         """Compute everything anew."""
+        ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What its run record says of it."""
+        ...
 
     def decided(self, warehouse: Warehouse) -> "NightJob":
         """Decide what the settings leave open, before anything is read."""
+        ...
 
     def inputs(self, warehouse: Warehouse, ds: date) -> NightInputs:
         """Pin what a night depends on; the driver calls it."""
+        ...
 
     def require(self, inputs: NightInputs) -> None:
         """Refuse a night that cannot be done, before any worker begins."""
+        ...
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
         """Count the rows of each user, in the order of the ids: user_id, count, and a weight if it is not the count."""
+        ...
 
     def load(self, facts: Mapping[str, Any]) -> Any:
         """Load the models, in a worker, and refuse others than the driver planned with."""
+        ...
 
     def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> Any:
         """Read a shard's rows; `db` has views of the shard's files."""
+        ...
 
     def compute(self, night: Night, rows: Any, models: Any) -> Any:
         """Run the models over a shard's rows."""
+        ...
 
     def shape(self, night: Night, results: Any) -> Made:
         """Make rows of tables from what was computed."""
+        ...
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
         """Tell of what a published night counts, where somebody should know."""
+        ...
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
         """Say what a night would cost, for `--dry-run`; `planned` is what nights before it will have done by then."""
+        ...

@@ -29,32 +29,41 @@ class Store(Protocol):
     @property
     def uri(self) -> str:
         """The root, as Delta Lake takes it."""
+        ...
 
     @property
     def options(self) -> Mapping[str, str]:
         """Credentials and settings, in the words of Delta Lake; the environment's are used besides."""
+        ...
 
     @property
     def folder(self) -> Path | None:
         """The root as a folder of this machine; None for an object store."""
+        ...
 
     def put(self, name: str, data: bytes | Path) -> None:
         """Write bytes, or a copy of a file, in place of what has the name."""
+        ...
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write bytes unless the name is taken; of several at the same time exactly one gets True."""
+        ...
 
     def get(self, name: str) -> bytes | None:
         """Read an object; None if there is none of that name."""
+        ...
 
     def list(self, prefix: str = "") -> Sequence[StoredObject]:
         """List the objects below a folder in the order of their names."""
+        ...
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; one that is not there counts as deleted."""
+        ...
 
     def filesystem(self) -> Any:
         """A pyarrow file system whose paths are the names."""
+        ...
 
 
 def open_store(place: str | Path, options: Mapping[str, str] | None = None) -> Store:
