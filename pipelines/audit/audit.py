@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,9 +117,9 @@ def membership(
     return [row | area(inside, outside)._asdict()]
 
 
-def newest(items: Sequence[Row]) -> list[Row]:
+def newest(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The newest items of each user, so that little is encoded; in the order they had."""
-    counts, kept = dict[str, int](), list[Row]()
+    counts, kept = dict[str, int](), list[Mapping[str, Any]]()
     for item in reversed(items):
         counts[item["user_id"]] = counts.get(item["user_id"], 0) + 1
         if counts[item["user_id"]] <= 2 * MOST_ITEMS:
