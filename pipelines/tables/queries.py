@@ -72,12 +72,11 @@ def list_checks() -> list[Query]:
 
 def describe(name: str) -> Query:
     """The query of that name; raises UsageError, which says what there is, if there is none."""
-    path = SQL_ROOT / f"{name}.sql"
-    names = [query.stem for query in sorted(SQL_ROOT.glob("*.sql"))]
-    if name in names:
-        return read_query(path)
-    near = get_close_matches(name, names, n=1)
-    advice = f"did you mean `pplug query {near[0]}`?" if near else f"run `pplug query NAME` with {' or '.join(names)}"
+    there = {query.name: query for query in list_queries()}
+    if name in there:
+        return there[name]
+    near = get_close_matches(name, there, n=1)
+    advice = f"did you mean `pplug query {near[0]}`?" if near else f"run `pplug query NAME` with {' or '.join(there)}"
     raise UsageError(f"there is no query {name!r}: {advice}")
 
 
