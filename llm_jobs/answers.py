@@ -12,21 +12,29 @@ import torch
 from torch import Tensor
 
 from embedder.compact import FloatArray
+from embedder.encoder import Tell
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.closed import point_at_choices
+from llm_jobs.engine.engine import untold
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 
 PLUG_BATCH = 128  # tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB
 
 
-def answer_tasks(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
-    """Answer every task or say why not, in the order of `tasks`."""
+def answer_tasks(
+    llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask], tell: Tell = untold
+) -> list[Answer | Refusal]:
+    """Answer every task or say why not, in the order of `tasks`; `tell` hears how many more are done.
+
+    Raises:
+        PplugError: if the plug was not trained through `llm`.
+    """
     if plug.config.labels:
-        return point_at_choices(llm, plug, tasks)
+        return point_at_choices(llm, plug, tasks, tell)
     requests, weights = personal_requests(plug, tasks)
-    answers = llm.answer(requests, Placement(plug.config.placement))
+    answers = llm.answer(requests, Placement(plug.config.placement), tell)
     return [
         answer if isinstance(answer, Refusal) else replace(answer, weights=weight)
         for answer, weight in zip(answers, weights, strict=True)

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from embedder.compact import FloatArray
+from embedder.encoder import Tell
 from embedder.evidence import label_evidence
 from embedder.histories import History
 from embedder.plug import PersonaPlug
 from embedder.pointing import ChoiceBatch, PointingHead
+from llm_jobs.engine.engine import untold
 from llm_jobs.labels import best_label, spelled_as
 from llm_jobs.prompts import Answer, Placement, PromptRefused, Refusal
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
@@ -28,7 +30,9 @@ LOOKED_AT: Final = 20.0
 """Sharpness of the weights that tell which items an answer leans on: that of the vote in the middle."""
 
 
-def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> list[Answer | Refusal]:
+def point_at_choices(
+    llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask], tell: Tell = untold
+) -> list[Answer | Refusal]:
     """Answer every task with one of its choices, those of the plug where it has none, or say why not; in order."""
     found: dict[int, Answer | Refusal] = {}
     alike = defaultdict[tuple[str, ...], list[int]](list)
@@ -46,6 +50,7 @@ def point_at_choices(llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[Perso
         for start in range(0, len(places), CLOSED_BATCH):
             some = places[start : start + CLOSED_BATCH]
             found |= zip(some, scored(llm, plug, [tasks[at] for at in some], choices), strict=True)
+            tell(len(some))
     return [found[at] for at in range(len(tasks))]
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from embedder.compact import FloatArray
+from embedder.encoder import Tell
 from embedder.errors import PplugError
 from embedder.histories import History
-from llm_jobs.engine.engine import Engine, run
+from llm_jobs.engine.engine import Engine, run, untold
 from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
 from llm_jobs.request_reader import RequestReader
 
@@ -33,17 +34,18 @@ class AnsweringLLM:
         self.context_length = reader.context_length
         """Most tokens of prompt and answer together."""
 
-    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer | Refusal]:
+    def answer(self, requests: Sequence[Request], placement: Placement, tell: Tell = untold) -> list[Answer | Refusal]:
         """Answer or refuse requests, in their order; closed ones by log-probability, with beams or without.
 
         In float32 an answer is the same whatever the other requests are, and that of `transformers`, up to two tokens
         whose logits are within 1e-4 (`Answer.tie_count`). In bfloat16 at least 98% are as if asked one by one.
+        `tell` hears how many more are done.
 
         Raises:
             Exception: the engine's own, if it fails on every request that could be put to it.
         """
         prepared = self.reader.prepare(requests, placement)
-        decoded = run(self.engine, prepared)
+        decoded = run(self.engine, prepared, tell)
         return self.reader.render(prepared, decoded)
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:

@@ -28,11 +28,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from embedder.devices import LLMDtype
+from embedder.encoder import Tell
 from embedder.errors import InputMissing, PplugError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
 from embedder.weights import load_config
-from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice, split_where
+from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice, split_where, untold
 from llm_jobs.engine.rules import require_no_rules
 from llm_jobs.prompts import Ids, Refusal
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
@@ -110,7 +111,7 @@ class VllmEngine:
         """Take over a started vLLM, and the LLM's input embeddings (V, E)."""
         self._llm, self._table, self._end_ids = llm, table, end_ids
 
-    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+    def run(self, prepared: Sequence[Prepared], tell: Tell = untold) -> list[Result]:
         """Decode an answer to each request, in their order; a PplugError if a kind forbids repetitions."""
         if any(one.request.no_repeat for one in prepared):
             raise PplugError("no_repeat of the kind is not done in vLLM: leave it out, or use the engine transformers")
@@ -118,8 +119,10 @@ class VllmEngine:
         fit = [request for request in prepared if request not in results]
         for batch in batches([request for request in fit if not request.choices]):
             results |= zip(batch, self._decoded(batch), strict=True)
+            tell(len(batch))
         for batch in batches([request for request in fit if request.choices]):
             results |= zip(batch, self._chosen(batch), strict=True)
+            tell(len(batch))
         return [results[request] for request in prepared]
 
     def require_same_embedding(self, ids: Sequence[int]) -> None:

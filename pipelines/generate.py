@@ -34,6 +34,7 @@ from pipelines.answers.models import (
 )
 from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
 from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
+from pipelines.nights import working
 from pipelines.nights.job import Made, Night
 from pipelines.nights.loading import load_once
 from pipelines.nights.plans import Plan, estimated_seconds
@@ -135,7 +136,7 @@ class GenerateJob:
         self, night: Night, rows: Sequence[QueuedTask], models: tuple[Models, Mapping[str, LoadedPlug]]
     ) -> Results:
         loaded, plugs = models
-        results = answer_queue(rows, plugs, self.kinds, loaded)
+        results = answer_queue(rows, plugs, self.kinds, loaded, working.count)
         return_free_memory()  # shards of many shapes leave holes
         return results
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_jobs.engine.engine import Prepared, Result
+from embedder.encoder import Tell
+from llm_jobs.engine.engine import Prepared, Result, untold
 from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.packing import NewTokens
 from llm_jobs.engine.prefill import read
@@ -92,13 +93,13 @@ class CausalLM:
         return -torch.stack([part.mean() for part in losses.split([len(answer) for answer in answers])])
 
     @torch.no_grad()
-    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+    def run(self, prepared: Sequence[Prepared], tell: Tell = untold) -> list[Result]:
         requests = [request.with_something_to_read() for request in prepared]
         head = self._common_head([request.parts.before for request in requests])
         most = torch.get_num_threads() if self._device.type == "cpu" else 1
         queues = queues_of(requests, len(head[0]), most)
         memory = self.memory // max(1, len(queues))
-        scheduler = Scheduler(self.trunk, self._end_ids, memory, head, self._rules, self._num_beams)
+        scheduler = Scheduler(self.trunk, self._end_ids, memory, head, self._rules, self._num_beams, tell)
         results: dict[Prepared, Result] = {}
         for part in side_by_side(scheduler.run, queues):
             results |= part

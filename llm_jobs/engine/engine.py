@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 from torch import Tensor
 
+from embedder.encoder import Tell
 from llm_jobs.prompts import Ids, PromptParts, Refusal, Request
 
 Item = TypeVar("Item")
@@ -71,16 +72,20 @@ class Decoded:
 Result = Decoded | Refusal
 
 
+def untold(_: int) -> None:
+    """Hear of answers that are done, and tell nobody."""
+
+
 class Engine(Protocol):
     """What runs an LLM."""
 
-    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Decode an answer to each request, in their order."""
+    def run(self, prepared: Sequence[Prepared], tell: Tell = untold) -> list[Result]:
+        """Decode an answer to each request, in their order; `tell` hears, from any thread, how many more are done."""
         ...
 
 
-def run(engine: Engine, prepared: Sequence[Prepared | Refusal]) -> list[Result]:
-    """Decode what can be decoded; what is refused already stays so.
+def run(engine: Engine, prepared: Sequence[Prepared | Refusal], tell: Tell = untold) -> list[Result]:
+    """Decode what can be decoded; what is refused already stays so. What is tried again is told of again.
 
     Raises:
         Exception: the engine's own, if it fails on every request; failing on some of them gives refusals.
@@ -92,7 +97,7 @@ def run(engine: Engine, prepared: Sequence[Prepared | Refusal]) -> list[Result]:
     while stack:
         batch = stack.pop()
         try:
-            results |= zip(batch, engine.run(batch), strict=True)
+            results |= zip(batch, engine.run(batch, tell), strict=True)
         except Exception as error:  # whatever a bad request can do to a model; raised below if it was not the request
             if len(batch) > 1:
                 stack += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]

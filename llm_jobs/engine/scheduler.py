@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from embedder.devices import free_memory
+from embedder.encoder import Tell
 from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.choices import score_choices
 from llm_jobs.engine.decoding import GreedySearch
-from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice, split_where
+from llm_jobs.engine.engine import NON_FINITE, Prepared, Result, best_choice, split_where, untold
 from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, row_bytes
 from llm_jobs.engine.packing import step
 from llm_jobs.engine.prefill import PromptRows
@@ -48,10 +49,17 @@ class Scheduler:
     """Answers requests through a causal LLM."""
 
     def __init__(
-        self, trunk: Trunk, end_ids: Tensor, memory: int, head: tuple[Ids, Prefix], rules: Rules, num_beams: int
+        self,
+        trunk: Trunk,
+        end_ids: Tensor,
+        memory: int,
+        head: tuple[Ids, Prefix],
+        rules: Rules,
+        num_beams: int,
+        tell: Tell,
     ) -> None:
         self._trunk, self._end_ids, self._memory, self._num_beams = trunk, end_ids, memory, num_beams
-        self._rules = rules
+        self._rules, self._tell = rules, tell
         self._head_ids, self._head = head
         self._most_rows = MOST_ROWS if end_ids.device.type == "cpu" else MOST_GPU_ROWS
 
@@ -77,9 +85,9 @@ class Scheduler:
             cache = KVCache.empty(self._head, count * beams, batch[0].tokens)
             rows = PromptRows(self._trunk, cache, len(self._head_ids))
             if batch[0].choices:
-                return choose(rows, batch)
+                return choose(rows, batch, self._tell)
             end_ids = torch.cat([self._end_ids, self._end_ids.new_tensor(batch[0].stop_ids)])
-            return _Decoding(rows, batch, end_ids, self._rules, beams).run()
+            return _Decoding(rows, batch, end_ids, self._rules, beams, self._tell).run()
         except torch.OutOfMemoryError:
             if count == 1:
                 raise
@@ -101,7 +109,7 @@ def batches(requests: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     return split_where(sorted(requests, key=key, reverse=True), is_other)
 
 
-def choose(rows: PromptRows, requests: Sequence[Prepared]) -> dict[Prepared, Result]:
+def choose(rows: PromptRows, requests: Sequence[Prepared], tell: Tell) -> dict[Prepared, Result]:
     """Answer closed requests, as many at a time as there are rows."""
     results: dict[Prepared, Result] = {}
     for start in range(0, len(requests), rows.count):
@@ -110,6 +118,7 @@ def choose(rows: PromptRows, requests: Sequence[Prepared]) -> dict[Prepared, Res
             results[request] = best_choice(request.choices, scores)
             if results[request] == NON_FINITE:
                 rows.clear(slice(row, row + 1))
+        tell(len(batch))
     return results
 
 
@@ -122,9 +131,15 @@ class _Decoding:
     """Free answers, one or more rows for each slot; the slots in use are the first ones."""
 
     def __init__(
-        self, rows: PromptRows, requests: Sequence[Prepared], end_ids: Tensor, rules: Rules, beams: int
+        self,
+        rows: PromptRows,
+        requests: Sequence[Prepared],
+        end_ids: Tensor,
+        rules: Rules,
+        beams: int,
+        tell: Tell = untold,
     ) -> None:
-        self._rows, self._rules, self._beams = rows, rules, beams
+        self._rows, self._rules, self._beams, self._tell = rows, rules, beams, tell
         self._waiting = list(requests)[::-1]
         self._running: list[Prepared] = []  # the request of each slot in use
         self._results: dict[Prepared, Result] = {}
@@ -141,8 +156,10 @@ class _Decoding:
         """Decode until nothing runs or waits."""
         while self._running or self._waiting:
             done = self._search.done(len(self._running))
+            known = len(self._results)
             for slot in done:
                 self._finish(slot)
+            self._tell(len(self._results) - known)
             free = [*done, *range(len(self._running), self._count)]
             if taken := free[: len(self._waiting)]:
                 self._start(taken)

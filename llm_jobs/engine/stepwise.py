@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from embedder.encoder import Tell
 from llm_jobs.engine.beams import BeamSearch
 from llm_jobs.engine.decoding import GreedySearch
-from llm_jobs.engine.engine import Prepared, Result, best_choice, split_where
+from llm_jobs.engine.engine import Prepared, Result, best_choice, split_where, untold
 from llm_jobs.engine.rules import Rules
 from llm_jobs.prompts import Ids, PromptParts
 
@@ -94,13 +95,14 @@ class StepwiseLM(ABC):
         return torch.cat([before, soft.to(self._device, self._dtype), after])
 
     @torch.no_grad()
-    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Decode an answer to each request, in their order."""
+    def run(self, prepared: Sequence[Prepared], tell: Tell = untold) -> list[Result]:
+        """Decode an answer to each request, in their order; `tell` hears how many more are done."""
         results: dict[Prepared, Result] = {}
         for batch in batches(prepared, self._num_beams, alike=self.alike):
             reading = self.read([self.embedded(request.parts, request.soft) for request in batch])
             answered = self._chosen(batch, reading) if batch[0].choices else self._decoded(batch, reading)
             results |= zip(batch, answered, strict=True)
+            tell(len(batch))
         return [results[request] for request in prepared]
 
     def answer_log_probs(self, parts: Sequence[PromptParts], soft: Tensor, answers: Sequence[Ids]) -> Tensor:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedder.encoder import Tell
 from llm_jobs.answers import answer_tasks
+from llm_jobs.engine.engine import untold
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Refusal
 from pipelines.answers.models import LoadedPlug, Models
@@ -21,9 +23,13 @@ Results = Sequence[tuple[QueuedTask, Answer | Refusal]]
 
 
 def answer_queue(
-    tasks: Sequence[QueuedTask], plugs: Mapping[str, LoadedPlug], kinds: Mapping[str, Kind], models: Models
+    tasks: Sequence[QueuedTask],
+    plugs: Mapping[str, LoadedPlug],
+    kinds: Mapping[str, Kind],
+    models: Models,
+    tell: Tell = untold,
 ) -> list[tuple[QueuedTask, Answer | Refusal]]:
-    """Answer every task with the plug of its kind, or say why not."""
+    """Answer every task with the plug of its kind, or say why not; `tell` hears how many more are done."""
     results: list[tuple[QueuedTask, Answer | Refusal]] = [
         (task, Refusal("no_plug", f"no plug answers kind {task.kind!r}: train one and pass it with --plug"))
         for task in tasks
@@ -32,7 +38,7 @@ def answer_queue(
     for kind in sorted(plugs.keys() & kinds.keys()):
         own = [task for task in tasks if task.kind == kind]
         personal = personal_tasks(own, kinds, models.encoder)
-        results += zip(own, answer_tasks(models.llm, plugs[kind].plug, personal), strict=True)
+        results += zip(own, answer_tasks(models.llm, plugs[kind].plug, personal, tell), strict=True)
     return results
 
 

@@ -27,8 +27,8 @@ COMPUTING: Final = threading.Lock()
 BEAT_SECONDS: Final = 5.0
 """Time between two signs of life of a worker."""
 
-_at_work: list[int] = [0]
-"""Rows of the shard at work in this process that are done."""
+_at_work: list[int] = []
+"""Rows of the shard at work in this process that are done, as several threads told of them."""
 
 _beating: dict[str, threading.Thread] = {}
 
@@ -53,12 +53,13 @@ def load(night: Night) -> Any:
 
 def count(rows: int) -> None:
     """Note that so many more rows of the shard at work are done; a job calls it in `compute`, where it can tell."""
-    _at_work[0] += rows
+    if rows:
+        _at_work.append(rows)
 
 
 def rows_at_work() -> int:
     """How many rows of the shard at work in this process are done; none where other processes compute."""
-    return _at_work[0]
+    return sum(_at_work)
 
 
 def compute(night: Night, read_shard: ReadShard) -> ComputedShard:
@@ -66,7 +67,7 @@ def compute(night: Night, read_shard: ReadShard) -> ComputedShard:
     shard, rows = read_shard
     with COMPUTING:
         models = load(night)
-        _at_work[0] = 0
+        _at_work.clear()
         start = time.perf_counter()
         results = night.job.compute(night, rows, models)
         return shard, results, time.perf_counter() - start
@@ -98,7 +99,8 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     rejected = made.tables["rejects"].num_rows if "rejects" in made.tables else 0
     counts = (made.rows_out + rejected, made.rows_out, rejected, made.tokens)
     manifest = Manifest(index, night.run_id, *counts, seconds, made.counts, files)
-    is_first, _at_work[0] = night.log.add(manifest), 0
+    is_first = night.log.add(manifest)
+    _at_work.clear()
     if not is_first:
         night.warehouse.store.delete(packed)
         first = night.log.manifest(index)

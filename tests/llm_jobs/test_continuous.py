@@ -50,6 +50,17 @@ def test_answers_do_not_depend_on_the_order_of_the_queue_or_the_rows_of_the_cach
         assert answer.score == pytest.approx(whole[at].score, abs=1e-4)
 
 
+@pytest.mark.parametrize("choices", [None, ("arts", "sports")])
+def test_every_answer_is_told_of_while_others_run(pair: Any, choices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_jobs.engine.scheduler.MOST_ROWS", 2)
+    monkeypatch.setattr("llm_jobs.engine.stepwise.MAX_ROWS", 2)
+    told: list[int] = []
+    requests = [Request(f"which {at}", pair.soft_prompt(2, at), choices, 3) for at in range(7)]
+    pair.llm.answer([*requests, Request("")], Placement.AFTER, told.append)
+    assert sum(told) == 7, "the empty one was refused before"
+    assert max(told) <= 2, "at most two at once"
+
+
 def slow_pooled(layers: list[torch.Tensor]) -> torch.Tensor:
     """The mean of values (H, tokens, D), token by token, in the layers with a third before and a third behind them."""
     first, tokens = len(layers) // 3, layers[0].shape[1]

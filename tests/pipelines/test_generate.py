@@ -23,6 +23,7 @@ from llm_jobs.prompts import Placement
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, answering_facts, load_models
 from pipelines.encode import EncodeConfig
+from pipelines.nights import working
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
@@ -128,6 +129,19 @@ def test_each_task_gets_the_choice_that_its_own_users_history_makes_most_probabl
         assert (output["prompt_tokens"], output["output_tokens"]) == (0, 0)  # nothing is asked of the LLM
         best = np.argsort(-weights, kind="stable")[:3]
         assert [top["item_id"] for top in output["top_items"]] == [persona["items"][at]["item_id"] for at in best]
+
+
+def test_every_answer_of_a_shard_is_counted_as_progress(
+    night: Warehouse,
+    plug: Path,
+    kinds: dict[str, Kind],
+    generate_config: GenerateConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(working, "count", told.append)
+    record = generate_night(night, NIGHT, [plug], generate_config, kinds)
+    assert sum(told) == record.rows_out == 6
 
 
 @pytest.mark.parametrize("force", [False, True])
