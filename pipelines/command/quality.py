@@ -14,6 +14,7 @@ import typer
 
 from embedder.errors import UsageError
 from pipelines.command import options as opt
+from pipelines.command.boundary import with_places
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
 from pipelines.command.streams import is_terminal, write_out
@@ -82,9 +83,10 @@ def train(
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.nights.runs import utc_now
+    from pipelines.tables.views import asked_table
     from pipelines.train import plan_train, train_job
     from pipelines.training_data import PlugChoice
-    from pipelines.verdicts.trained import training_verdict
+    from pipelines.verdicts.trained import next_line, training_verdict
 
     config, training = GenerateConfig(**vars(models)), training_config(epochs, models.memory, seed)
     choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, limit)
@@ -99,7 +101,8 @@ def train(
     message(f"{result.example_count:,} examples{told}")
     held_out = (result.losses, result.held_out_users, result.loss_without_plug)
     message(training_verdict(*held_out, is_closed=result.is_closed))
-    message(f"next: `pplug nightly --ds DATE --plug {plug}`, then `pplug evaluate --ds DATE --controls --plug {plug}`")
+    queued = asked_table(common.tables, "tasks", "jobs/task_nights").to_pylist()
+    message(with_places(next_line(plug, result.kind, queued, tasks, utc_now().date()), ctx.obj))
 
 
 def training_config(epochs: int, memory: int | None, seed: int = 0) -> "TrainConfig":

@@ -1,39 +1,34 @@
-"""What data allow before a training, and what came of it, in a sentence each.
+"""What data allow before a training, what came of it, and what comes next, in a sentence each.
 
-The numbers of examples and users are those of the learning curve in docs/quality.md.
+The numbers of examples and users are those of "How many examples a plug takes" in docs/quality.md.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
 
 from llm_jobs.training.checkpoint import EpochLoss
 
-
-@dataclass(frozen=True)
-class Measured:
-    """From how many examples on plugs were measured to help."""
-
-    examples: int
-    users: int
-    is_curve: bool
-    """Fewer were measured, too, and helped less; else this is the least that was measured."""
-
-
-CLOSED: Final = Measured(200, 10, is_curve=True)
-FREE: Final = Measured(1_500, 100, is_curve=False)
+CLOSED: Final = (200, 10)
+"""Examples and users from which on a plug of labels was of use."""
+FREE: Final = (5_700, 122)
+"""The same of headlines, the only free answers that were measured to be personal."""
 
 
 def what_data_allow(example_count: int, user_count: int, *, is_closed: bool) -> str:
     """Say before a training whether the examples are enough."""
-    measured = CLOSED if is_closed else FREE
+    examples, users = CLOSED if is_closed else FREE
     told = f"{example_count:,} examples of {user_count:,} users"
-    least = f"{measured.examples:,} examples of {measured.users:,} users"
-    if example_count >= measured.examples and user_count >= measured.users:
+    least = f"{examples:,} examples of {users:,} users"
+    is_enough = example_count >= examples and user_count >= users
+    if is_closed and is_enough:
         return f"{told}: enough to learn from (plugs helped from {least} on in our measurements)"
-    if measured.is_curve:
+    if is_closed:
         return f"{told}: few; plugs began to be of use at about {least} in our measurements"
-    return f"{told}: few; {least} is the least that we have measured for free answers"
+    shown = f"about {least} made headlines a little personal in our measurements"
+    return f"{told}: may be enough; {shown}" if is_enough else f"{told}: few; {shown}, fewer were not shown to"
 
 
 def without_plug_name(*, is_closed: bool) -> str:
@@ -63,3 +58,25 @@ def training_verdict(
         told += f", no better than {name} ({without:.3f})"
         return f"{told}: do not use it; train on more users, or with another --seed."
     return f"{told}; that of {name} is {without:.3f}: it has learned something ({(1 - best / without):.0%} less)."
+
+
+def next_line(
+    plug: Path, kind: str, queued: Iterable[Mapping[str, Any]], learned_from: Collection[date], today: date
+) -> str:
+    """Say which commands to type after a training.
+
+    Args:
+        plug: the folder of the plug.
+        kind: what it answers.
+        queued: the nights of `tasks` by kind, the oldest first, with their `reference_count`.
+        learned_from: nights whose references were examples, which no longer tell whether the plug helps.
+        today: the day of the tasks that are still to come, where there are none.
+    """
+    own = [night for night in queued if night["kind"] == kind]
+    night = f"--ds {own[-1]['ds'] if own else today}"
+    with_plug = f"{night} --plug {shlex.quote(str(plug))}"
+    steps = [] if own else [f"ingest tasks FILE {night}"]
+    steps.append(f"nightly {with_plug}")
+    if own and own[-1]["reference_count"] and own[-1]["ds"] not in learned_from:
+        steps.append(f"evaluate {with_plug} --controls")
+    return f"next: {', then '.join(f'`pplug {step}`' for step in steps)}"

@@ -1,8 +1,16 @@
 -- task_nights: the nights that have tasks
--- Grain:  one row per ds
+-- Grain:  one row per ds, kind
 -- Reads:  tasks
 -- Params: none
 -- Holds:  the oldest first
-select distinct ds
+select
+    ds,
+    kind,
+    count(reference) as reference_count
 from tasks
-order by ds
+group by
+    ds,
+    kind
+order by
+    ds,
+    kind

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -201,7 +202,9 @@ def test_what_an_audit_finds_is_in_the_report_and_protection_refuses_what_needs_
 def test_training_keeps_prompts_in_the_memory_given(pplug: Pplug, tiny_settings: Path) -> None:
     write_lines(tiny_settings.parent / "histories.jsonl", ITEMS)
     assert pplug("ingest", "histories", "histories.jsonl", "--ds", f"{NIGHT}").code == 0
-    assert pplug("train", "--plug", "plugs/news", "--until", f"{NIGHT}", "--memory", "1M").code == 0
+    trained = pplug("--config", "pplug.toml", "train", "--plug", "plugs/news", "--until", f"{NIGHT}", "--memory", "1M")
+    assert trained.code == 0
+    assert re.search(r"next: `pplug --config pplug.toml ingest tasks FILE --ds \d{4}-\d\d-\d\d`", trained.err)
     report = json.loads((tiny_settings.parent / "plugs" / "news" / "training.json").read_text(encoding="utf8"))
     assert report["settings"]["cache_gib"] == 2**-10
 
