@@ -154,5 +154,6 @@ def tell_of_labels(data: TrainingData) -> None:
         logger.warning(told, data.kind.name)
     elif choices and (outside := count - data.known_count):
         lost = "" if data.labels else ", so the plug learns no labels"
-        told = "%d of %d outputs are none of the %d choices of kind %s%s: correct them, or the choices"
-        logger.warning(told, outside, count, len(choices), data.kind.name, lost)
+        told = "%d of %d outputs are none of the %d choices of kind %s%s: correct them, or %s"
+        place = f"`choices` of [kinds.{data.kind.name}] in pplug.toml"
+        logger.warning(told, outside, count, len(choices), data.kind.name, lost, place)

@@ -6,7 +6,7 @@ file ─▶ names ─▶ fitting_map ─▶ the first rows, checked ─▶ Looke
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Final
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
+from llm_jobs.labels import label_of
 from pipelines.intake.advice import LABELS, SCORES, TITLES, fitting_map, needed_columns, shown
 from pipelines.intake.checks import RowRules, check_chunk, renamed
 from pipelines.intake.chunks import Chunk, ColumnNames
@@ -23,6 +24,9 @@ from pipelines.intake.times import Years
 
 USERS: Final = 3
 """How many users of a file get a task."""
+
+MOST_LABELS: Final = 64
+"""A column with more different texts holds no labels."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Looked:
     """Rows looked at, from the beginning of the file."""
     refused: Mapping[str, int]
     """How many of them would be refused, by reason."""
+    labels: Sequence[str] = ()
+    """Their labels, the most frequent first, where some are none of the kind's choices."""
 
 
 def look_at(
@@ -79,7 +85,18 @@ def look_at(
     checked = check_chunk("histories", chunk, RowRules(kinds, Years.until(datetime.now(UTC).year), kind=kind.name))
     users = list(dict.fromkeys(checked.rows["user_id"].to_pylist()))[:USERS]
     reasons = Counter(reject.reason for _, reject in checked.refused)
-    return Looked(columns, users, checked.rows.num_rows + len(checked.refused), reasons)
+    labels = own_labels(checked.rows["output"].to_pylist(), kind)
+    return Looked(columns, users, checked.rows.num_rows + len(checked.refused), reasons, labels)
+
+
+def own_labels(outputs: Iterable[str | None], kind: Kind) -> list[str]:
+    """The labels of a file, where the kind's prompt can name them and some are none of its choices; else none."""
+    labels: list[str] = []
+    for label, _ in Counter(output for output in outputs if output).most_common():
+        if label_of(label, labels) is None:
+            labels.append(label)
+    is_known = all(label_of(label, kind.choices or ()) for label in labels)
+    return [] if is_known or "{choices}" not in (kind.prompt or "") or len(labels) > MOST_LABELS else labels
 
 
 def _first(source: Source, columns: ColumnNames) -> Chunk:

@@ -60,6 +60,12 @@ kind = {kind}
 map = {{ {columns} }}
 """
 
+_LABELS: Final = """
+# What the first {rows} rows of that file are labelled with, instead of the choices that come with {spoken}
+[kinds.{name}]
+choices = [{labels}]
+"""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -108,9 +114,10 @@ def begin(start: Start, folder: Path, *, dry_run: bool = False) -> Begun:
         for path in new:
             with (folder / path).open("x", encoding="utf8") as file:
                 file.write(wanted[path][1])
+    is_new = SETTINGS in new
     states = {True: "to be written" if dry_run else "written", False: "left as it is"}
     files = [{"file": f"{path}", "holds": holds, "state": states[path in new]} for path, (holds, _) in wanted.items()]
-    return Begun(files, next_commands(start, is_new=SETTINGS in new), list(_told(start)))
+    return Begun(files, next_commands(start, is_new=is_new), list(_told(start, is_new=is_new)))
 
 
 def wanted_files(start: Start) -> dict[Path, tuple[str, str]]:
@@ -125,13 +132,16 @@ def wanted_files(start: Start) -> dict[Path, tuple[str, str]]:
     return files
 
 
-def _told(start: Start) -> Iterator[str]:
+def _told(start: Start, *, is_new: bool) -> Iterator[str]:
     looked = start.looked
     if looked is None:
         return
     found = ", ".join(f"{ours} is {theirs}" for ours, theirs in looked.columns.items())
     file = spelled(start.file or HISTORIES)
     yield f"{file}: {found}" if found else f"{file}: its columns have our names"
+    if looked.labels:
+        told = f"its {len(looked.labels)} labels are not all of {start.spoken}'s own"
+        yield f"{told}: {'pplug.toml lists them' if is_new else f'list them in [kinds.{start.kind.name}]'} as choices"
     for reason, count in looked.refused.items():
         yield f"of its first {looked.row_count} rows {count} would be refused: {reason}"
 
@@ -142,6 +152,9 @@ def settings_text(start: Start) -> str:
     if start.looked is not None:
         columns = ", ".join(f"{ours} = {_quoted(theirs)}" for ours, theirs in start.looked.columns.items())
         source = _SOURCE.format(name=start.source, kind=kind, columns=columns).replace("{  }", "{}")
+        if labels := ", ".join(map(_quoted, start.looked.labels)):
+            rows = start.looked.row_count
+            source += _LABELS.format(rows=rows, spoken=start.spoken, name=start.kind.name, labels=labels)
     return _TOML.format(kind=kind, plug=_quoted(_plug(start)), source=source, spoken=start.spoken)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.encoder import TextEncoder
+from embedder.encoder import Tell, TextEncoder
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Answer, Placement, PromptParts, Request
 
@@ -61,8 +61,9 @@ class OneWordLLM:
     width, embedding_norm = 576, 1.0
     kv_memory = None
 
-    def answer(self, requests: Sequence[Request], placement: Placement) -> list[Answer]:
+    def answer(self, requests: Sequence[Request], placement: Placement, tell: Tell) -> list[Answer]:
         """One word for each request."""
+        tell(len(requests))
         return [Answer("word", -1.0, "eos", 10, 2) for _ in requests]
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:

@@ -155,6 +155,19 @@ def test_init_takes_what_the_kind_wants_for_the_output(kind: str, output: str, p
     assert f"output is {output}" in said.err
 
 
+def test_init_takes_the_labels_of_a_file_where_a_kind_has_others(tiny_models: Pplug, tmp_path: Path) -> None:
+    rows = [("Space", 3), ('The "Yard"', 2), ("space", 1), ("crime", 1)]
+    lines = [f'ann,2026-10-0{day},"{label.replace(chr(34), chr(34) * 2)}",Rain {day}.' for label, day in rows]
+    (tmp_path / "f.csv").write_text("\n".join(["byline,date,section,teaser", *lines]), "utf8")
+    said = tiny_models("init", "--kind", "news_category", "--from", "f.csv")
+    assert "its 3 labels are not all of news_category's own" in said.err
+    settings = tomllib.loads((tmp_path / "pplug.toml").read_text("utf8"))
+    assert settings["kinds"] == {"LaMP_2N": {"choices": ["Space", 'The "Yard"', "crime"]}}
+    run_next(tiny_models, said := tiny_models("init", "--kind", "news_category", "--from", "f.csv", "--json"))
+    answers = tiny_models("sql", "select distinct output from outputs", "--json").rows
+    assert {row["output"] for row in answers} <= {"Space", 'The "Yard"', "crime"}
+
+
 def test_init_asks_for_the_column_it_does_not_find_and_takes_it(pplug: Pplug, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("author,body,grade,when\nu,Rain.,5,2026-10-01\n", encoding="utf8")
     words = ("init", "--kind", "rating", "--from", "a.csv")
