@@ -101,7 +101,7 @@ def ingest_files(
             yield from ((table, SQL, chunk) for chunk in sql_chunks(config.sql, columns, folder, options))
 
     years = Years() if config.any_year else _usual_years(ds)
-    rules = RowRules(kinds, years, read_forgotten(warehouse), config.kind)
+    rules = RowRules(kinds, years, read_forgotten(warehouse), config.kind, ds)
     names = [source.name for source in sources] + ([SQL] if config.sql is not None else [])
     ingestion = Ingestion(f"ingest_{table}", ds, (table,), names, rules, chunks, config)
     return _run(warehouse, ingestion, [source.label for source in sources], dry_run=dry_run)
@@ -179,7 +179,7 @@ def stage_and_write(warehouse: Warehouse, what: Ingestion, run_id: str, *, dry_r
             rejects = [intake.rejects.path] if rejected else []
             warehouse.replace_rejects(what.job, what.ds, run_id, rejects, what.sources)
     intake.warnings.log()
-    for line in advice(intake.seen, what.tables, what.config.columns, has_kind=what.config.kind is not None):
+    for line in advice(intake.seen, what.tables, what.config.columns, what.rules):
         logger.warning(line)
     taken = intake.rows_in - rejected
     return IngestResult(intake.rows_in, taken, rejected, **counts, superseded=taken - counts.total())

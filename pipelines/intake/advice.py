@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from pipelines.intake.checks import COLUMN_TYPES, ColumnType
+from llm_jobs.kinds import Kind
+from pipelines.intake.checks import COLUMN_TYPES, ColumnType, RowRules
 from pipelines.intake.staging import Seen
 
 _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
@@ -26,13 +27,16 @@ TIMES: Final = (
 )
 """What they call the time of a row."""
 
+IDS: Final = ("id", "post_id", "article_id", "review_id", "asin", "message_id")
+"""What they call the id of a row."""
+
 USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "user_id": (
         *("user", "userid", "author", "author_id", "customer", "customer_id", "uid", "reviewerid", "username"),
         *("writer", "reviewer", "byline", "from", "sender", "from_address"),
     ),
-    "item_id": ("id", "post_id", "article_id", "review_id", "asin", "message_id"),
-    "task_id": ("id", "request_id", "job_id", "item_id"),
+    "item_id": IDS,
+    "task_id": ("request_id", "job_id", "item_id", *IDS),
     "kind": ("type", "task", "category"),
     "posted_at": TIMES,
     "queued_at": (*TIMES, "posted_at"),
@@ -50,21 +54,19 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "input": ("prompt", "question", "query"),
     "output": (*TITLES, *LABELS, *SCORES),
-    "reference": ("answer", "gold", "target", "expected", "output", *TITLES),
+    "reference": ("answer", "gold", "target", "expected", "output"),
 }
 """What other people call our columns."""
 
 
-def advice(
-    seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, str], *, has_kind: bool = False
-) -> Iterator[str]:
+def advice(seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, str], rules: RowRules) -> Iterator[str]:
     """A line for each source of which nothing was taken.
 
     Args:
         seen: what the rows of each source were.
         names: the tables they are for.
         given: the columns that were mapped.
-        has_kind: whether rows that name no kind have one all the same.
+        rules: what the rows might hold.
     """
     for source, file in seen.items():
         if not file.rows_in or len(file.reasons) != 1 or file.reasons.total() < file.rows_in:
@@ -73,13 +75,15 @@ def advice(
         label = source.rpartition("/")[2]
         line = f"{label}: all {file.rows_in} rows were refused: {reason}"
         if file.names and len(names) == 1:
-            line += "; " + _columns(file.names, names[0], given, has_kind=has_kind)
+            line += "; " + _columns(file.names, names[0], given, rules)
         yield line
 
 
-def _columns(found: frozenset[str], name: str, given: Mapping[str, str], *, has_kind: bool) -> str:
+def _columns(found: frozenset[str], name: str, given: Mapping[str, str], rules: RowRules) -> str:
     """Which columns were found and are needed, and the --map that would fit."""
-    fitting = fitting_map(found, name, given, has_kind=has_kind)
+    has_kind = rules.kind is not None
+    kind: Kind | None = rules.kinds.get(rules.kind) if isinstance(rules.kinds, Mapping) else None
+    fitting = fitting_map(found, name, given, has_kind=has_kind, outputs=usual_outputs(kind))
     line = f"columns found: {shown(found)}; needed: {', '.join(needed_columns(name, has_kind=has_kind))}"
     return f"{line}; try --map {as_option(fitting)}" if fitting else line
 
@@ -94,9 +98,16 @@ def as_option(columns: Mapping[str, str]) -> str:
     return ",".join(f"{ours}={theirs}" for ours, theirs in columns.items())
 
 
+def usual_outputs(kind: Kind | None) -> tuple[str, ...]:
+    """What other people call the output of a kind; that of free text, where it is not known."""
+    if kind is None or not kind.choices:
+        return TITLES
+    return SCORES if kind.choices[0].isdecimal() else LABELS
+
+
 def needed_columns(name: str, *, has_kind: bool) -> list[str]:
     """The columns that no row of a table may lack; a text stands in for an input."""
-    spared = {"item_id", "kind"} if has_kind else {"item_id"}
+    spared = {"item_id", "queued_at", *(["kind"] if has_kind else [])}
     needed = [
         column for column, form in COLUMN_TYPES[name].items() if form not in (ColumnType.OPTIONAL, ColumnType.CHOICES)
     ]
@@ -104,7 +115,7 @@ def needed_columns(name: str, *, has_kind: bool) -> list[str]:
 
 
 def fitting_map(
-    found: Iterable[str], name: str, given: Mapping[str, str], *, has_kind: bool, outputs: Sequence[str] = TITLES
+    found: Iterable[str], name: str, given: Mapping[str, str], *, has_kind: bool, outputs: tuple[str, ...] = TITLES
 ) -> dict[str, str]:
     """For the columns of a table that a file lacks, those of the file that are most likely meant.
 
@@ -113,9 +124,10 @@ def fitting_map(
         name: the table.
         given: what is mapped already.
         has_kind: whether the kind is known without a column.
-        outputs: names that an output has before all others.
+        outputs: what an output, or a reference, is most likely called.
     """
     usual = {**USUAL_NAMES, "output": (*outputs, *USUAL_NAMES["output"])}
+    usual["reference"] += outputs
     there = frozenset(found)
     pairs: dict[str, str] = {}
     for column in COLUMN_TYPES[name]:

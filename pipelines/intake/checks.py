@@ -9,6 +9,7 @@ Null and absent mean the same. Of a row that deletes, only the key counts.
 import hashlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
@@ -88,6 +89,8 @@ class RowRules:
     """Ids of users whose rows are refused, and nothing of them kept."""
     kind: str | None = None
     """Kind of the rows that name none."""
+    night: date | None = None
+    """When tasks that tell no time were queued."""
 
 
 class Checked(NamedTuple):
@@ -154,6 +157,10 @@ def _read(column: str, kind: ColumnType, chunk: Chunk, rules: RowRules) -> Colum
         return read_choices(raw)
     if kind is ColumnType.TIME:
         read = read_times(raw, rules.years)
+        if column == "queued_at" and rules.night:
+            lacking = pa.array((read.reasons == "") & np.asarray(read.values.is_null(), bool))
+            night = pa.scalar(rules.night).cast(read.values.type)
+            read = Column(compute("if_else", lacking, night, read.values), read.reasons)
         return read.refused(read.values.is_null(), "missing")
     read = read_texts(raw)
     if column == "kind":

@@ -15,7 +15,7 @@ from typing import Final
 from embedder.errors import UsageError
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of
-from pipelines.intake.advice import LABELS, SCORES, TITLES, fitting_map, needed_columns, shown
+from pipelines.intake.advice import fitting_map, needed_columns, shown, usual_outputs
 from pipelines.intake.checks import RowRules, check_chunk, renamed
 from pipelines.intake.chunks import Chunk, ColumnNames
 from pipelines.intake.remote import spelled
@@ -73,8 +73,7 @@ def look_at(
         raise UsageError(
             f"{source.label} has no columns to look at: `pplug ingest histories {spelled(file)} --dry-run` says why"
         )
-    outputs = TITLES if not kind.choices else SCORES if kind.choices[0].isdecimal() else LABELS
-    columns = dict(given) | fitting_map(names, "histories", given, has_kind=True, outputs=outputs)
+    columns = dict(given) | fitting_map(names, "histories", given, has_kind=True, outputs=usual_outputs(kind))
     wanted = [*needed_columns("histories", has_kind=True), *(["output"] if kind.prompt is not None else [])]
     lacking = [column for column in wanted if columns.get(column, column) not in names]
     if lacking:

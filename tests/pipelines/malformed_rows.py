@@ -82,7 +82,6 @@ MALFORMED_TASKS = [
     (task(task_id=""), "empty_task_id"),
     (task(user_id=...), "missing_user_id"),
     (task(kind="x"), "unknown_kind"),
-    (task(queued_at=...), "missing_queued_at"),
     (task(queued_at="soon"), "bad_time"),
     (task(input=...), "missing_input"),
     (task(input="  "), "empty_input"),

@@ -114,10 +114,20 @@ def test_the_columns_of_mails_are_known_in_tasks(pplug: Pplug, tmp_path: Path) -
     ]
 
 
+def test_a_queue_without_times_is_that_of_the_night(pplug: Pplug, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("article_id,byline,section,teaser\n1,u,crime,It rained.\n", encoding="utf8")
+    to_night = ("ingest", "tasks", "t.csv", "--kind", "news_category", "--ds", "2026-11-01")
+    advised = pplug(*to_night).err.split("--map ")[1].split()[0]
+    assert advised == "task_id=article_id,user_id=byline,text=teaser,reference=section"
+    assert pplug(*to_night, "--map", advised).code == 0
+    rows = pplug("sql", "select queued_at, reference from tasks", "--json").rows
+    assert [(row["queued_at"][:10], row["reference"]) for row in rows] == [("2026-11-01", "crime")]
+
+
 def test_a_column_is_advised_once_and_tasks_need_a_text_or_an_input(pplug: Pplug, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,author,body,category,date\n1,u,It rained.,x,2026-11-01\n", encoding="utf8")
     said = pplug("ingest", "tasks", "t.csv", "--kind", "headline")
-    assert "needed: task_id, user_id, queued_at, input (or text)" in said.err
+    assert "needed: task_id, user_id, input (or text)" in said.err
     advised = said.err.split("--map ")[1].split()[0]
     assert advised == "task_id=id,user_id=author,queued_at=date,text=body"
     assert pplug("ingest", "tasks", "t.csv", "--kind", "headline", "--map", advised).code == 0
