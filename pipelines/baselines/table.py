@@ -7,7 +7,7 @@ The difference of a row is its own value less that of the arm in `compared_with`
 metric and slice, of every baseline `own`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llm_jobs.kinds import Kind
@@ -15,13 +15,9 @@ from llm_jobs.metrics import MetricValue, Scored, evaluate_answers, paired_diffe
 from pipelines.baselines.answering import Arm
 from pipelines.baselines.authorship import REFERENCE
 from pipelines.baselines.registry import MET
-from pipelines.slices import ALL
 from pipelines.verdicts.words import ERRORS
 
 OWN: Final = "own"
-
-COSTS: Final = ("parameters", "train_seconds", "user_bytes", "mean_prompt_tokens", "answers_per_second")
-"""Columns that say what an arm costs; the same in every slice."""
 
 Row = dict[str, Any]
 
@@ -85,18 +81,3 @@ def best_baseline(metric: str, values: Mapping[str, Mapping[str, MetricValue]]) 
     sign = -1 if metric in ERRORS else 1
     baselines = [arm for arm in values if arm not in (OWN, MET, REFERENCE)]
     return max(baselines, key=lambda arm: sign * values[arm][metric].value, default=None)
-
-
-def printed_tables(rows: Iterable[Mapping[str, Any]]) -> list[tuple[list[Row], tuple[str, ...]]]:
-    """For each kind and metric the table of all tasks, then that of its slices; each with the columns it hides."""
-    found = [dict(row) for row in rows]
-    tables: list[tuple[list[Row], tuple[str, ...]]] = []
-    for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in found):
-        mine = [row for row in found if (row["kind"], row["metric"]) == (kind, metric)]
-        best_first = sorted(mine, key=lambda row: row["value"], reverse=metric not in ERRORS)
-        tables.append(([row for row in best_first if row["slice"] == ALL], ("ds", "run_id", "slice")))
-        order = dict.fromkeys(row["slice"] for row in mine if row["slice"] != ALL)
-        slices = [row for name in order for row in best_first if row["slice"] == name]
-        if slices:
-            tables.append((slices, ("ds", "run_id", *COSTS)))
-    return tables

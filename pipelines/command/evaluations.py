@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.command.cells import decimals_of
-from pipelines.verdicts.evaluated import drawn, reach, verdict
+from pipelines.slices import ALL
+from pipelines.verdicts.evaluated import drawn, main_metric, reach, verdict
 from pipelines.verdicts.words import ARMS, ERRORS, kind_words, metric_words
 
 Row = Mapping[str, Any]
@@ -49,6 +50,32 @@ def lines_of(rows: Sequence[Row]) -> Lines:
         }
         for row in ordered
     ]
+
+
+def slices_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
+    """For each kind compared on parts of its tasks a heading, and for each arm its value of every part, best first."""
+    found = list(rows)
+    for kind in dict.fromkeys(row["kind"] for row in found):
+        metric = main_metric([row for row in found if row["kind"] == kind])
+        mine = [row for row in found if (row["kind"], row["metric"]) == (kind, metric)]
+        parts = {
+            row["slice"]: f"{row['slice'].removeprefix('history ')} ({row['task_count']:,})"
+            for row in mine
+            if row["slice"] not in (None, ALL)
+        }
+        if len(parts) < 2:
+            continue
+        values = {(row["arm"], row["slice"]): row["value"] for row in mine}
+        best_first = sorted(mine, key=lambda row: row["value"], reverse=metric not in ERRORS)
+        lines = [
+            {
+                "answered with": ARMS.get(arm, arm),
+                "arm": arm,
+                **{parts[part]: values.get((arm, part)) for part in parts},
+            }
+            for arm in dict.fromkeys(row["arm"] for row in best_first if row["slice"] == ALL)
+        ]
+        yield f"{kind_words(kind)} · {metric_words(metric).name} by items of the history, or part (tasks)", lines
 
 
 def verdicts_of(rows: Iterable[Row], user_counts: Mapping[str, int]) -> dict[str, str]:

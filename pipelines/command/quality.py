@@ -186,12 +186,12 @@ def audit(
 
 
 def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
-    """Print what was measured: for a person a table for each kind and metric, then the verdicts."""
-    from pipelines.command.evaluations import tables_of, verdicts_of
+    """Print what was measured: for a person a table for each kind and metric, those of slices, then the verdicts."""
+    from pipelines.command.evaluations import slices_of, tables_of, verdicts_of
 
     if common.form is not Form.TABLE:
         return common.show(rows)
-    for heading, lines in tables_of(rows):
+    for heading, lines in [*tables_of(rows), *slices_of(rows)]:
         write_out(f"\n{heading}\n\n")
         common.show(lines, "arm")
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else ENDLESS
@@ -228,15 +228,4 @@ def compare(
         return common.show([asdict(plan())])
     with progress_bars() as progress:
         found = run(progress=progress)
-    show_comparison(common, list(rows_of(found)), scored_users(common.tables, ds))
-
-
-def show_comparison(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
-    """Print a comparison: for a person that of all tasks, then the slices, and what each method costs with --wide."""
-    from pipelines.baselines.table import printed_tables
-
-    show_evaluations(common, rows, user_counts)
-    if common.form is Form.TABLE:
-        for of_metric, hidden in printed_tables(rows):
-            if of_metric[0]["slice"] != "all":
-                common.show(of_metric, *hidden)
+    show_evaluations(common, list(rows_of(found)), scored_users(common.tables, ds))

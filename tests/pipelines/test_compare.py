@@ -26,7 +26,7 @@ from pipelines.baselines.cases import CaseReader, other_users
 from pipelines.baselines.lora import LoraConfig
 from pipelines.baselines.plugs import compared_plugs
 from pipelines.baselines.registry import METHODS, Bench
-from pipelines.baselines.table import COSTS, printed_tables
+from pipelines.command.evaluations import slices_of
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.personas.nights import newest_nights, nights_of
@@ -291,10 +291,12 @@ def test_the_plan_counts_the_answers_and_writes_nothing(night: Night) -> None:
     assert night.warehouse.versions() == before
 
 
-def test_a_kind_is_shown_as_one_table_for_each_metric_and_its_slices_below(night: Night) -> None:
-    tables = printed_tables(night.compare("none", "default"))
-    assert len(tables) == 4  # accuracy and f1
-    for at, (rows, hidden) in enumerate(tables):
-        assert {row["slice"] for row in rows} == ({"history 0", "history 1-3", "history 4-15"} if at % 2 else {"all"})
-        assert (set(COSTS) <= set(hidden)) == bool(at % 2)
-    assert [row["value"] for row in tables[0][0]] == sorted((row["value"] for row in tables[0][0]), reverse=True)
+def test_a_kind_is_shown_with_the_values_of_its_slices_beside_each_other(night: Night) -> None:
+    rows = night.compare("none", "default")
+    ((heading, lines),) = slices_of(rows)
+    assert heading == "note · accuracy by items of the history, or part (tasks)"
+    found = {(row["arm"], row["slice"]): row["value"] for row in rows if row["metric"] == "accuracy"}
+    assert [line["arm"] for line in lines] == sorted({arm for arm, _ in found}, key=lambda arm: -found[arm, "all"])
+    for line in lines:
+        shown = [value for name, value in line.items() if name not in ("arm", "answered with")]
+        assert shown == [found[line["arm"], name] for name in ("history 0", "history 1-3", "history 4-15")]
