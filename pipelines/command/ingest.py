@@ -52,10 +52,13 @@ class ReadOptions:
     def config(self, ctx: typer.Context) -> "IngestConfig":
         """The same as the job takes it; a flag goes before what is saved under a name."""
         from pipelines.ingest import IngestConfig
+        from pipelines.starting.kinds_shown import chosen_kind
 
         saved = saved_source(ctx, self.like)
         columns = dict(saved.get("map", {})) | opt.column_map(self.columns)
         kind, any_year = self.kind or kind_name(ctx, saved.get("kind")), self.any_year or bool(saved.get("any-year"))
+        if kind is not None:
+            chosen_kind(kind, opt.kinds_of(ctx))
         return IngestConfig(columns, kind, any_year, self.overwrite_newer, self.sql)
 
 

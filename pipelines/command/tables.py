@@ -133,9 +133,8 @@ def rows_of(table: "pa.Table") -> Iterator[Row]:
 
 def columns_of(rows: Sequence[Row], hidden: Sequence[str], now: datetime | None) -> list[Column]:
     """The columns that hold something, each with its values in few characters."""
-    names = [name for name in rows[0] if name not in hidden]
-    empty: list[object] = [None, "", []]
-    return [_column(name, rows, now) for name in names if any(row[name] not in empty for row in rows)]
+    names = [name for name in rows[0] if name not in hidden and any(row[name] not in (None, "", []) for row in rows)]
+    return [_column(name, rows, now) for name in names]
 
 
 def taken_out(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
@@ -202,7 +201,8 @@ def _draw(rows: Sequence[Row], hidden: Sequence[str], lines: int) -> None:
         return _write(_blocks(differing, width, 3 * lines), width)
     _write(_table(chosen, widths_of(chosen, width), lines), width)
     if left_out := [column.name for column in differing if column not in chosen]:
-        message(f"no room for {', '.join(left_out)}: --wide shows every column")
+        names = _folded(", ".join(left_out), max(20, width - 39), 1)
+        message(f"no room for {names}: --wide shows every column")
     return None
 
 

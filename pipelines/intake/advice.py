@@ -23,7 +23,7 @@ SCORES: Final = ("rating", "score", "stars", "overall")
 
 TIMES: Final = (
     *("date", "time", "timestamp", "created_at", "published", "published_at", "created", "datetime", "day"),
-    *("sent", "sent_at", "written_at"),
+    *("sent", "sent_at", "written_at", "when"),
 )
 """What they call the time of a row."""
 

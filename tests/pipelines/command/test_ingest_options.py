@@ -114,6 +114,12 @@ def test_the_columns_of_mails_are_known_in_tasks(pplug: Pplug, tmp_path: Path) -
     ]
 
 
+def test_a_kind_that_is_not_there_is_wrong_usage(pplug: Pplug, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id\n1\n", encoding="utf8")
+    said = pplug("ingest", "tasks", "t.csv", "--kind", "nope")
+    assert (said.code, said.err) == (2, "kind 'nope' is not known: `pplug kinds` lists those there are\n")
+
+
 def test_a_queue_without_times_is_that_of_the_night(pplug: Pplug, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("article_id,byline,section,teaser\n1,u,crime,It rained.\n", encoding="utf8")
     to_night = ("ingest", "tasks", "t.csv", "--kind", "news_category", "--ds", "2026-11-01")

@@ -225,6 +225,12 @@ def test_columns_give_way_by_width_and_what_is_the_same_stands_above(
     assert said.err.startswith("no room for ")
     assert "run_id" in said.err
     assert said.err.endswith(": --wide shows every column\n")
+    at_screen(monkeypatch, 80)
+    print_rows([{"id": at} | {f"a_number_of_some_thing_{column}": at for column in range(9)} for at in range(9)])
+    note = capsys.readouterr().err
+    assert note.startswith("no room for a_number_of_some_thing_")
+    assert len(note.rstrip()) <= 80
+    assert "… : " not in note
 
 
 def test_names_of_columns_stay_whole_where_there_is_room_and_long_ids_are_shortened(
