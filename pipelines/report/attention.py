@@ -94,5 +94,7 @@ def _of_quality(night: NightNumbers) -> Iterator[Attention]:
         if one.finding is Finding.NOT_COMPARED:
             command = f"pplug evaluate --ds {night.ds} --controls --plug DIR"
             yield Attention(f"Whether answers of {kind} are personal is not known.", command)
+        elif one.finding is Finding.TOO_FEW:
+            yield Attention(f"{kind}: {one.sentence}", f"pplug ingest tasks FILE --ds {night.ds}")
         elif one.finding is not Finding.PERSONAL:
             yield Attention(f"{kind}: {one.sentence}", f"pplug train --plug DIR --kind {kind}")

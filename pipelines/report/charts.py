@@ -1,7 +1,7 @@
 """The charts of the report as Vega-Lite: fixed order and colours, axes that show the difference, values on hover."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import altair as alt
@@ -19,6 +19,7 @@ COLOURS: Final = {
     ARMS["none"]: "#7d8790",
 }
 """By what the arm is called; readable on white and on black."""
+BASELINE: Final = "#2a9d8f"
 
 
 def charts_of(night: NightNumbers) -> dict[str, Chart]:
@@ -53,10 +54,11 @@ def quality_charts(rows: Rows) -> dict[str, Any]:
 
 
 def _intervals(values: Sequence[dict[str, Any]]) -> Any:
-    order = [name for name in ARMS.values() if any(row["answered with"] == name for row in values)]
+    there = [row["answered with"] for row in values]
+    order = sorted(dict.fromkeys(there), key=[*ARMS.values(), *there].index)
     base = alt.Chart(alt.Data(values=list(values))).encode(
         y=alt.Y("answered with:N", sort=order, title=None, axis=alt.Axis(labelLimit=260)),
-        color=alt.Color("answered with:N", scale=_colours(), legend=None),
+        color=alt.Color("answered with:N", scale=_colours(order), legend=None),
         tooltip=["answered with:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high"))],
     )
     x = alt.X("low:Q", title=None, scale=alt.Scale(zero=False, nice=True))
@@ -71,11 +73,13 @@ def slice_charts(rows: Rows) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in rows):
         mine = [row for row in rows if (row["kind"], row["metric"]) == (kind, metric)]
+        if len({row["slice"] for row in mine}) < 2:
+            continue
         values = [{**_values(row), "answered with": ARMS[row["arm"]], "history": row["slice"]} for row in mine]
         base = alt.Chart(alt.Data(values=values)).encode(
             x=alt.X("history:N", sort=list(HISTORY_LENGTHS), title=None, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("value:Q", title=metric_words(metric).name, scale=alt.Scale(zero=False)),
-            color=alt.Color("answered with:N", scale=_colours(), legend=_legend()),
+            color=alt.Color("answered with:N", scale=_colours(COLOURS), legend=_legend()),
             tooltip=["history:N", "answered with:N", alt.Tooltip("value:Q", format=".3f"), "task_count:Q"],
         )
         chart = alt.layer(base.mark_line(opacity=0.6), base.mark_point(filled=True, size=80, opacity=1))
@@ -224,9 +228,10 @@ def _night() -> Any:
     return alt.X("night:O", title=None, axis=alt.Axis(labelAngle=-40))
 
 
-def _colours() -> Any:
-    return alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+def _colours(names: Iterable[str]) -> Any:
+    shown = {name: COLOURS.get(name, BASELINE) for name in names}
+    return alt.Scale(domain=list(shown), range=list(shown.values()))
 
 
 def _legend() -> Any:
-    return alt.Legend(orient="top", title=None, columns=2, labelLimit=260)
+    return alt.Legend(orient="top", title=None, columns=alt.ExprRef("width < 360 ? 1 : 2"), labelLimit=260)

@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -140,6 +141,20 @@ def test_the_numbers_are_those_of_the_tables(night: Warehouse) -> None:
     assert json.dumps(charts)
 
 
+def test_every_compared_method_has_a_colour_and_one_slice_alone_is_no_chart(night: Warehouse) -> None:
+    numbers = numbers_of(night, NEXT)
+    own = next(row for row in numbers.quality if row["arm"] == "own")
+    compared = replace(numbers, quality=[own, {**own, "arm": "bm25_4"}, {**own, "arm": "mine"}])
+    drawn = charts_of(compared)["quality-0"]["layer"][0]["encoding"]["color"]["scale"]
+    assert drawn["domain"] == ["your users' own personas", "4 best items by BM25 in the prompt", "mine"]
+    assert len(set(drawn["range"])) == 2
+    slices = [{**own, "slice": name} for name in ("history 1-3", "history 4-15")]
+    assert "slice-0" in charts_of(replace(numbers, slices=slices))
+    alone = replace(numbers, slices=slices[:1])
+    assert "slice-0" not in charts_of(alone)
+    assert "By the length of the history" not in render(alone)
+
+
 def test_answers_that_are_empty_cut_or_repeat_themselves_are_counted() -> None:
     with duckdb.connect() as db:
         db.sql(
@@ -158,10 +173,8 @@ def test_the_top_says_what_needs_a_look_and_what_to_type(night: Warehouse) -> No
     colour, sentence = headline(numbers, found)
     assert (colour, sentence[:15]) == ("look", "Done, but one t")
     assert "fewer than 20 users" in found[-1].told
-    assert found[-1].command == "pplug train --plug DIR --kind note"
+    assert found[-1].command == f"pplug ingest tasks FILE --ds {NEXT}"
     failed = [{**numbers.runs[0], "status": "failed"}]
-    from dataclasses import replace
-
     broken = replace(numbers, runs=failed)
     assert headline(broken, needs_attention(broken)) == (
         "bad",
