@@ -79,7 +79,7 @@ def slice_charts(rows: Rows) -> dict[str, Any]:
         base = alt.Chart(alt.Data(values=values)).encode(
             x=alt.X("history:N", sort=list(HISTORY_LENGTHS), title=None, axis=alt.Axis(labelAngle=-30)),
             y=alt.Y("value:Q", title=metric_words(metric).name, scale=alt.Scale(zero=False)),
-            color=alt.Color("answered with:N", scale=_colours(COLOURS), legend=_legend()),
+            color=alt.Color("answered with:N", scale=_colours(COLOURS), legend=_legend(columns=1)),
             tooltip=["history:N", "answered with:N", alt.Tooltip("value:Q", format=".3f"), "task_count:Q"],
         )
         chart = alt.layer(base.mark_line(opacity=0.6), base.mark_point(filled=True, size=80, opacity=1))
@@ -233,5 +233,5 @@ def _colours(names: Iterable[str]) -> Any:
     return alt.Scale(domain=list(shown), range=list(shown.values()))
 
 
-def _legend() -> Any:
-    return alt.Legend(orient="top", title=None, columns=alt.ExprRef("width < 360 ? 1 : 2"), labelLimit=260)
+def _legend(columns: int = 2) -> Any:
+    return alt.Legend(orient="top", title=None, columns=columns, labelLimit=260)
