@@ -50,8 +50,8 @@ LONG: Final = 80
 ENDLESS: Final = 100_000
 """Width of what is no terminal: nothing is folded."""
 
-KEPT: Final = ("status", "error", "detail", "text", "output", "reference", "reason")
-"""Columns that are left out last where the width is short."""
+KEPT: Final = ("status", "error", "detail", "text", "output", "reference", "reason", "answer", "a new user")
+"""Columns that are left out last where the width is short, and stay with each of few rows where they are equal."""
 
 Row = Mapping[str, object]
 
@@ -138,8 +138,8 @@ def columns_of(rows: Sequence[Row], hidden: Sequence[str], now: datetime | None)
 
 
 def taken_out(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
-    """The columns that differ between the rows, and those that say the same in each of several rows."""
-    same = [column for column in columns if len(column.cells) > 1 and len(set(column.cells)) == 1]
+    """The columns that differ between the rows, and those that say the same in each, but for the words of few rows."""
+    same = [c for c in columns if len(c.cells) > (FEW_ROWS if c.name in KEPT else 1) and len(set(c.cells)) == 1]
     differing = [column for column in columns if column not in same]
     return (differing, same) if differing else (list(columns), [])
 

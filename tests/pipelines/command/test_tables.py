@@ -316,3 +316,12 @@ def test_only_one_form_can_be_wanted() -> None:
     assert Printed(as_csv=True).form is Form.CSV
     with pytest.raises(UsageError, match="--json and --wide: choose one"):
         Printed(as_json=True, wide=True)
+
+
+def test_equal_answers_of_few_tasks_stay_beside_their_tasks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_screen(monkeypatch, 80)
+    print_rows([{"task_id": f"t{at}", "answer": "Rain", "a new user": "Sun"} for at in range(3)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["t2", "Rain", "Sun"] in lines
