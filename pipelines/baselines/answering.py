@@ -93,7 +93,7 @@ def answer_arms(
         progress: told of the cases done.
     """
     arms = {name: Arm(method.parameters, method.seconds) for name, method in methods.items()}
-    done = 0
+    progress("compared tasks", done := 0, total)  # the first chunk may take minutes
     for cases in chunks:
         if not cases:
             continue

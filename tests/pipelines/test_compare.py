@@ -89,7 +89,9 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
         plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
         bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
         methods = {name: METHODS[name].build(bench) for name in names}
-        arms = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, lambda *_: None)
+        told = list[tuple[str, int, int]]()
+        arms = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, lambda *one: told.append(one))
+        assert (told[0], told[-1]) == tuple(("compared tasks", done, reader.task_count) for done in (0, len(SCORED)))
     return {
         name: {task: [one.prediction for one in found] for task, found in arm.scored.items()}
         for name, arm in arms.items()
