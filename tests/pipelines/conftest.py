@@ -18,12 +18,14 @@ from small_night import ITEMS, NIGHT, NOTE, TASKS
 from tiny_models import save_model, tiny_bert, tiny_llama
 
 from llm_jobs.kinds import Kind, load_kinds
+from llm_jobs.training.data import TrainConfig
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
 from pipelines.encode import EncodeConfig
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import plug_config
+from pipelines.train import TrainResult, plug_config, train_job
+from pipelines.training_data import PlugChoice
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +63,21 @@ def generate_config(encoder_folder: Path, llm_folder: Path) -> GenerateConfig:
 
 @pytest.fixture
 def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:
+    """An untrained plug: whatever it says, it must say it for the right user."""
     folder = tmp_path / "plug"
     seeded_plug(plug_config(kinds["note"], load_models(generate_config)), seed=1).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def train_notes(kinds: dict[str, Kind], generate_config: GenerateConfig) -> Callable[..., TrainResult]:
+    """Train a plug on everybody's notes up to the small night, in one epoch unless told otherwise."""
+
+    def train(warehouse: Warehouse, folder: Path, **settings: Any) -> TrainResult:
+        config = TrainConfig(**{"epochs": 1, "batch_size": 8, "held_out": 0.0, **settings})
+        return train_job(warehouse, folder, PlugChoice("note", NIGHT), generate_config, config, kinds)
+
+    return train
 
 
 @pytest.fixture(scope="session")

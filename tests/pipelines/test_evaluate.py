@@ -20,16 +20,21 @@ from pipelines.train import plan_train, train_job
 from pipelines.training_data import PlugChoice, tell_of_labels, training_data
 
 Fill = Callable[..., Warehouse]
+Train = Callable[..., object]
 
 
 @pytest.fixture
 def answered(
-    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    train_notes: Train,
+    tmp_path: Path,
 ) -> tuple[Warehouse, Path]:
     """A night that was trained for, encoded and answered."""
     warehouse, plug = fill(ITEMS, TASKS), tmp_path / "plug"
-    train = TrainConfig(epochs=2, batch_size=4, held_out=0.0)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, plug, epochs=2, batch_size=4)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     return warehouse, plug
@@ -98,15 +103,19 @@ def test_a_night_that_is_named_but_missing_says_what_to_run(
 
 
 def test_tasks_with_choices_of_their_own_are_scored_by_their_own(
-    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig, tmp_path: Path
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    train_notes: Train,
+    tmp_path: Path,
 ) -> None:
     tasks = [
         {**task(f"t{at}", ("ann", "bob")[at % 2], f"apples {at}", f"Label {at}"), "choices": [f"label {at}"]}
         for at in range(12)
     ]
     warehouse, plug = fill(ITEMS, tasks), tmp_path / "plug"
-    train = TrainConfig(epochs=1, batch_size=8, held_out=0.0)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, plug)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     generate_night(warehouse, NIGHT, [plug], generate_config, kinds)
     found = values(evaluate_night(warehouse, NIGHT, kinds))
@@ -179,15 +188,10 @@ def test_ratings_are_labels_however_they_are_written(
 
 
 def test_a_single_choice_is_said_to_teach_nothing(
-    fill: Fill,
-    kinds: dict[str, Kind],
-    generate_config: GenerateConfig,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    fill: Fill, train_notes: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     warehouse = fill(ITEMS, [{**one, "choices": ["red"]} for one in TASKS])
-    train = TrainConfig(epochs=1, batch_size=8, held_out=0.0)
-    train_job(warehouse, tmp_path / "plug", PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, tmp_path / "plug")
     assert "tasks of kind note have one choice only, so there is nothing to learn" in caplog.text
     assert "guessing" not in caplog.text
 

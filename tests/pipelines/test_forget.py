@@ -23,7 +23,6 @@ from small_night import item as note_item
 
 from embedder.errors import InputMissing, PplugError, UsageError
 from llm_jobs.kinds import Kind
-from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig
 from pipelines.erasure.user_key import made_key, read_forgotten
@@ -34,8 +33,6 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse, write_shard
-from pipelines.train import train_job
-from pipelines.training_data import PlugChoice
 
 Fill = Callable[..., Warehouse]
 
@@ -59,14 +56,14 @@ def made_once(
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
+    train_notes: Callable[..., object],
 ) -> Path:
     """A warehouse of two nights, one of them done twice, with a changed text, a broken line and a plug."""
     folder = tmp_path_factory.mktemp("lived_in")
     warehouse, plug = Warehouse(folder / "warehouse"), folder / "plug"
     ingest_histories(warehouse, [jsonl(folder / "items.jsonl", *HERS)], NIGHT, kinds)
     ingest_tasks(warehouse, [jsonl(folder / "tasks.jsonl", *HER_TASKS)], NIGHT, kinds)
-    train = TrainConfig(epochs=1, batch_size=4, held_out=0.0)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, plug, batch_size=4)
     for _ in range(2):
         encode_night(warehouse, NIGHT, encode_config, kinds, force=True)
         generate_night(warehouse, NIGHT, [plug], generate_config, kinds, force=True)

@@ -31,14 +31,6 @@ from pipelines.train import plug_config
 Fill = Callable[..., Warehouse]
 
 
-@pytest.fixture
-def plug(tmp_path: Path, kinds: dict[str, Kind], generate_config: GenerateConfig) -> Path:
-    """An untrained plug: whatever it says, it must say it for the right user."""
-    folder = tmp_path / "plug"
-    seeded_plug(plug_config(kinds["note"], load_models(generate_config)), seed=1).save_pretrained(folder)
-    return folder
-
-
 def outputs_of(warehouse: Warehouse) -> list[dict[str, Any]]:
     with connect(warehouse) as db:
         return db.sql("select * exclude (run_id) from outputs order by task_id").to_arrow_table().to_pylist()

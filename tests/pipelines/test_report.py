@@ -14,7 +14,6 @@ from small_night import ITEMS, NIGHT, TASKS, item, task
 
 from embedder.errors import InputMissing, PplugError
 from llm_jobs.kinds import Kind
-from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig
 from pipelines.evaluate import evaluate_night
@@ -26,8 +25,6 @@ from pipelines.report.page import library, number, render, tiles_of, trend, writ
 from pipelines.report.personas import persona_map
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import train_job
-from pipelines.training_data import PlugChoice
 
 NEXT = NIGHT + timedelta(days=1)
 SCRIPT = "<script>document.title = 'taken over'</script>"
@@ -39,12 +36,13 @@ def night(
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
+    train_notes: Callable[..., object],
 ) -> Warehouse:
     """Two nights; in the second everything ran."""
     folder = tmp_path_factory.mktemp("report")
     warehouse, plug = Warehouse(folder / "w"), folder / "plug"
     ingest_histories(warehouse, [jsonl(folder / "a.jsonl", *ITEMS)], NIGHT, kinds)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, TrainConfig(epochs=1, held_out=0.0), kinds)
+    train_notes(warehouse, plug)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     more = [item("bob", 90, "<b>bold</b>", "red"), item("bob", 91, "", "red")]
     ingest_histories(warehouse, [jsonl(folder / "<script>.jsonl", *more)], NEXT, kinds)

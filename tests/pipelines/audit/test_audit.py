@@ -16,7 +16,6 @@ from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import InputMissing
 from llm_jobs.kinds import Kind
-from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.audit.attacks import link_items, link_nights
 from pipelines.audit.audit import AuditConfig, audit_night
@@ -27,10 +26,9 @@ from pipelines.personas.protection import Protection
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
-from pipelines.train import train_job
-from pipelines.training_data import PlugChoice
 
 Fill = Callable[..., Warehouse]
+Train = Callable[..., object]
 BEFORE = NIGHT - timedelta(days=5)
 WORDS = [
     first + second
@@ -112,11 +110,11 @@ def test_a_plug_is_attacked_by_its_losses(
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
+    train_notes: Train,
     tmp_path: Path,
 ) -> None:
     warehouse, plug = fill(diaries()[:120], ds=BEFORE), tmp_path / "plug"
-    train = TrainConfig(epochs=1, batch_size=16, held_out=0.0)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, plug, batch_size=16)
     fill(diaries()[120:], ds=NIGHT)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config, [plug]).to_pylist()
@@ -130,12 +128,12 @@ def test_a_plug_that_was_trained_with_everybody_is_told_of(
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
+    train_notes: Train,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     warehouse, plug = fill(diaries()[:60]), tmp_path / "plug"
-    train = TrainConfig(epochs=1, batch_size=16, held_out=0.0)
-    train_job(warehouse, plug, PlugChoice("note", NIGHT), generate_config, train, kinds)
+    train_notes(warehouse, plug, batch_size=16)
     encode_night(warehouse, NIGHT, encode_config, kinds)
     rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(6), generate_config, [plug]).to_pylist()
     assert "membership-auc" not in {row["metric"] for row in rows}
