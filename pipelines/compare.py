@@ -27,7 +27,7 @@ from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
 from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
-from pipelines.baselines.registry import DIFFERENCE, LORA, MET, METHODS, SHUFFLED, Bench, Method, plain
+from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, Bench, Method, plain
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target, examples_of
@@ -156,7 +156,7 @@ class Comparison:
             is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
             is_possible = is_possible and not (entry.is_free and self._plugs.points)
             has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
-            if name in wanted and entry.plug in (SHUFFLED, MET, DIFFERENCE):
+            if name in wanted and entry.plug in OF_FOLDS:
                 raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")
             if name in wanted and not has_plug:
                 raise UsageError(

@@ -149,7 +149,7 @@ class FoldedComparison:
             data = night.data(reader.persona_ds, self._folds.limit)
             examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             names = self._names(data)
-            trainer = FoldTrainer(night, data.labels, examples, self._folds.train, progress, self._folds.folder)
+            trainer = FoldTrainer(night, data, examples, self._folds.train, progress, self._folds.folder)
             met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
             for fold in range(self._folds.count):
                 mine = [row for row in night.tasks if fold_of(row["user_id"], self._folds.count) == fold]

@@ -47,6 +47,12 @@ MET: Final = "met"
 DIFFERENCE: Final = "difference"
 """A plug of what sets a user apart from others (`pipelines.baselines.difference`); with --folds only."""
 
+NEAREST: Final = "nearest"
+"""The plug trained with the nearest item in the prompt, as it answers; with --folds only."""
+
+OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST)
+"""Plugs that only a comparison on folds trains."""
+
 OWN_PLUG: Final = "attention"
 """Aggregation of the plug that the others are compared with."""
 
@@ -155,20 +161,24 @@ def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) ->
     return build
 
 
-def nearest_method(bench: Bench) -> Method:
-    """The plug, and the one nearest item in the prompt."""
-    trained = bench.plugs[OWN_PLUG]
+def nearest_method(name: str, whose: Whose = own_history) -> Build:
+    """A plug, and the user's one nearest item in the prompt."""
 
-    def requests(cases: Sequence[Case]) -> list[Request]:
-        tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
-        return personal_requests(trained.plug, tasks)[0]
+    def build(bench: Bench) -> Method:
+        trained = bench.plugs[name]
 
-    def kept(case: Case) -> int:
-        return kept_persona(case) + kept_items(case)
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
+            given = [replace(task, history=whose(case)[0]) for task, case in zip(tasks, cases, strict=True)]
+            return personal_requests(trained.plug, given)[0]
 
-    return Method(
-        trained.parameters, trained.seconds, kept, Placement(trained.plug.config.placement), requests=requests
-    )
+        def kept(case: Case) -> int:
+            return kept_persona(case) + kept_items(case)
+
+        placement = Placement(trained.plug.config.placement)
+        return Method(trained.parameters, trained.seconds, kept, placement, requests=requests)
+
+    return build
 
 
 def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, soft: int) -> list[PersonalTask]:
@@ -259,7 +269,9 @@ METHODS: Final[Mapping[str, Entry]] = {
     "pplug_published": of_plug(PUBLISHED),
     DIFFERENCE: of_plug(DIFFERENCE),
     "style_vector": Entry(style_method, is_free=True),
-    "plug_nearest": Entry(nearest_method, OWN_PLUG, is_free=True),
+    "plug_nearest": Entry(nearest_method(OWN_PLUG), OWN_PLUG, is_free=True),
+    NEAREST: Entry(nearest_method(NEAREST), NEAREST, is_free=True),
+    "nearest_default": Entry(nearest_method(NEAREST, no_history), NEAREST, is_free=True),
     **{
         f"{name}_{count}": Entry(retrieval_method(rank, count, kept))
         for name, (rank, kept) in RANKINGS.items()

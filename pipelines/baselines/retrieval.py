@@ -7,7 +7,9 @@ An item is cut at the end of its text, its output and the task itself never are.
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,19 @@ import numpy as np
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused
+from llm_jobs.training.data import Example
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
+from pipelines.examples import Row
 
 ITEM_TOKENS = 256
 """Tokens that the text of an item may take; what one leaves unused goes to the next. LaMP's whole prompt has 256."""
 
 STOP_SHARE = 0.9
 """A prompt that is still too long is tried again with this share of the tokens for its items."""
+
+Pair = tuple[str, str | None]
+"""Text and output of an item."""
 
 Ranking = Callable[[Case], list[Item]]
 """A user's items, best first."""
@@ -91,19 +98,53 @@ def retrieved_prompt(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenL
     """
     task = case.task
     longest = max((len(llm.answer_ids(choice)) for choice in task.choices or ()), default=case.personal.max_new_tokens)
-    reserve = soft + longest
-    if not fits(task.input, llm, reserve):
-        return task.input
+    return fitting_prompt(task.input, [(item.text, item.output) for item in items], kind, llm, soft + longest)
+
+
+def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> str:
+    """The same of a prompt and items' texts and outputs, where so many tokens must fit behind it."""
+    if not fits(asked, llm, reserve):
+        return asked
     for count in range(len(items), 0, -1):
         room = count * ITEM_TOKENS
         while room:
-            texts = cut_texts([item.text for item in items[:count]], room, llm)
-            pairs = [(text, item.output) for text, item in zip(texts, items, strict=False)]
-            prompt = kind.with_retrieved(pairs, task.input)
+            texts = cut_texts([text for text, _ in items[:count]], room, llm)
+            pairs = [(text, output) for text, (_, output) in zip(texts, items, strict=False)]
+            prompt = kind.with_retrieved(pairs, asked)
             if fits(prompt, llm, reserve):
                 return prompt
             room = int(room * STOP_SHARE)
-    return task.input
+    return asked
+
+
+def with_nearest(
+    examples: Sequence[Example], items: Sequence[Row], kinds: Mapping[str, Kind], kind: Kind, llm: FrozenLLM, soft: int
+) -> list[Example]:
+    """Training examples with the nearest item of their own history in the prompt; those without a history as they are.
+
+    Args:
+        examples: made of these items.
+        items: all items of all users, sorted by user and then by time.
+        kinds: the known ones; items of others are in no history.
+        kind: of the examples; items of other kinds are in no prompt.
+        llm: whose tokens and context count.
+        soft: soft prompt vectors that must fit too.
+    """
+    of_user = defaultdict[str, list[Row]](list)
+    for item in items:
+        if item["kind"] in kinds:
+            of_user[item["user_id"]].append(item)
+    found: list[Example] = []
+    for example in examples:
+        past = of_user[example.user_id][: len(example.history)]
+        usable = [at for at, item in enumerate(past) if item["kind"] == kind.name and item["output"]]
+        if usable:
+            nearest = past[max(usable, key=lambda at: (float(example.history[at] @ example.task), at))]
+            reserve = soft + len(llm.answer_ids(example.target))
+            pair = nearest["text"], nearest["output"]
+            example = replace(example, prompt=fitting_prompt(example.prompt, [pair], kind, llm, reserve))
+        found.append(example)
+    return found
 
 
 def fits(prompt: str, llm: FrozenLLM, reserve: int) -> bool:

@@ -28,9 +28,11 @@ from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
 from pipelines.baselines.night import NightOfKind
 from pipelines.baselines.plugs import training_seconds
-from pipelines.baselines.registry import DIFFERENCE, OWN_PLUG, SHUFFLED, TrainedPlug
+from pipelines.baselines.registry import DIFFERENCE, NEAREST, OWN_PLUG, SHUFFLED, TrainedPlug
+from pipelines.baselines.retrieval import with_nearest
 from pipelines.nights.runs import Progress
 from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
+from pipelines.training_data import TrainingData
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +40,8 @@ class FoldTrainer:
     """Trains plugs of one kind on the examples of some of the users."""
 
     night: NightOfKind
-    labels: tuple[str, ...]
-    """Of a closed kind."""
+    data: TrainingData
+    """What the examples are made of; of a closed kind with labels."""
     examples: Sequence[Example]
     """Of all users."""
     config: TrainConfig
@@ -49,22 +51,27 @@ class FoldTrainer:
     _prepared: dict[Placement, list[Prepared]] = field(default_factory=dict[Placement, list[Prepared]])
 
     def trained(self, need: str, seed: int, is_known: Callable[[str], bool]) -> TrainedPlug:
-        """A plug of an aggregation, one trained on histories given to the wrong users, or one that sees differences.
+        """A plug of an aggregation, or one that is trained in another way.
 
         Args:
-            need: the aggregation, SHUFFLED or DIFFERENCE.
+            need: the aggregation, SHUFFLED, DIFFERENCE or NEAREST.
             seed: of the start weights and of the training.
             is_known: tells of a user whether the plug learns of them.
         """
         models = self.night.models
-        aggregation = OWN_PLUG if need in (SHUFFLED, DIFFERENCE) else need
-        config = plug_config(self.night.kind, models, aggregation, () if need == DIFFERENCE else self.labels)
+        aggregation = OWN_PLUG if need in (SHUFFLED, DIFFERENCE, NEAREST) else need
+        config = plug_config(self.night.kind, models, aggregation, () if need == DIFFERENCE else self.data.labels)
         known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
         if not config.values_width:
             known = [replace(one, values=None) for one in known]
         if need == SHUFFLED:
             wrong = shuffled([one.example for one in known], seed)
             known = [replace(one, example=example) for one, example in zip(known, wrong, strict=True)]
+        if need == NEAREST:
+            plain = [one.example for one in known]
+            llm, kinds = trainable(models.llm), self.night.kinds
+            worded = with_nearest(plain, self.data.items, kinds, self.night.kind, llm, config.soft_count)
+            known = prepare(worded, llm, Placement(config.placement))
         start, peers = time.perf_counter(), None
         if need == DIFFERENCE:
             peers = Peers(known)

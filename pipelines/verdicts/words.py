@@ -19,6 +19,8 @@ ARMS: Final[dict[str, str]] = {
     "difference": "what sets a user apart from others",
     "style_vector": "the language model steered by style",
     "plug_nearest": "the plug and the nearest item",
+    "nearest": "a plug trained with the nearest item",
+    "nearest_default": "that plug, of the history only the nearest item",
     "recency_1": "the newest item in the prompt",
     "recency_4": "4 newest items in the prompt",
     "bm25_1": "the best item by BM25 in the prompt",

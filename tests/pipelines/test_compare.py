@@ -182,7 +182,16 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         assert [lent[one.task_id][draw] for one in tasks] == pointed(swapped)
 
 
-NOT_HERE = {"plug_nearest", "style_vector", "pplug_published", "difference", "shuffled", "met"}
+NOT_HERE = {
+    "plug_nearest",
+    "nearest",
+    "nearest_default",
+    "style_vector",
+    "pplug_published",
+    "difference",
+    "shuffled",
+    "met",
+}
 """Of free answers only, not given, or trained for folds."""
 
 

@@ -2,6 +2,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from method_cases import case, item
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
+from llm_jobs.training.data import Example
 from pipelines.baselines.extra import required
 from pipelines.baselines.retrieval import (
     ITEM_TOKENS,
@@ -20,6 +22,7 @@ from pipelines.baselines.retrieval import (
     cut_texts,
     fits,
     retrieved_prompt,
+    with_nearest,
 )
 
 texts = st.lists(
@@ -122,6 +125,30 @@ def test_an_item_gets_what_others_leave(kinds: dict[str, Kind], llm: FrozenLLM) 
     short, long = item(1, "s", "a"), item(2, "z" * 1000, "b")
     prompt = retrieved_prompt(case([short, long], "in"), [short, long], kinds["LaMP_4"], llm, 0)
     assert ITEM_TOKENS < len(re.findall("z", prompt)) < 2 * ITEM_TOKENS
+
+
+def test_a_training_prompt_holds_the_nearest_item_of_its_kind_before_it(kinds: dict[str, Kind], llm: FrozenLLM) -> None:
+    rows = [
+        {"user_id": user, "kind": kind, "text": f"text {at}", "output": None if at == 3 else f"title {at}"}
+        for user, at, kind in [
+            ("a", 0, "LaMP_4"),
+            ("b", 1, "LaMP_4"),
+            ("b", 2, "LaMP_4"),
+            ("b", 3, "LaMP_4"),
+            ("b", 4, "note"),
+            ("b", 5, "unknown"),
+            ("b", 6, "LaMP_4"),
+            ("b", 7, "LaMP_4"),
+        ]
+    ]
+    history = np.array([(0, 1), (1, 0), (1, 0), (1, 0), (0.5, 0), (2, 0)], np.float32)  # all known items of b
+    task = np.array((1, 0), np.float32)
+    made = [Example("b", "headline: x", "y", task, history[:count]) for count in (0, 1, 4, 5, 6)]
+    found = with_nearest(made, rows, kinds, kinds["LaMP_4"], llm, soft=8)
+    assert found[0] is made[0]
+    in_prompts = [re.findall('"(title .)"', one.prompt) for one in found]
+    assert in_prompts == [[], ["title 1"], ["title 2"], ["title 2"], ["title 7"]]
+    assert all(one.prompt.endswith("headline: x") for one in found)
 
 
 def test_a_missing_library_is_named_with_the_command() -> None:
