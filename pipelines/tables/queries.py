@@ -5,6 +5,7 @@ read here: it is the help text, and it gives the parameters their types and defa
 """
 
 import re
+import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pipelines.tables.damage import damage_line
 from pipelines.tables.schema import TABLES
 from pipelines.tables.sql_files import SQL_ROOT
 from pipelines.tables.statements import reading_text
-from pipelines.tables.views import connect, quoted
+from pipelines.tables.views import make_views, open_database, quoted
 from pipelines.tables.warehouse import Warehouse
 
 Value = str | int | date | None
@@ -113,7 +114,8 @@ def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]
     """A connection with a view of every table, which can read their live files and nothing else."""
     files = {name: warehouse.live(name) for name in TABLES}
     here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
-    with connect(warehouse, files=files) as db:
+    with tempfile.TemporaryDirectory(prefix="pplug-") as spill, open_database(spill) as db:
+        make_views(db, warehouse, files, has_personas=True)
         lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])
         yield db
 

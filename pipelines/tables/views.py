@@ -8,12 +8,13 @@ vectors FLOAT[]. A table that does not exist yet is an empty view.
 """
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -87,17 +88,54 @@ def open_database(spill: Path | str, memory_limit: str | None = None) -> duckdb.
         memory_limit: beyond it they go there; that of `QUERY_MEMORY` unless given.
     """
     settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
-    db = duckdb.connect(config=settings | {"memory_limit": memory_limit or os.environ.get(QUERY_MEMORY, "1G")})
-    with contextlib.suppress(duckdb.InvalidInputException):  # a notebook that could draw none
+    limit = memory_limit or os.environ.get(QUERY_MEMORY, "1G")
+    return silenced(duckdb.connect(config=settings | {"memory_limit": limit, "TimeZone": "UTC"}))
+
+
+def silenced(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Draw no bar of progress."""
+    with contextlib.suppress(duckdb.InvalidInputException):  # only a notebook could draw one
         db.execute("set enable_progress_bar = false")
-    return db.execute("set TimeZone = 'UTC'")
+    return db
+
+
+class _Shared(NamedTuple):
+    """A DuckDB that lives as long as the process: starting one takes 20 CPU milliseconds, a night asks six times."""
+
+    db: duckdb.DuckDBPyConnection
+    spill: tempfile.TemporaryDirectory[str]
+
+
+@cache
+def _shared(memory_limit: str, folder: str, process: int) -> _Shared:
+    del process  # one that was forked must not go on with its parent's
+    spill = tempfile.TemporaryDirectory(prefix="pplug-", dir=folder)
+    db = open_database(Path(spill.name, "duckdb"), memory_limit)
+    return _Shared(db.execute("set enable_external_file_cache = false"), spill)  # it would keep what was read for good
+
+
+_rooms: Final = itertools.count()
+
+
+@contextlib.contextmanager
+def shared_database() -> Generator[duckdb.DuckDBPyConnection]:
+    """A database in memory, empty and nobody else's, in this process's DuckDB, whose settings must stay as they are."""
+    name = f"room_{next(_rooms)}"
+    limit = os.environ.get(QUERY_MEMORY, "1G")
+    with silenced(_shared(limit, tempfile.gettempdir(), os.getpid()).db.cursor()) as db:
+        db.execute(f"attach ':memory:' as {name}")
+        db.execute(f"use {name}")
+        try:
+            yield db
+        finally:
+            db.execute("use memory")
+            db.execute(f"detach {name}")
 
 
 @contextlib.contextmanager
 def connect(
     warehouse: Warehouse,
     versions: Mapping[str, int] | None = None,
-    memory_limit: str | None = None,
     files: Mapping[str, Sequence[DataFile]] | None = None,
 ) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a view of every table.
@@ -106,7 +144,6 @@ def connect(
         warehouse: read only.
         versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
             The newest ones unless given, and then there are views of personas too.
-        memory_limit: of `open_database`; what does not fit goes to temporary files of this machine (TMPDIR).
         files: instead of `versions` the files of each table, or view of `ALSO`; others have no view then.
 
     Raises:
@@ -116,7 +153,7 @@ def connect(
     if files is None:
         pinned = warehouse.versions() if versions is None else versions
         files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
-    with tempfile.TemporaryDirectory(prefix="pplug-") as spill, open_database(spill, memory_limit) as db:
+    with shared_database() as db:
         make_views(db, warehouse, files, has_personas=has_personas)
         yield db
 

@@ -4,6 +4,7 @@ import os
 from datetime import date, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -124,11 +125,21 @@ def test_sorts_beyond_the_memory_limit_go_to_disk_and_leave_nothing_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with connect(Warehouse(tmp_path / "w"), memory_limit="60MB") as db:
+    monkeypatch.setenv(QUERY_MEMORY, "60MB")
+    with connect(Warehouse(tmp_path / "w")) as db:
         db.execute("create temp table wide as select i, repeat(md5(i::text), 20) as t from range(200000) r(i)")
-        assert list(tmp_path.glob("pplug-*/*")), "it went to disk"
+        assert any(path.is_file() for path in tmp_path.rglob("*")), "it went to disk"
         assert db.execute("select count(*) from wide").fetchall() == [(200000,)]
-    assert list(tmp_path.iterdir()) == []
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
+
+
+def test_connections_see_nothing_of_each_other(tmp_path: Path) -> None:
+    with connect(Warehouse(tmp_path)) as one, connect(Warehouse(tmp_path)) as other:
+        one.execute("create table own as select 1; create temp table mine as select 2")
+        assert one.execute("from own, mine").fetchall() == [(1, 2)]
+        for name in ("own", "mine"):
+            with pytest.raises(duckdb.CatalogException):
+                other.execute(f"from {name}")
 
 
 def test_a_query_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
