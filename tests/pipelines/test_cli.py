@@ -21,6 +21,8 @@ from pipelines.cli import app
 from pipelines.command.boundary import State, option_names
 from pipelines.command.settings import read_settings
 
+pytestmark = pytest.mark.beam
+
 ROOT = Path(__file__).parent.parent.parent
 
 ITEM = {"user_id": "u", "item_id": "1", "kind": "LaMP_4", "posted_at": "2026-10-01", "text": "rain", "output": "Rain"}

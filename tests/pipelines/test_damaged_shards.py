@@ -21,6 +21,8 @@ from pipelines.nights.shards import Shard
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
+pytestmark = pytest.mark.beam
+
 Fill = Callable[..., Warehouse]
 
 

@@ -22,6 +22,8 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
+pytestmark = pytest.mark.beam
+
 Fill = Callable[..., Warehouse]
 NEXT_NIGHT = NIGHT + timedelta(days=1)
 

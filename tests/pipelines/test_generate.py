@@ -28,6 +28,8 @@ from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
+pytestmark = pytest.mark.beam
+
 Fill = Callable[..., Warehouse]
 
 

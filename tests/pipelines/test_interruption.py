@@ -23,6 +23,8 @@ import os, signal, sys, threading
 from pipelines.cli import main
 
 function, name, *words = sys.argv[1:]
+if words[0] != "ingest":  # import what it will need before it is watched, which takes three times as long
+    import pipelines.encode, pipelines.generate
 
 def watch(frame, event, _):
     if event == "call" and frame.f_code.co_name == function:

@@ -26,6 +26,8 @@ from pipelines.nights.steps import StepsFailed, raise_worst
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
+pytestmark = pytest.mark.beam
+
 Fill = Callable[..., Warehouse]
 DAYS = [NIGHT + timedelta(days=number) for number in range(4)]
 

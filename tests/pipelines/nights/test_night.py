@@ -19,6 +19,8 @@ from pipelines.nights.shards import Shard
 from pipelines.store.leases import Fenced, runs_under_way
 from pipelines.tables.warehouse import CommitConflict, Warehouse
 
+pytestmark = pytest.mark.beam
+
 USERS = {"ann": 2, "bob": 3, "cid": 1, "dan": 4}
 """How many items each has; a shard holds four."""
 

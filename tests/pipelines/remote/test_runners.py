@@ -12,6 +12,8 @@ from pipelines.nights.night import run_night
 from pipelines.nights.runners import Runner
 from pipelines.tables.warehouse import Warehouse
 
+pytestmark = pytest.mark.beam
+
 USERS = {"ann": 2, "bob": 3, "cid": 1, "dan": 4}
 
 Flags = tuple[str, ...]

@@ -18,6 +18,8 @@ from pipelines.nights.shards import Shard
 from pipelines.store.stored import open_store
 from pipelines.tables.warehouse import CommitConflict, Warehouse
 
+pytestmark = pytest.mark.beam
+
 USERS = {"ann": 2, "bob": 3, "cid": 1, "dan": 4}
 """How many items each has; a shard holds four."""
 

@@ -27,6 +27,8 @@ from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
+pytestmark = pytest.mark.beam
+
 TABLES = ("histories", "history_vectors", "persona_vectors", "tasks", "outputs", "rejects")
 
 
