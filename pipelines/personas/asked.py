@@ -1,13 +1,19 @@
 """Views of what is stored of some users, so that only their part of the files is read.
 
 ids, spelled out in the view ─▶ DuckDB passes over every row group that holds none of them
+of large tables              ─▶ their pages alone are read, into a temporary table
 """
 
 import contextlib
 from collections.abc import Collection, Generator
+from pathlib import Path
 from typing import Final
 
 import duckdb
+
+from pipelines.tables.pages import rows_of_users, wanted
+from pipelines.tables.schema import TABLES, file_schema
+from pipelines.tables.views import lost_files, no_rows, selected
 
 MOST_SPELLED: Final = 2_000
 """Ids that are spelled out; beyond it nearly every row group holds one, and a join is as good."""
@@ -16,16 +22,40 @@ VIEWS: Final = {"asked_vectors": "history_vectors", "asked_bases": "persona_vect
 
 
 def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str]) -> None:
-    """Make `asked_vectors` and `asked_bases`: the rows of these users in `history_vectors` and `persona_vectors`."""
-    if len(users) <= MOST_SPELLED:
-        wanted = ", ".join("'" + user.replace("'", "''") + "'" for user in sorted(users)) or "null"
+    """Make `asked_vectors` and `asked_bases`: the rows of these users in `history_vectors` and `persona_vectors`.
+
+    Raises:
+        PplugError: if a file is not there.
+    """
+    is_few = 0 < len(users) <= MOST_SPELLED
+    if is_few or not users:
+        ids = ", ".join("'" + user.replace("'", "''") + "'" for user in sorted(users)) or "null"
     else:
         db.execute(
             "create or replace temp table asked as select unnest($users::text[]) as user_id", {"users": [*users]}
         )
-        wanted = "select user_id from asked"
+        ids = "select user_id from asked"
     for view, table in VIEWS.items():
-        db.execute(f"create or replace temp view {view} as select * from {table} where user_id in ({wanted})")
+        rows = f"select * from {table} where user_id in ({ids})"
+        if is_few and _read_pages(db, table, users):
+            rows = f"from paged_{table}"
+        db.execute(f"create or replace temp view {view} as {rows}")
+
+
+def _read_pages(db: duckdb.DuckDBPyConnection, table: str, users: Collection[str]) -> bool:
+    """Make `paged_<table>`, the rows of these users, if the table is large."""
+    files = db.execute("select path, ds from large_files where view_name = $1", [table]).fetchall()
+    if not files:
+        return False
+    columns, schema, condition = selected(TABLES[table]), file_schema(table), wanted(users)
+    db.execute(f"create or replace temp table paged_{table} as select {columns} from ({no_rows(table)})")
+    for path, ds in files:
+        with lost_files():
+            rows = rows_of_users(Path(path), schema, condition, schema.names)
+        if rows.num_rows:
+            own = db.from_arrow(rows.append_column("ds", [[ds] * rows.num_rows]))
+            own.project(columns).insert_into(f"paged_{table}")
+    return True
 
 
 @contextlib.contextmanager

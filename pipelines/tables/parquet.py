@@ -21,6 +21,10 @@ CODE_LEAVES: Final = {"vector": "vector.list.element", "vectors": "vectors.list.
 ROW_GROUP_ROWS: Final = 16_384
 ROW_GROUP_BYTES: Final = 2**20
 """Of a row group of what jobs write: whoever asks for a user reads the whole group."""
+PAGE_BYTES: Final = 4_096
+"""Of a column in a file with vectors: who asks for few users reads their pages alone (pages.py)."""
+PAGE_ROWS: Final = 64
+"""Rows, or numbers of a vector, after which it is looked whether a page is full."""
 FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 FILE_BYTES: Final = 256 * 2**20
@@ -68,9 +72,13 @@ def _write(table: pa.Table, file: io.BytesIO) -> None:
 
 def _packing(names: Sequence[str]) -> dict[str, Any]:
     """How the columns of these names are packed."""
-    packed = [CODE_LEAVES.get(name, name) for name in names if name not in VECTOR_LEAVES]
+    packed = [CODE_LEAVES.get(name, name) for name in names if name not in VECTOR_LEAVES and name != "item_sha256"]
     split = {VECTOR_LEAVES[name]: "BYTE_STREAM_SPLIT" for name in names if name in VECTOR_LEAVES}
-    return {"compression": "zstd", "use_dictionary": packed, "column_encoding": split}
+    form: dict[str, Any] = {"compression": "zstd", "use_dictionary": packed, "column_encoding": split}
+    if not CODE_LEAVES.keys() & {*names}:
+        return form
+    paged = {"data_page_size": PAGE_BYTES, "write_batch_size": PAGE_ROWS, "write_page_index": True}
+    return form | paged | {"write_statistics": ["user_id"]}  # of other columns they would only make the index larger
 
 
 def _group_rows(table: pa.Table) -> int:

@@ -30,6 +30,9 @@ ALSO: Final = {"settled_histories": "histories", "reusable_vectors": "history_ve
 """Views of some files of a table beside the others, which `encode` asks for."""
 
 
+LARGE_BYTES: Final = 16 * 2**20
+"""Of a table on this machine, from which on some users' rows are read by pages."""
+
 QUERY_MEMORY: Final = "PPLUG_QUERY_MEMORY"
 """The variable that says how much memory a DuckDB takes, like 4G; 1G unless set."""
 
@@ -175,10 +178,27 @@ def make_views(
     with lost_files():
         for view, there in files.items():
             create_view(db, view, warehouse, ALSO.get(view, view), there)
+        note_large_files(db, warehouse, files)
         if "settled_histories" in files:
             create_change_macro(db)
         if has_personas:
             create_persona_views(db)
+
+
+def note_large_files(
+    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]]
+) -> None:
+    """Make `large_files`: the path and the night of every file behind the views of large tables of this machine."""
+    rows = [
+        (view, str(warehouse.store.folder / file.name), file.ds)
+        for view, there in files.items()
+        if warehouse.store.folder is not None and sum(file.size for file in there) >= LARGE_BYTES
+        for file in there
+    ]
+    db.execute("create temp table large_files (view_name text, path text, ds date)")
+    if rows:
+        views, paths, nights = zip(*rows, strict=True)
+        db.execute("insert into large_files select unnest($1), unnest($2), unnest($3)", [views, paths, nights])
 
 
 @contextlib.contextmanager

@@ -7,9 +7,11 @@ import pytest
 from one_night import encode_night
 from small_night import ITEMS, NIGHT, item, task
 
+from embedder.errors import PplugError
 from llm_jobs.kinds import Kind
 from pipelines.answers.queue import queued_tasks
 from pipelines.encode import EncodeConfig
+from pipelines.personas.asked import seeing_only
 from pipelines.personas.nights import encoded_nights, newest_nights
 from pipelines.personas.stored import read_personas
 from pipelines.tables.views import connect
@@ -73,3 +75,30 @@ def test_the_view_of_personas_and_the_workers_see_the_same(
             assert [known.get(name, 0) for name in history.past.names] == pytest.approx(shares.tolist())
         mean = history.counts @ history.vectors
         np.testing.assert_allclose(row["persona"], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [64, 1])
+def test_pages_of_large_tables_hold_the_same_as_all_their_rows(
+    fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = fill(ITEMS)
+    encode_night(warehouse, NIGHT, replace(encode_config, max_vectors=most), kinds)
+    nights, found = nights_of(warehouse), list[Any]()
+    for large_bytes in (2**40, 0):
+        monkeypatch.setattr("pipelines.tables.views.LARGE_BYTES", large_bytes)
+        with connect(warehouse) as db:
+            assert bool(db.sql("from large_files").fetchall()) == (large_bytes == 0)
+            read = [read_personas(db, nights, users, 32) for users in (["bob", "nobody"], ["ann", "cid"], [])]
+            with seeing_only(db, ["ann", "bob"]):
+                read.append(db.sql("from personas order by user_id").fetchall())
+            with np.printoptions(threshold=10**9):
+                found.append(repr(read))
+    assert found[0] == found[1]
+
+
+def test_a_lost_file_of_a_large_table_is_told_in_one_line(night: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tables.views.LARGE_BYTES", 0)
+    with connect(night) as db:
+        night.files("history_vectors")[0].unlink()
+        with pytest.raises(PplugError, match=r"a file of the warehouse cannot be read .*restore it and run again$"):
+            read_personas(db, nights_of(night), ["ann"], 32)
