@@ -67,7 +67,7 @@ def slices_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
             continue
         values = {(row["arm"], row["slice"]): row["value"] for row in mine}
         best_first = sorted(mine, key=lambda row: row["value"], reverse=metric not in ERRORS)
-        lines = [
+        lines: list[dict[str, object]] = [
             {
                 "answered with": ARMS.get(arm, arm),
                 "arm": arm,
