@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from pipelines.answers.models import GenerateConfig
     from pipelines.tables.warehouse import Warehouse
 
-SHOWN: Final = 3
-"""Answers that are shown side by side."""
+SHOWN: Final = 3  # answers that are shown side by side
 
 
 def tell_of_answers(warehouse: "Warehouse", ds: date | None) -> None:

@@ -8,11 +8,8 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-RECENT: Final = timedelta(days=7)
-"""Times that are nearer than this read as "2 h ago"."""
-
-SHORT: Final = 8
-"""Characters that are shown of a fingerprint, or of the random end of a run's id."""
+RECENT: Final = timedelta(days=7)  # times that are nearer than this read as "2 h ago"
+SHORT: Final = 8  # characters that are shown of a fingerprint, or of the random end of a run's id
 
 _RUN: Final = re.compile(r"\d{8}T\d{6}-\w+-[0-9a-f]{8}")
 

@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LINE_SECONDS: Final = 30.0
-"""Time between two lines where there is no terminal."""
-
-SILENCE: Final = 3.0
-"""Seconds without a word after which a terminal shows that a command works."""
-
-FIRST: Final = "reading tables and models"
-"""What is said until the job counts something."""
+LINE_SECONDS: Final = 30.0  # time between two lines where there is no terminal
+SILENCE: Final = 3.0  # seconds without a word after which a terminal shows that a command works
+FIRST: Final = "reading tables and models"  # what is said until the job counts something
 
 
 @dataclass

@@ -24,8 +24,7 @@ from typing import Any
 
 from embedder.errors import InputMissing, UsageError
 
-DEFAULT_FILE = Path("pplug.toml")
-"""In the working directory; it need not exist."""
+DEFAULT_FILE = Path("pplug.toml")  # in the working directory; it need not exist
 
 OptionNames = Mapping[str, Mapping[str, str]]
 """For each command ("ingest lamp" is one) its flags without dashes, and the name of the parameter each one sets."""

@@ -8,24 +8,20 @@ from pipelines.intake import limits
 from pipelines.intake.columns import RawColumn
 from pipelines.intake.rejects import Reject, described
 
-Numbered = tuple[int, object | Reject]
-"""Line or place, counted from 1, and what stands there."""
-ColumnNames = Mapping[str, str]
-"""A column of a table and what the file calls it."""
+Numbered = tuple[int, object | Reject]  # line or place, counted from 1, and what stands there
+ColumnNames = Mapping[str, str]  # a column of a table and what the file calls it
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Rows of a file that are checked together."""
 
-    row_ids: Sequence[str] = ()
-    """How each row is called in `rejects`."""
+    row_ids: Sequence[str] = ()  # how each row is called in `rejects`
     columns: Mapping[str, RawColumn] = field(default_factory=dict[str, RawColumn])
     """By the table's names; a column that the file does not have is left out."""
     refused: Sequence[tuple[str, Reject]] = ()
     """Row ids of what is no row, and why; they count beside the rows."""
-    names: frozenset[str] = frozenset()
-    """What the file calls its columns."""
+    names: frozenset[str] = frozenset()  # what the file calls its columns
 
 
 class Gathered:

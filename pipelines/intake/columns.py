@@ -20,10 +20,8 @@ RawColumn: TypeAlias = pa.Array | Sequence[object]
 class Column(NamedTuple):
     """A column that was read."""
 
-    values: pa.Array
-    """Null where there is nothing, or nothing that could be read."""
-    reasons: NDArray[Any]
-    """(n,) of str: why a value is refused, or ""."""
+    values: pa.Array  # null where there is nothing, or nothing that could be read
+    reasons: NDArray[Any]  # (n,) of str: why a value is refused, or ""
 
     @classmethod
     def of(cls, values: pa.Array) -> Self:

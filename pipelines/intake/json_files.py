@@ -16,8 +16,7 @@ from pipelines.intake.chunks import Numbered
 from pipelines.intake.rejects import Reject, described
 
 CHUNK_CHARACTERS: Final = 2**20
-ELEMENT_CHARACTERS: Final = 2**28
-"""An element that has no end by then is broken."""
+ELEMENT_CHARACTERS: Final = 2**28  # an element that has no end by then is broken
 
 LIST: Final = re.compile(r"\s*\[\s*")
 _SIGN: Final = re.compile(r"\s*([,\]])\s*")

@@ -23,20 +23,16 @@ from pipelines.intake.columns import as_text, is_utf8
 from pipelines.intake.lamp_files import Golds, questions_of
 from pipelines.intake.rejects import Reject, described
 
-PEEKED: Final = 20
-"""Questions that are looked at to find the kind."""
+PEEKED: Final = 20  # questions that are looked at to find the kind
 
 
 @dataclass(frozen=True)
 class LampRules:
     """How a questions file is read."""
 
-    ds: date
-    """The night; tasks are queued at its midnight."""
-    kinds: Mapping[str, Kind]
-    """The kinds there are."""
-    kind: str | None = None
-    """Name of the questions' kind, found out unless given."""
+    ds: date  # the night; tasks are queued at its midnight
+    kinds: Mapping[str, Kind]  # the kinds there are
+    kind: str | None = None  # name of the questions' kind, found out unless given
     undated: date | None = None
     """Day of profile items without a date (LaMP's user-based files have none); they are refused unless given."""
 

@@ -27,8 +27,7 @@ class Golds:
 
     task: str | None = None
     outputs: dict[str, str] = field(default_factory=dict[str, str])
-    refused: tuple[tuple[str, Reject], ...] = ()
-    """Row id and refusal of what is no answer."""
+    refused: tuple[tuple[str, Reject], ...] = ()  # row id and refusal of what is no answer
 
 
 def questions_of(file: IO[bytes]) -> Iterator[object | Reject]:

@@ -12,8 +12,7 @@ SHAPE_CHARACTERS: Final = 32
 class Reject:
     """Why a row is refused."""
 
-    reason: str
-    """In snake_case, for example empty_text, wrong_type_user_id, broken_json."""
+    reason: str  # in snake_case, for example empty_text, wrong_type_user_id, broken_json
     detail: str = ""
     """What was found there, never the value itself: users' texts stand in the wrong places, too."""
     user_id: str | None = None

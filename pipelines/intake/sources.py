@@ -47,8 +47,7 @@ class Source:
     path: Path
     partitions: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
     """Columns that the names of folders hold, as in kind=LaMP_4/part-0.parquet."""
-    store: Store | None = None
-    """Where the path is the name of an object; None on this machine."""
+    store: Store | None = None  # where the path is the name of an object; None on this machine
 
     @property
     def is_stdin(self) -> bool:

@@ -13,8 +13,7 @@ from pipelines.store.bucket import Bucket
 from pipelines.store.stored import SCHEMES
 from pipelines.tables.upsert import scratch
 
-SQL: Final = "sql"
-"""What stands for the query in `rejects.source` and in row ids."""
+SQL: Final = "sql"  # what stands for the query in `rejects.source` and in row ids
 BATCH_ROWS: Final = 2_048
 
 

@@ -45,8 +45,7 @@ class StagedRows:
 class Seen:
     """What the rows of a source were, to tell when all were refused for one reason."""
 
-    names: frozenset[str] = frozenset()
-    """The columns of the first chunk."""
+    names: frozenset[str] = frozenset()  # the columns of the first chunk
     rows_in: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
 
@@ -61,8 +60,7 @@ class Intake:
     rejects: StagedRows
     rules: RowRules
     warnings: TaskWarnings
-    seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
-    """By the name of the source."""
+    seen: dict[str, Seen] = field(default_factory=dict[str, Seen])  # by the name of the source
 
     @classmethod
     @contextlib.contextmanager

@@ -23,10 +23,8 @@ class TaskWarnings:
     kinds: Container[str]
     without_marker: Counter[str] = field(default_factory=Counter[str])
     """Tasks of each kind whose input lacks the kind's marker, or has nothing behind it."""
-    respelled: int = 0
-    """References that name a choice in another spelling, and were given its own."""
-    foreign: int = 0
-    """References that name no choice: no answer can be right."""
+    respelled: int = 0  # references that name a choice in another spelling, and were given its own
+    foreign: int = 0  # references that name no choice: no answer can be right
 
     def checked(self, tasks: pa.Table) -> pa.Table:
         """Count what is odd; returns the tasks, each reference in the spelling of the choice that it names."""

@@ -12,8 +12,7 @@ from narwhals.exceptions import NarwhalsError
 
 from embedder.errors import UsageError
 
-Frame = TypeVar("Frame")
-"""A DataFrame of pandas or Polars, or a table of Arrow."""
+Frame = TypeVar("Frame")  # A DataFrame of pandas or Polars, or a table of Arrow
 
 
 def as_arrow(frame: Any, what: str) -> pa.Table:

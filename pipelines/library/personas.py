@@ -16,18 +16,15 @@ from llm_jobs.kinds import Kind
 from pipelines.examples import Row
 from pipelines.personas.bases import runs_of_equals
 
-MAX_VECTORS: Final = 128
-"""Most vectors that stand for one user, as in `pplug encode`."""
+MAX_VECTORS: Final = 128  # most vectors that stand for one user, as in `pplug encode`
 
 
 class Persona(NamedTuple):
     """What stands for a user."""
 
     history: History
-    items: Sequence[Row]
-    """The most typical item of each vector."""
-    item_count: int
-    """All of the user's items."""
+    items: Sequence[Row]  # the most typical item of each vector
+    item_count: int  # all of the user's items
 
     @classmethod
     def empty(cls, width: int) -> "Persona":

@@ -28,8 +28,7 @@ from pipelines.tables.schema import KEYS
 MADE: Final = ("task_id", "queued_at")
 """Columns of tasks that are made where a frame lacks them: the number of the row, and now."""
 
-NIGHT: Final = date(1970, 1, 1)
-"""Tasks of a frame are of no night; the functions of the jobs want one."""
+NIGHT: Final = date(1970, 1, 1)  # tasks of a frame are of no night; the functions of the jobs want one
 
 
 def kind_named(name: str, known: Mapping[str, Kind]) -> Kind:

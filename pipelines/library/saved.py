@@ -24,8 +24,7 @@ class Saved:
 
     models: Mapping[str, str]
     """encoder, llm, dtype and llm_dtype, as they were decided when the plug was trained."""
-    max_vectors: int
-    """Most vectors that stand for one user."""
+    max_vectors: int  # most vectors that stand for one user
     kinds: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Kinds that are not built in, as the tables [kinds.NAME] of pplug.toml."""
     columns: Mapping[str, str] = field(default_factory=dict[str, str])

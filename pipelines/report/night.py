@@ -18,8 +18,7 @@ from pipelines.verdicts.words import kind_words
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
-NIGHTS: Final = 14
-"""Nights that trends show, the night itself the last."""
+NIGHTS: Final = 14  # nights that trends show, the night itself the last
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,12 @@ class NightNumbers:
     """All that the report tells; rows are those of the queries of sql/ and sql/report/."""
 
     ds: date
-    runs: Rows
-    """night_summary of the night."""
-    coverage: Rows
-    """task_coverage of the nights up to this one."""
-    personas: Rows
-    """persona_coverage of these nights."""
+    runs: Rows  # night_summary of the night
+    coverage: Rows  # task_coverage of the nights up to this one
+    personas: Rows  # persona_coverage of these nights
     rejects: Rows
     quality: Rows
-    history: Rows
-    """evaluation_history of these nights."""
+    history: Rows  # evaluation_history of these nights
     slices: Rows
     verdicts: Mapping[str, Verdict]
     drift: Rows
@@ -45,10 +40,8 @@ class NightNumbers:
     answers: Rows
     histogram: Rows
     plugs: Rows
-    audit: Rows
-    """What attacks on the night's vectors and plugs got."""
-    map: Rows
-    """x, y and item_count of some personas (personas.py)."""
+    audit: Rows  # what attacks on the night's vectors and plugs got
+    map: Rows  # x, y and item_count of some personas (personas.py)
     examples: Rows
 
     @property

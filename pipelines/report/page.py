@@ -38,8 +38,7 @@ class Tile:
 
     name: str
     value: str
-    trend: str
-    """Points of a polyline, 100 wide and 24 high; empty with fewer than two nights."""
+    trend: str  # points of a polyline, 100 wide and 24 high; empty with fewer than two nights
 
 
 def render(night: NightNumbers) -> str:

@@ -13,11 +13,8 @@ from pipelines.tables.views import run_sql
 
 Rows = Sequence[Mapping[str, Any]]
 
-MOVED: Final = 300
-"""Users of a night whose personas are compared with those of the night before."""
-
-SHOWN: Final = 1_000
-"""Personas on the map."""
+MOVED: Final = 300  # users of a night whose personas are compared with those of the night before
+SHOWN: Final = 1_000  # personas on the map
 
 
 def drift_and_map(db: duckdb.DuckDBPyConnection, ds: date, night_count: int, *, named: bool) -> tuple[Rows, Rows]:

@@ -13,8 +13,7 @@ from llm_jobs.kinds import Kind
 USERS: Final[tuple[str, str]] = ("ann", "bob")
 NEWCOMER: Final = "cem"
 
-Items = Sequence[tuple[str, str | None]]
-"""Texts and outputs, the oldest first."""
+Items = Sequence[tuple[str, str | None]]  # texts and outputs, the oldest first
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,8 @@ class Sample:
 
     items: tuple[Items, Items]
     new_text: str
-    new_input: str | None = None
-    """The task's own prompt, for kinds that have none to write."""
-    references: tuple[str, str] | None = None
-    """The right answers, for kinds that learn from tasks."""
+    new_input: str | None = None  # the task's own prompt, for kinds that have none to write
+    references: tuple[str, str] | None = None  # the right answers, for kinds that learn from tasks
 
 
 _CITATION: Final = (

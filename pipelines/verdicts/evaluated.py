@@ -9,13 +9,11 @@ from pipelines.verdicts.words import ERRORS, MAIN, metric_words, points
 
 Row = Mapping[str, Any]
 
-FEW_USERS: Final = 20
-"""Below so many users an interval over them says little, whatever it says."""
+FEW_USERS: Final = 20  # below so many users an interval over them says little, whatever it says
 
 MINUS: Final = "\N{MINUS SIGN}"
 
-DRAWN: Final = 24
-"""Characters of an interval."""
+DRAWN: Final = 24  # characters of an interval
 
 
 class Finding(StrEnum):
