@@ -39,11 +39,7 @@ def questions_of(file: IO[bytes]) -> Iterator[object | Reject]:
 
 
 def read_golds(path: Path | None) -> Golds:
-    """The answers of an outputs file; none of no file.
-
-    Raises:
-        PplugError: if it is not of LaMP's shape.
-    """
+    """The answers of an outputs file; none of no file. Raises PplugError if it is not of LaMP's shape."""
     if path is None:
         return Golds()
     try:

@@ -32,11 +32,7 @@ NIGHT: Final = date(1970, 1, 1)  # tasks of a frame are of no night; the functio
 
 
 def kind_named(name: str, known: Mapping[str, Kind]) -> Kind:
-    """The kind of either of its names.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """The kind of either of its names; raises UsageError if there is none."""
     chosen = known.get(name) or known.get(SPOKEN.get(name, ""))
     if chosen is None:
         spoken = {own: other for other, own in SPOKEN.items()}

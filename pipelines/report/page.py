@@ -69,11 +69,7 @@ def render(night: NightNumbers) -> str:
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write the report; the file appears whole or not at all.
-
-    Raises:
-        PplugError: if the file cannot be written.
-    """
+    """Write the report; the file appears whole or not at all. Raises PplugError if the file cannot be written."""
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         fresh.write_text(text, encoding="utf8")

@@ -44,11 +44,7 @@ def origin(name: str, own: Mapping[str, Any]) -> str:
 
 
 def chosen_kind(name: str, kinds: Mapping[str, Kind]) -> Kind:
-    """The kind of a name in the tables.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """The kind of a name in the tables; raises UsageError if there is none."""
     if name not in kinds:
         raise UsageError(f"kind {name!r} is not known: `pplug kinds` lists those there are")
     return kinds[name]

@@ -3,7 +3,6 @@
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +28,6 @@ FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 FILE_BYTES: Final = 256 * 2**20
 """The same in memory."""
-
-
-def night_of(path: Path) -> date:
-    """Read the night that a file of a table belongs to from the name of its folder."""
-    return date.fromisoformat(path.parent.name.removeprefix("ds="))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
