@@ -164,7 +164,6 @@ class Printed:
 
     @property
     def form(self) -> Form:
-        """How rows are printed."""
         wanted = {Form.JSON: self.as_json, Form.CSV: self.as_csv, Form.WIDE: self.wide}
         return next((form for form, is_wanted in wanted.items() if is_wanted), Form.TABLE)
 

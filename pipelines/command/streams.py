@@ -47,7 +47,6 @@ class WaitingLine:
 
     @contextlib.contextmanager
     def left_out(self) -> Generator[None]:
-        """Not meanwhile."""
         self.wipe()
         before, self.is_off = self.is_off, True
         try:

@@ -50,7 +50,6 @@ class Gathered:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to check what there is."""
         count = len(self._records) + len(self._refused)
         return self._size >= limits.BATCH_BYTES or count >= limits.BATCH_ROWS
 

@@ -51,7 +51,6 @@ class Source:
 
     @property
     def is_stdin(self) -> bool:
-        """Whether it is standard input."""
         return str(self.path) == STDIN
 
     @property

@@ -30,7 +30,6 @@ class StagedRows:
         self._file = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
 
     def add(self, rows: pa.Table) -> None:
-        """Put rows on disk."""
         if rows.num_rows:
             self.count += rows.num_rows
             self._file.write_table(rows.cast(self._file.schema))

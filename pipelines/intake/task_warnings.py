@@ -43,7 +43,6 @@ class TaskWarnings:
         return tasks.set_column(at, tasks.schema.field(at), pa.array(spelled, pa.string()))
 
     def log(self) -> None:
-        """Say what was counted."""
         for name, count in self.without_marker.items():
             if count and (kind := self._kind(name)):
                 how = f"`{kind.lamp_prompt or '...'} ... {kind.query_marker} {{text}}`"

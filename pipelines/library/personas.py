@@ -28,7 +28,6 @@ class Persona(NamedTuple):
 
     @classmethod
     def empty(cls, width: int) -> "Persona":
-        """That of a user without a history."""
         return cls(History.empty(width), (), 0)
 
 

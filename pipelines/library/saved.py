@@ -38,7 +38,6 @@ class Saved:
         return GenerateConfig(**named)
 
     def write(self, folder: Path) -> None:
-        """Put the file beside a plug."""
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf8")
 
     @classmethod
