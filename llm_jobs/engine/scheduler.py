@@ -150,10 +150,11 @@ class _Decoding:
         self._numbers = torch.arange(self._count, device=end_ids.device)
         is_ruled = bool(rules.settings) or any(one.request.no_repeat for one in requests)
         self._is_ahead = runs_ahead(end_ids.device) and beams == 1 and not is_ruled
-        self._advance = Recorded(self._step, end_ids.device) if self._is_ahead else self._step
 
     def run(self) -> dict[Prepared, Result]:
         """Decode until nothing runs or waits."""
+        # Not kept here: an object that holds its own method, and with it the cache, waits for the garbage collector.
+        advance = Recorded(self._step, self._numbers.device) if self._is_ahead else self._step
         while self._running or self._waiting:
             done = self._search.done(len(self._running))
             known = len(self._results)
@@ -168,7 +169,7 @@ class _Decoding:
                 self._give_up(slot)
             if self._running:
                 for _ in range(GPU_STEPS if self._is_ahead else 1):
-                    self._advance(self._step_slots())
+                    advance(self._step_slots())
         return self._results
 
     def _step_slots(self) -> int:

@@ -1,3 +1,4 @@
+import gc
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from embedder.linear import PackedProjection, Projection, projection_class
 from llm_jobs import FrozenLLM
 from llm_jobs.engine.decoding import best_tokens
 from llm_jobs.engine.engine import TIE
-from llm_jobs.engine.kv_cache import Prefix, padded, values_width
+from llm_jobs.engine.kv_cache import KVCache, Prefix, padded, values_width
 from llm_jobs.engine.scheduler import LONGEST_TO_SHORTEST, batches
 from llm_jobs.engine.trunk import Trunk
 from llm_jobs.frozen_llm import KV_BYTES
@@ -82,6 +83,19 @@ def test_values_are_pooled_over_the_tokens_in_the_middle_third_of_the_layers(
     found = prefix.pooled_values
     torch.testing.assert_close(found, slow_pooled([layer[1] for layer in prefix.keys_values]))
     assert found.shape == (values_width(prefix),)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_keys_and_values_are_given_back_with_the_answers(tiny_llm_folder: Path, num_beams: int) -> None:
+    llm = FrozenLLM.from_pretrained(str(tiny_llm_folder), num_beams=num_beams)
+    requests = [Request("which one", None, choices, 4) for choices in (None, ("a", "b"), None)]
+    gc.collect()
+    gc.disable()  # which may be long in coming
+    try:
+        llm.answer(requests, Placement.AFTER)
+        assert not [found for found in gc.get_objects() if type(found) is KVCache]
+    finally:
+        gc.enable()
 
 
 def test_little_memory_only_means_fewer_rows(tiny_llm_folder: Path, tiny_llm: FrozenLLM) -> None:

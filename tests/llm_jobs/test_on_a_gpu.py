@@ -71,8 +71,8 @@ def test_reading_and_a_step_wait_for_no_number() -> None:
     decoding = scheduler._Decoding(
         PromptRows(trunk, cache, 0), requests, torch.tensor([2], device="meta"), rules, beams=1
     )
-    vars(decoding)["_advance"](4)
-    vars(decoding)["_advance"](2)
+    decoding._step(4)
+    decoding._step(2)
 
 
 @pytest.mark.parametrize("can_be_recorded", [True, False])
