@@ -94,7 +94,7 @@ def test_a_plug_is_trained_with_the_nearest_item_that_it_answers_with(
     assert set(arms) == {"own", "nearest", "nearest_default", "plug_nearest"}
     assert len({arms[name]["mean_prompt_tokens"] for name in arms}) == 2
     assert arms["nearest"]["mean_prompt_tokens"] == arms["plug_nearest"]["mean_prompt_tokens"]
-    losses = {path.parent.name.split("-")[0]: path.read_text() for path in folds.folder.glob("*/training.json")}
+    losses = {path.parent.name.split("-")[0]: path.read_text() for path in (tmp_path / "kept").glob("*/training.json")}
     assert set(losses) == {"attention", "nearest"}
     assert losses["attention"] != losses["nearest"]
 
