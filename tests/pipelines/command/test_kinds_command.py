@@ -169,14 +169,14 @@ def test_init_takes_the_labels_of_a_file_where_a_kind_has_others(tiny_models: Pp
 
 
 def test_init_asks_for_the_column_it_does_not_find_and_takes_it(pplug: Pplug, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("author,body,grade,moment\nu,Rain.,5,2026-10-01\n", encoding="utf8")
+    (tmp_path / "a.csv").write_text("author,body,grade,week\nu,Rain.,5,2026-10-01\n", encoding="utf8")
     words = ("init", "--kind", "rating", "--from", "a.csv")
     said = pplug(*words)
     assert (said.code, said.out) == (2, "")
-    assert "a.csv: which column is posted_at and which is output? Columns found: author, body, grade, moment" in said.err
+    assert "a.csv: which column is posted_at and which is output? Columns found: author, body, grade, week" in said.err
     assert "--map posted_at=COLUMN,output=COLUMN" in said.err
     assert not (tmp_path / "pplug.toml").exists()
-    assert pplug(*words, "--map", "posted_at=moment,output=grade").code == 0
+    assert pplug(*words, "--map", "posted_at=week,output=grade").code == 0
     assert pplug("ingest", "histories", "a.csv", "--like", "a").code == 0
 
 
