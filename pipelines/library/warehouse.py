@@ -178,7 +178,7 @@ class Warehouse(tables.Warehouse):
         """A connection that lives as long as the relations made with it."""
         spill = str(Path(tempfile.gettempdir(), f"pplug-{uuid.uuid4().hex}"))
         db = open_database(spill)
-        make_views(db, self, {name: self.live(name) for name in TABLES}, has_personas=True)
+        make_views(db, self, {name: self.live(name) for name in TABLES})
         return db
 
 

@@ -115,7 +115,7 @@ def connect_locked(warehouse: Warehouse) -> Generator[duckdb.DuckDBPyConnection]
     files = {name: warehouse.live(name) for name in TABLES}
     here = warehouse.store.folder  # what is in an object store does not come through DuckDB's own hands
     with tempfile.TemporaryDirectory(prefix="pplug-") as spill, open_database(spill) as db:
-        make_views(db, warehouse, files, has_personas=True)
+        make_views(db, warehouse, files)
         lock_down(db, [here / file.name for there in files.values() for file in there] if here else [])
         yield db
 

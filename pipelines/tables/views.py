@@ -137,27 +137,19 @@ def shared_database() -> Generator[duckdb.DuckDBPyConnection]:
 
 @contextlib.contextmanager
 def connect(
-    warehouse: Warehouse,
-    versions: Mapping[str, int] | None = None,
-    files: Mapping[str, Sequence[DataFile]] | None = None,
+    warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]] | None = None
 ) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a view of every table.
 
     Args:
         warehouse: read only.
-        versions: the Delta versions to read, as `Warehouse.versions` gave them; a table that is not named is empty.
-            The newest ones unless given, and then there are views of personas too.
-        files: instead of `versions` the files of each table, or view of `ALSO`; others have no view then.
+        files: of each table, or view of `ALSO`; others have no view then. Unless given, all live ones as of now.
 
     Raises:
         PplugError: if a version or a file is not there.
     """
-    has_personas = versions is None and (files is None or {"runs", "persona_vectors"} <= files.keys())
-    if files is None:
-        pinned = warehouse.versions() if versions is None else versions
-        files = {name: warehouse.live(name, pinned[name]) if name in pinned else [] for name in TABLES}
     with shared_database() as db:
-        make_views(db, warehouse, files, has_personas=has_personas)
+        make_views(db, warehouse, {name: warehouse.live(name) for name in TABLES} if files is None else files)
         yield db
 
 
@@ -167,10 +159,8 @@ def asked_table(warehouse: Warehouse, table: str, query: str, params: Mapping[st
         return run_sql(db, query, params)
 
 
-def make_views(
-    db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]], *, has_personas: bool
-) -> None:
-    """Make a view of every table over its files, and those of personas if wanted.
+def make_views(db: duckdb.DuckDBPyConnection, warehouse: Warehouse, files: Mapping[str, Sequence[DataFile]]) -> None:
+    """Make a view of every table over its files, and those of personas where their tables are among them.
 
     Raises:
         PplugError: if a file is not there.
@@ -181,7 +171,7 @@ def make_views(
         note_large_files(db, warehouse, files)
         if "settled_histories" in files:
             create_change_macro(db)
-        if has_personas:
+        if {"runs", "persona_vectors"} <= files.keys():
             create_persona_views(db)
 
 

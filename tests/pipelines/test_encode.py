@@ -204,7 +204,8 @@ def test_a_run_names_the_versions_that_hold_its_night(
     with connect(warehouse) as db:
         found = db.sql("select ds, versions from runs where job = 'encode' order by ds").fetchall()
     for _, said in found:
-        with connect(warehouse, {name: json.loads(said)[name] for name in EncodeJob.writes}) as db:
+        files = {name: warehouse.live(name, json.loads(said)[name]) for name in EncodeJob.writes}
+        with connect(warehouse, files) as db:
             assert db.sql("select max(ds) from history_vectors").fetchall() == [(NIGHT,)]
         assert warehouse.table("history_vectors", json.loads(said)["history_vectors"])
 

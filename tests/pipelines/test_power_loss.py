@@ -91,7 +91,7 @@ def rejects(row_id: str) -> pa.Table:
 
 
 def kept(warehouse: Warehouse) -> list[str]:
-    with connect(warehouse, warehouse.versions(["rejects"])) as db:
+    with connect(warehouse, {"rejects": warehouse.live("rejects")}) as db:
         return [row[0] for row in db.sql("select row_id from rejects order by all").fetchall()]
 
 

@@ -57,11 +57,11 @@ def test_every_table_is_a_view_with_the_types_of_the_contract(is_empty: bool, tm
 def test_a_pinned_version_hides_what_was_written_later(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     warehouse.append("rejects", NIGHT, "r", reject("first"))
-    pinned = warehouse.versions()
+    pinned = warehouse.version("rejects")
     warehouse.append("rejects", NIGHT, "r", reject("second"))
-    with connect(warehouse, pinned) as db:
+    with connect(warehouse, {"rejects": warehouse.live("rejects", pinned)}) as db:
         assert db.execute("select row_id from rejects").fetchall() == [("first",)]
-    with connect(warehouse, {}) as db:
+    with connect(warehouse, {"rejects": []}) as db:
         assert db.execute("select row_id from rejects").fetchall() == []
     with connect(warehouse) as db:
         assert db.execute("select count(*) from rejects").fetchall() == [(2,)]
@@ -70,12 +70,9 @@ def test_a_pinned_version_hides_what_was_written_later(tmp_path: Path) -> None:
 def test_a_version_or_a_table_that_is_not_there_is_an_error_and_never_empty(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "w")
     warehouse.append("rejects", NIGHT, "r", reject("first"))
-    for place, versions in ((warehouse, {"rejects": 7}), (Warehouse(tmp_path / "elsewhere"), {"rejects": 1})):
-        with (
-            pytest.raises(PplugError, match=r"rejects (cannot be read|version 1 is not seen)"),
-            connect(place, versions),
-        ):
-            pytest.fail("there is nothing to read")
+    for place, version in ((warehouse, 7), (Warehouse(tmp_path / "elsewhere"), 1)):
+        with pytest.raises(PplugError, match=r"rejects (cannot be read|version 1 is not seen)"):
+            place.live("rejects", version)
 
 
 @pytest.mark.parametrize("above", ["ds=2020-01-01", "user_id=zzz", "kind=x", "a[b]*", "with space"])

@@ -76,7 +76,7 @@ def test_publishing_replaces_exactly_one_night(tmp_path: Path) -> None:
     )
     assert users(warehouse) == [(NIGHT, "d"), (NIGHT, "e"), (NEXT, "c")]
     assert last == warehouse.version("history_vectors")
-    with connect(warehouse, {"history_vectors": first}) as db:
+    with connect(warehouse, {"history_vectors": warehouse.live("history_vectors", first)}) as db:
         assert db.sql("select user_id from history_vectors order by all").fetchall() == [("a",), ("b",)]
 
 
