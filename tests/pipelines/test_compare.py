@@ -307,7 +307,9 @@ def test_a_kind_is_shown_with_the_values_of_its_slices_beside_each_other(night: 
     ((heading, lines),) = slices_of(rows)
     assert heading == "note · accuracy by items of the history, or part (tasks)"
     found = {(row["arm"], row["slice"]): row["value"] for row in rows if row["metric"] == "accuracy"}
-    assert [line["arm"] for line in lines] == sorted({arm for arm, _ in found}, key=lambda arm: -found[arm, "all"])
+    assert {line["arm"] for line in lines} == {arm for arm, _ in found}
+    values = [found[line["arm"], "all"] for line in lines]
+    assert values == sorted(values, reverse=True)
     for line in lines:
         shown = [value for name, value in line.items() if name not in ("arm", "answered with")]
         assert shown == [found[line["arm"], name] for name in ("history 0", "history 1-3", "history 4-15")]

@@ -29,9 +29,9 @@ words = sys.argv[3:]
 from pipelines.cli import main
 with tempfile.TemporaryDirectory() as elsewhere, open(os.devnull, "w") as nobody:
     at, out, err = words.index("--warehouse") + 1, sys.stdout, sys.stderr
-    sys.stdout = sys.stderr = nobody
+    sys.stdout, sys.stderr, tempfile.tempdir = nobody, nobody, elsewhere
     main([*words[:at], elsewhere, *words[at + 1:]])
-    sys.stdout, sys.stderr = out, err
+    sys.stdout, sys.stderr, tempfile.tempdir = out, err, None
 os.setgroups([])
 os.setgid(group)
 os.setuid(user)
@@ -92,7 +92,7 @@ def test_two_users_of_a_group_write_to_one_warehouse_and_a_third_reads(place: Pa
         rows: list[dict[str, Any]] = [json.loads(line) for line in said.stdout.splitlines()]
         assert [row["status"] for row in rows] == ["running", "done", "done"]
     said = as_user(64_003, 64_003, *ingest(place))
-    assert (said.returncode, said.stderr.count("\n")) == (1, 1)
+    assert (said.returncode, said.stderr.count("\n")) == (1, 1), said.stderr
     assert "cannot be written (Permission denied)" in said.stderr
     assert "forget" not in said.stderr
 

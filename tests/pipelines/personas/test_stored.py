@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from one_night import encode_night
+from one_night import encode_night, live_paths
 from small_night import ITEMS, NIGHT, item, task
 
 from embedder.errors import PplugError
@@ -99,6 +99,6 @@ def test_pages_of_large_tables_hold_the_same_as_all_their_rows(
 def test_a_lost_file_of_a_large_table_is_told_in_one_line(night: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.tables.views.LARGE_BYTES", 0)
     with connect(night) as db:
-        night.files("history_vectors")[0].unlink()
+        live_paths(night, "history_vectors")[0].unlink()
         with pytest.raises(PplugError, match=r"a file of the warehouse cannot be read .*restore it and run again$"):
             read_personas(db, nights_of(night), ["ann"], 32)
