@@ -21,8 +21,10 @@ MOST_SPELLED: Final = 2_000
 VIEWS: Final = {"asked_vectors": "history_vectors", "asked_bases": "persona_vectors"}
 
 
-def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str]) -> None:
+def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str], *, by_pages: bool = True) -> None:
     """Make `asked_vectors` and `asked_bases`: the rows of these users in `history_vectors` and `persona_vectors`.
+
+    `by_pages` may be turned off for a user who fills whole row groups, whose rows would be copied for nothing.
 
     Raises:
         PplugError: if a file is not there.
@@ -37,7 +39,7 @@ def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str]) -> None:
         ids = "select user_id from asked"
     for view, table in VIEWS.items():
         rows = f"select * from {table} where user_id in ({ids})"
-        if is_few and _read_pages(db, table, users):
+        if by_pages and is_few and _read_pages(db, table, users):
             rows = f"from paged_{table}"
         db.execute(f"create or replace temp view {view} as {rows}")
 

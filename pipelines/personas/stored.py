@@ -47,7 +47,7 @@ def read_closed(
     The items are never in memory all at once: a base is a function of the items in their order, in however many pieces.
     Nothing is made where none is stored or needed.
     """
-    ask_for(db, [user])
+    ask_for(db, [user], by_pages=False)
     old = read_bases(run_sql(db, "jobs/bases_of_users", nights), width)
     params = dict(nights) | {"whole_users": [user]}
     rows = db.sql(query_text("jobs/items_since_base"), params=params).to_arrow_reader(PIECE_ITEMS)
