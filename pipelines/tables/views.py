@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -118,6 +119,7 @@ def _shared(memory_limit: str, folder: str, process: int) -> _Shared:
 
 
 _rooms: Final = itertools.count()
+_starting: Final = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -125,7 +127,9 @@ def shared_database() -> Generator[duckdb.DuckDBPyConnection]:
     """A database in memory, empty and nobody else's, in this process's DuckDB, whose settings must stay as they are."""
     name = f"room_{next(_rooms)}"
     limit = os.environ.get(QUERY_MEMORY, "1G")
-    with silenced(_shared(limit, tempfile.gettempdir(), os.getpid()).db.cursor()) as db:
+    with _starting:
+        shared = _shared(limit, tempfile.gettempdir(), os.getpid())
+    with silenced(shared.db.cursor()) as db:
         db.execute(f"attach ':memory:' as {name}")
         db.execute(f"use {name}")
         try:
