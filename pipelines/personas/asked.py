@@ -29,8 +29,8 @@ def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str], *, by_pages: 
     Raises:
         PplugError: if a file is not there.
     """
-    is_few = 0 < len(users) <= MOST_SPELLED
-    if is_few or not users:
+    is_few = len(users) <= MOST_SPELLED
+    if is_few:
         ids = ", ".join("'" + user.replace("'", "''") + "'" for user in sorted(users)) or "null"
     else:
         db.execute(
@@ -39,7 +39,7 @@ def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str], *, by_pages: 
         ids = "select user_id from asked"
     for view, table in VIEWS.items():
         rows = f"select * from {table} where user_id in ({ids})"
-        if by_pages and is_few and _read_pages(db, table, users):
+        if by_pages and users and is_few and _read_pages(db, table, users):
             rows = f"from paged_{table}"
         db.execute(f"create or replace temp view {view} as {rows}")
 
@@ -53,7 +53,7 @@ def _read_pages(db: duckdb.DuckDBPyConnection, table: str, users: Collection[str
     db.execute(f"create or replace temp table paged_{table} as select {columns} from ({no_rows(table)})")
     for path, ds in files:
         with lost_files():
-            rows = rows_of_users(Path(path), schema, condition, schema.names)
+            rows = rows_of_users(Path(path), schema, condition)
         if rows.num_rows:
             own = db.from_arrow(rows.append_column("ds", [[ds] * rows.num_rows]))
             own.project(columns).insert_into(f"paged_{table}")

@@ -6,7 +6,7 @@ DuckDB and pyarrow read whole row groups, and nearly each has one user of a hund
 groups all the same: a request for less than a megabyte takes as long.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -40,26 +40,20 @@ def wanted(users: Collection[str]) -> Any:
     return (own >= lit(ids[0])) & (own <= lit(ids[-1])) & functions.in_list(own, [lit(one) for one in ids])
 
 
-def rows_of_users(path: Path, schema: pa.Schema, condition: Any, columns: Sequence[str]) -> pa.Table:
-    """Read the columns of the rows that meet a condition.
+def rows_of_users(path: Path, schema: pa.Schema, condition: Any) -> pa.Table:
+    """Read the rows that meet a condition.
 
     Args:
         path: of a file that `parquet_bytes` packed; any other is read whole.
         schema: of the file.
         condition: from `wanted`.
-        columns: which.
 
     Raises:
         OSError: if the file is not there, or cannot be read.
     """
     try:
-        rows = (
-            _session()
-            .read_parquet(path.absolute().as_uri(), schema=schema)
-            .filter(condition)
-            .select(*columns)
-            .to_arrow_table()
-        )
+        frame = _session().read_parquet(path.absolute().as_uri(), schema=schema)
+        rows = frame.filter(condition).to_arrow_table()
     except Exception as error:  # DataFusion has no class of its own
         raise OSError(f"{path}: {str(error).partition(chr(10))[0]}") from error
     path.stat()  # to DataFusion no file is no rows

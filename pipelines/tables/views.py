@@ -92,8 +92,13 @@ def open_database(spill: Path | str, memory_limit: str | None = None) -> duckdb.
         memory_limit: beyond it they go there; that of `QUERY_MEMORY` unless given.
     """
     settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
-    limit = memory_limit or os.environ.get(QUERY_MEMORY, "1G")
+    limit = memory_limit or query_memory()
     return silenced(duckdb.connect(config=settings | {"memory_limit": limit, "TimeZone": "UTC"}))
+
+
+def query_memory() -> str:
+    """How much memory a DuckDB takes unless told otherwise."""
+    return os.environ.get(QUERY_MEMORY, "1G")
 
 
 def silenced(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
@@ -126,9 +131,8 @@ _starting: Final = threading.Lock()
 def shared_database() -> Generator[duckdb.DuckDBPyConnection]:
     """A database in memory, empty and nobody else's, in this process's DuckDB, whose settings must stay as they are."""
     name = f"room_{next(_rooms)}"
-    limit = os.environ.get(QUERY_MEMORY, "1G")
     with _starting:
-        shared = _shared(limit, tempfile.gettempdir(), os.getpid())
+        shared = _shared(query_memory(), tempfile.gettempdir(), os.getpid())
     with silenced(shared.db.cursor()) as db:
         db.execute(f"attach ':memory:' as {name}")
         db.execute(f"use {name}")
