@@ -69,6 +69,7 @@ def quiet_libraries() -> None:
         warnings.simplefilter("ignore")
     logging.basicConfig(handlers=[_StderrHandler()], level=logging.ERROR, force=True)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs the traceback of what it then raises
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # where CI is set it hands on what it says of itself
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
 
@@ -93,7 +94,8 @@ def loud_libraries() -> None:
         os.environ.pop(name, None)
     warnings.simplefilter("default")
     logging.getLogger().setLevel(logging.INFO)
-    logging.getLogger("apache_beam").setLevel(logging.NOTSET)
+    for name in ("apache_beam", "transformers"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     tell_everything()
 
 

@@ -21,9 +21,10 @@ def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the loggers back as they were."""
-    for logger in (logging.getLogger(name) for name in (None, "apache_beam", *console.OUR_LOGGERS)):
+    for logger in (logging.getLogger(name) for name in (None, "apache_beam", "transformers", *console.OUR_LOGGERS)):
         monkeypatch.setattr(logger, "level", logger.level)
         monkeypatch.setattr(logger, "handlers", [])
+        monkeypatch.setattr(logger, "propagate", True)  # as transformers has it where CI is set
     monkeypatch.setattr("os.environ", {})
 
 
@@ -31,7 +32,8 @@ def loggers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_logs_go_to_stderr_and_libraries_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     console.quiet_libraries()
     logging.getLogger("pipelines.encode").info("encoded 3 items")
-    logging.getLogger("a_library").warning("a notice")  # transformers, once imported, has its own level
+    logging.getLogger("a_library").warning("a notice")
+    logging.getLogger("transformers.modeling_utils").warning("a report")  # which, once imported, has its own level
     logging.getLogger("apache_beam.runners").error("a traceback")
     said = capsys.readouterr()
     assert said.out == ""
