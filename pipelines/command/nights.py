@@ -126,7 +126,6 @@ def generate(
     ctx: typer.Context,
     ds: opt.NightDate,
     plug: Plugs,
-    engine: opt.EngineName = "transformers",
     force: Force = False,
     max_persona_age: MaxPersonaAge = None,
     *,
@@ -144,7 +143,7 @@ def generate(
     from pipelines.command.tables import Form
     from pipelines.generate import generate_job
 
-    config, kinds, runner = GenerateConfig(engine=engine, **vars(models)), opt.kinds_of(ctx), common.runner(ctx)
+    config, kinds, runner = GenerateConfig(**vars(models)), opt.kinds_of(ctx), common.runner(ctx)
     job = generate_job(plug, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
     if record := run_or_plan(job, ds, common, runner):
         tell_of_answers(common.tables, ds)

@@ -107,9 +107,7 @@ Seed = Annotated[
 ]
 AuditedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to attack; repeatable.", **PATH)]
 AuditedUsers = Annotated[int, option("--users", "Most users that are looked at.", min=4)]
-EngineName = Annotated[
-    Literal["transformers", "vllm"], option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")
-]
+Engine = Literal["transformers", "vllm"]
 Aggregation = Annotated[
     Literal["attention", "mean", "task", "none", "published"],
     option("--aggregation", "What the plug sees: attention for the plug itself, the others to be compared with it."),
@@ -137,7 +135,7 @@ Debug = Annotated[bool, option("--debug", "Show tracebacks and what libraries sa
 Private = Annotated[bool, option("--private", "Make files that you alone may read.", callback=keep_private)]
 QueryMemory = Annotated[
     int | None,
-    option("--query-memory", "Most that DuckDB takes, like 4G; 1G unless given.", callback=limit_queries, **SIZE),
+    option("--query-memory", "Most that DuckDB takes, like 4G; 640M unless given.", callback=limit_queries, **SIZE),
 ]
 LogFormat = Annotated[
     Literal["text", "json"] | None,
@@ -267,6 +265,9 @@ class ModelNames(EncoderNames):
 class Answering(ModelNames):
     """How a command answers tasks."""
 
+    engine: Annotated[Engine, option("--engine", "What runs the LLM; vllm is an extra, see docs/vllm.md.")] = (
+        "transformers"
+    )
     num_beams: Annotated[int, option("--num-beams", "Beams of a free answer; 1 is greedy.", min=1)] = 1
     shard_tasks: Annotated[int, option("--shard-tasks", "Most tasks that a worker answers at once.", min=1)] = 500
 

@@ -119,7 +119,6 @@ def evaluate(
     ctx: typer.Context,
     ds: opt.NightDate,
     controls: opt.Controls = False,
-    engine: opt.EngineName = "transformers",
     plug: opt.EvaluatedPlugs = [],  # noqa: B006  typer wants a list; nobody changes it
     *,
     compared: Compared,
@@ -139,7 +138,7 @@ def evaluate(
     from pipelines.answers.models import GenerateConfig
     from pipelines.evaluate import evaluate_night, plan_evaluate, scored_users
 
-    config = GenerateConfig(engine=engine, **vars(models))
+    config = GenerateConfig(**vars(models))
     if compared.folds or compared.compare:
         return compare(ctx, ds, plug, config, compared, common)
     plugs = opt.control_plugs(plug, is_wanted=controls)

@@ -27,6 +27,7 @@ from pipelines.tables.warehouse import Warehouse
 
 SHARDS: Final = "_shards"
 READERS: Final = 8  # threads that read the footers of files
+FOOTER_BYTES: Final = 2**14  # read of the end of a file; a footer is 11 KB, pyarrow reads 64
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ def user_range(file: DataFile, system: Any) -> tuple[str, str] | None:
     """
     try:
         with system.open_input_file(file.name) as opened:
-            footer = pq.read_metadata(opened)
+            end = opened.read_at(FOOTER_BYTES, max(file.size - FOOTER_BYTES, 0))
+            is_whole = len(end) >= int.from_bytes(end[-8:-4], "little") + 8
+            footer = pq.read_metadata(pa.BufferReader(end) if is_whole else opened)
     except (OSError, pa.ArrowInvalid) as error:
         said = str(error).partition("\n")[0]
         told = f"a file of the warehouse cannot be read ({file.name}: {said}): restore it and run again"

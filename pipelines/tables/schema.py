@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5  # raised by one when a table of an older version can no longer be read as it is
+SCHEMA_VERSION = 5  # raised by one with every new column: files without it are not read
 
 
 def _list_of(value: pa.DataType) -> pa.DataType:

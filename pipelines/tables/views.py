@@ -35,7 +35,7 @@ LARGE_BYTES: Final = 16 * 2**20
 """Of a table on this machine, from which on some users' rows are read by pages."""
 
 QUERY_MEMORY: Final = "PPLUG_QUERY_MEMORY"
-"""The variable that says how much memory a DuckDB takes, like 4G; 1G unless set."""
+"""The variable that says how much memory a DuckDB takes, like 4G; 640M unless set."""
 
 
 def quoted(path: Path) -> str:
@@ -98,7 +98,7 @@ def open_database(spill: Path | str, memory_limit: str | None = None) -> duckdb.
 
 def query_memory() -> str:
     """How much memory a DuckDB takes unless told otherwise."""
-    return os.environ.get(QUERY_MEMORY, "1G")
+    return os.environ.get(QUERY_MEMORY, "640M")
 
 
 def silenced(db: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

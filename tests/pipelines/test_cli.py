@@ -521,3 +521,10 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(tmp_path: Path) -> 
         running.stdout.close()
         assert running.stderr.read() == ""
         assert running.wait(30) in (0, 1)
+
+
+@pytest.mark.parametrize("words", [["generate"], ["nightly"], ["backfill", "generate", "--end", f"{NIGHT}"]])
+def test_every_command_that_answers_takes_another_engine(pplug: Pplug, words: list[str]) -> None:
+    night = ["--start" if "backfill" in words else "--ds", f"{NIGHT}"]
+    said = pplug(*words, *night, "--plug", "p", "--engine", "vllm", "--llm-dtype", "int8")
+    assert (said.code, said.err) == (2, "--engine vllm has no --llm-dtype int8: leave one out\n")

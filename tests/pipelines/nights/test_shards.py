@@ -2,9 +2,11 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.nights import shards
 from pipelines.nights.shards import Manifest, Shard, ShardFile, ShardLog, clear_night, cut_shards, data_name, with_files
 from pipelines.store.folder import Folder
 from pipelines.tables.data_files import DataFile
@@ -18,11 +20,11 @@ users = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 50), max
 
 @given(users, st.integers(1, 60))
 def test_every_user_is_in_exactly_one_shard_and_none_is_split(sizes: dict[str, int], most: int) -> None:
-    shards = cut_shards([(user, size, size) for user, size in sorted(sizes.items())], most)
-    assert [shard.index for shard in shards] == list(range(len(shards)))
-    assert sum(shard.row_count for shard in shards) == sum(sizes.values())
+    cut = cut_shards([(user, size, size) for user, size in sorted(sizes.items())], most)
+    assert [shard.index for shard in cut] == list(range(len(cut)))
+    assert sum(shard.row_count for shard in cut) == sum(sizes.values())
     for user, size in sizes.items():
-        (home,) = [shard for shard in shards if shard.first_user <= user <= shard.last_user]
+        (home,) = [shard for shard in cut if shard.first_user <= user <= shard.last_user]
         assert home.row_count >= size
         assert home.row_count <= most or home.first_user == home.last_user
 
@@ -31,17 +33,19 @@ def test_no_rows_give_no_shards() -> None:
     assert cut_shards([], 10) == list[Shard]()
 
 
-def test_a_shard_names_the_files_that_may_hold_its_users(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [16, shards.FOOTER_BYTES])
+def test_a_shard_names_the_files_that_may_hold_its_users(
+    read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "FOOTER_BYTES", read)
     warehouse = Warehouse(tmp_path)
     files = list[DataFile]()
     for number, who in enumerate((["ann", "bob"], ["bob", "dan"], ["éva", "\U0001f600"])):
         name, data = f"tasks/ds={NIGHT}/{number}.parquet", parquet_bytes(pa.table({"user_id": who}))
         warehouse.store.put(name, data)
         files.append(DataFile(name, NIGHT, len(data), 2))
-    shards = [Shard(0, "a", "ann", 1), Shard(1, "bob", "cid", 2), Shard(2, "z", "\U0010ffff", 1)]
-    found = [
-        [file.name[-9] for file in shard.files["tasks"]] for shard in with_files(shards, warehouse, {"tasks": files})
-    ]
+    cut = [Shard(0, "a", "ann", 1), Shard(1, "bob", "cid", 2), Shard(2, "z", "\U0010ffff", 1)]
+    found = [[file.name[-9] for file in shard.files["tasks"]] for shard in with_files(cut, warehouse, {"tasks": files})]
     assert found == [["0"], ["0", "1"], ["2"]]
 
 
