@@ -23,6 +23,8 @@ from pipelines.tables.warehouse import Staged, Warehouse
 JOB: Final = "compact"
 COMPACTED: Final = ("history_vectors", "persona_vectors", "outputs", "rejects", "evaluations", "runs")
 FILE_BYTES: Final = 128 * 2**20  # of a file, about
+LARGE_BYTES: Final = 4 * 2**20
+"""Of a file that is left as it is: to write all vectors of a full night once more costs half as much as the night."""
 PAYS_FROM: Final = 64
 """Files that a compaction must save for `nightly` to begin one: a reader opens every file of a table."""
 
@@ -58,11 +60,12 @@ def compaction_pays(warehouse: Warehouse) -> bool:
 
 
 def _scattered(warehouse: Warehouse) -> dict[tuple[str, date], list[DataFile]]:
-    """The files of each night that has more than it needs."""
+    """The small files of each night that has more of them than it needs."""
     nights = defaultdict[tuple[str, date], list[DataFile]](list)
     for name in COMPACTED:
         for file in warehouse.live(name):
-            nights[name, file.ds].append(file)
+            if file.size < LARGE_BYTES:
+                nights[name, file.ds].append(file)
     return {night: sorted(files) for night, files in nights.items() if len(files) > _needed(files)}
 
 

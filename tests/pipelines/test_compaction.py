@@ -49,6 +49,17 @@ def test_a_night_has_few_files_of_the_same_rows_in_the_order_of_users(scattered:
     assert compact_tables(scattered, reader_seconds=0) == []
 
 
+def test_files_that_are_large_stay_as_they_are(scattered: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, live = rows(scattered), scattered.live("history_vectors")
+    most = max(file.size for file in live)
+    monkeypatch.setattr(compact, "LARGE_BYTES", most)
+    compact_tables(scattered, reader_seconds=0)
+    large = {file for file in live if file.size == most}
+    assert large < set(scattered.live("history_vectors"))
+    assert len(scattered.live("history_vectors")) == len(large) + 1 < len(live)
+    assert rows(scattered) == before
+
+
 def test_a_night_that_is_done_stays_done_and_the_next_stands_on_it(
     scattered: Warehouse, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
