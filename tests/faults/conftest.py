@@ -1,8 +1,8 @@
 """Two nights, undisturbed, whose state before and after each job every test may copy."""
 
 import shutil
-import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import forkserver
 
 import night_jobs
@@ -10,7 +10,7 @@ import pytest
 from night_jobs import JOBS
 from tiny_models import save_model, tiny_bert, tiny_llama
 from undisturbed import Nights
-from victims import counts, finished, said
+from victims import counts, finished, run_counted, said
 
 from pipelines.command.console import LIBRARY_SETTINGS
 
@@ -38,9 +38,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     assert finished(night_jobs.first_night, found.before(JOBS[0])) == 0, said(found.before(JOBS[0]))
     for job in JOBS:
         shutil.copytree(found.before(job), found.after(job))
-        started_at = time.perf_counter()
-        assert finished(job, found.after(job)) == 0, said(found.after(job))
-        found.seconds[job] = time.perf_counter() - started_at
+        assert finished(partial(run_counted, job), found.after(job)) == 0, said(found.after(job))
         found.calls[job] = counts(found.after(job))
     return found
 

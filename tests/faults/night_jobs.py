@@ -13,6 +13,7 @@ import pandas as pd
 from one_night import live_paths
 
 from llm_jobs.kinds import load_kinds
+from llm_jobs.training import labels
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.encode import EncodeConfig, encode_job
@@ -132,7 +133,8 @@ def encode(folder: Path, night: date = NIGHTS[1]) -> None:
 
 
 def train(folder: Path) -> None:
-    """`pplug train`."""
+    """`pplug train`, in 20 steps and not 800, which are all alike."""
+    labels.STEPS = 20
     config = TrainConfig(epochs=2, batch_size=32, held_out=0.3)
     train_job(warehouse(folder), folder / "plug", PlugChoice("note", NIGHTS[1]), models_of(folder), config, KINDS)
 

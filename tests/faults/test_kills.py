@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +29,13 @@ def killed_in(phase: str, job: Job, nights: Nights, rng: random.Random) -> Path:
 
 def killed_at_any_time(job: Job, nights: Nights, rng: random.Random) -> Path:
     """The folder of a job that was killed from outside, wherever it was: in a library's own code too."""
+    started_at = time.perf_counter()
+    assert finished(job, nights.copy_before(job)) == 0
+    seconds = time.perf_counter() - started_at
     while True:
         folder = nights.copy_before(job)
         process = start(job, folder)
-        process.join(rng.uniform(0, nights.seconds[job]))
+        process.join(rng.uniform(0, seconds))
         process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL:

@@ -16,7 +16,6 @@ class Nights:
     root: Path
     calls: dict[Job, Mapping[str, int]] = field(default_factory=dict[Job, Mapping[str, int]])
     """For each job the calls and returns inside each phase."""
-    seconds: dict[Job, float] = field(default_factory=dict[Job, float])
     numbers: itertools.count = field(default_factory=itertools.count)
 
     def before(self, job: Job) -> Path:

@@ -18,6 +18,7 @@ from small_night import ITEMS, NIGHT, NOTE, TASKS
 from tiny_models import save_model, tiny_bert, tiny_llama
 
 from llm_jobs.kinds import Kind, load_kinds
+from llm_jobs.training import labels
 from llm_jobs.training.data import TrainConfig
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, load_models
@@ -42,6 +43,14 @@ def beam_where_it_matters(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     """Nights in modules marked `beam`, and whatever a process of its own runs, go through Beam; others do not."""
     if "beam" not in request.keywords:
         monkeypatch.setattr(runners, "run_beam", finish_here)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_training() -> Iterator[None]:
+    """Plugs are trained in 20 steps, not 800: how good they are is the matter of tests/llm_jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "STEPS", 20)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,25 +18,26 @@ from pipelines.tables.warehouse import Warehouse
 Fill = Callable[..., Warehouse]
 ROOT = Path(__file__).parent.parent.parent
 
+INGESTS = ("pipelines.ingest", "stage_and_write")
+ENCODES = ("pipelines.personas.items", "encode_items")
+ANSWERS = ("pipelines.generate", "answer_queue")
+
 INTERRUPTED_IN = """
-import os, signal, sys, threading
+import importlib, os, signal, sys
 from pipelines.cli import main
 
-function, name, *words = sys.argv[1:]
-if words[0] != "ingest":  # import what it will need before it is watched, which takes three times as long
-    import pipelines.encode, pipelines.generate
+module, name, signal_name, *words = sys.argv[1:]
+function = getattr(importlib.import_module(module), name)
 
-def watch(frame, event, _):
-    if event == "call" and frame.f_code.co_name == function:
-        threading.setprofile(None)
-        sys.setprofile(None)
-        os.kill(os.getpid(), getattr(signal, name))
+def interrupted(*args, **kwargs):
+    setattr(sys.modules[module], name, function)
+    os.kill(os.getpid(), getattr(signal, signal_name))
+    return function(*args, **kwargs)
 
-threading.setprofile(watch)
-sys.setprofile(watch)
+setattr(sys.modules[module], name, interrupted)
 sys.exit(main(words))
 """
-"""A command that gets a signal when it first calls a function."""
+"""A command that gets a signal when it first calls a function of a module."""
 
 
 @pytest.fixture
@@ -78,10 +79,10 @@ def alone() -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("function", "signal_name", "command", "found"),
     [
-        ("encode_items", "SIGINT", f"nightly --plug plug --ds {NIGHT}", [("encode", "interrupted")]),
-        ("encode_items", "SIGTERM", f"backfill encode --start {NIGHT} --end 2026-11-05", [("encode", "interrupted")]),
+        (ENCODES, "SIGINT", f"nightly --plug plug --ds {NIGHT}", [("encode", "interrupted")]),
+        (ENCODES, "SIGTERM", f"backfill encode --start {NIGHT} --end 2026-11-05", [("encode", "interrupted")]),
         (
-            "answer_queue",
+            ANSWERS,
             "SIGTERM",
             f"nightly --plug plug --ds {NIGHT}",
             [("encode", "done"), ("generate", "interrupted")],
@@ -89,10 +90,10 @@ def alone() -> tuple[str, ...]:
     ],
 )
 def test_a_signal_while_models_work_ends_the_command(
-    function: str, signal_name: str, command: str, found: list[tuple[str, str]], folder: Path, fill: Fill
+    function: tuple[str, str], signal_name: str, command: str, found: list[tuple[str, str]], folder: Path, fill: Fill
 ) -> None:
     fill(ITEMS, TASKS, name="warehouse")
-    said = run(folder, INTERRUPTED_IN, function, signal_name, *command.split())
+    said = run(folder, INTERRUPTED_IN, *function, signal_name, *command.split())
     assert (said.returncode, said.stdout) == (130, ""), said.stderr
     assert said.stderr.splitlines()[-1] == "interrupted: the same command goes on where it was"
     assert ran(folder) == found
@@ -101,9 +102,7 @@ def test_a_signal_while_models_work_ends_the_command(
 def test_the_first_process_of_a_container_heeds_sigterm(folder: Path) -> None:
     if not (before := alone()):
         pytest.skip("this machine lets us make no processes of their own number")
-    said = run(
-        folder, INTERRUPTED_IN, "stage_and_write", "SIGTERM", "ingest", "histories", "histories.jsonl", before=before
-    )
+    said = run(folder, INTERRUPTED_IN, *INGESTS, "SIGTERM", "ingest", "histories", "histories.jsonl", before=before)
     assert said.returncode == 130, said.stderr
     assert ran(folder) == []
     with connect(Warehouse(folder / "warehouse")) as db:
@@ -113,6 +112,6 @@ def test_the_first_process_of_a_container_heeds_sigterm(folder: Path) -> None:
 def test_a_parent_that_has_sigterm_ignored_keeps_that(folder: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + INTERRUPTED_IN
-    said = run(folder, code, "stage_and_write", "SIGTERM", "ingest", "histories", "histories.jsonl", "--ds", str(NIGHT))
+    said = run(folder, code, *INGESTS, "SIGTERM", *f"ingest histories histories.jsonl --ds {NIGHT}".split())
     assert said.returncode == 0, said.stderr
     assert signal.getsignal(signal.SIGTERM) == before, "of this process"
