@@ -48,8 +48,7 @@ class HereRunner(Runner):
     def run(self, night: Night, shards: Sequence[Shard]) -> None:
         """Finish the shards."""
         with kept_interruption():
-            for shard in shards:
-                working.finish(night, shard)
+            working.finish(night, shards)
 
 
 class Warehouse(tables.Warehouse):

@@ -119,8 +119,7 @@ def _work(environment: dict[str, str], night: Night, shards: Sequence[Shard], th
     exit_code = 1
     try:
         with working.noted_errors(night):
-            for shard in shards:
-                working.finish(night, shard)
+            working.finish(night, shards)
         exit_code = 0
     except Exception as error:  # the driver raises it, unless it could not even be noted
         logger.debug("a worker failed: %s", error_line(error))

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Final
 
 from embedder.errors import PplugError, error_line
@@ -114,10 +114,11 @@ def write(night: Night, computed: ComputedShard) -> Manifest:
     return manifest
 
 
-def finish(night: Night, shard: Shard) -> None:
-    """Do all of it, unless the shard has its manifest already."""
-    if found := read(night, shard):
-        write(night, compute(night, found))
+def finish(night: Night, shards: Iterable[Shard]) -> None:
+    """Do all of it for one shard after the other, unless it has its manifest already."""
+    for shard in shards:
+        if found := read(night, shard):
+            write(night, compute(night, found))
 
 
 def _is_taken_over(night: Night) -> bool:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,19 @@ from pipelines.answers.models import GenerateConfig, load_models
 from pipelines.cli import main
 from pipelines.encode import EncodeConfig
 from pipelines.nights import runners, working
-from pipelines.nights.job import Night
-from pipelines.nights.shards import Shard
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import TrainResult, plug_config, train_job
 from pipelines.training_data import PlugChoice
 
 
-def finish_here(night: Night, shards: Sequence[Shard], _: Sequence[str]) -> None:
-    """What Beam's runner in this process does, without a pipeline, which costs .2 CPU seconds a night."""
-    for shard in shards:
-        working.finish(night, shard)
-
-
 @pytest.fixture(autouse=True)
 def beam_where_it_matters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nights in modules marked `beam`, and whatever a process of its own runs, go through Beam; others do not."""
+    """Nights in modules marked `beam`, and whatever a process of its own runs, go through Beam; others do not.
+
+    A pipeline costs .2 CPU seconds a night.
+    """
     if "beam" not in request.keywords:
-        monkeypatch.setattr(runners, "run_beam", finish_here)
+        monkeypatch.setattr(runners, "run_beam", lambda night, shards, _: working.finish(night, shards))
 
 
 @pytest.fixture(scope="module", autouse=True)
