@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.personas.nights import encoded_nights, nights_until
 from pipelines.tables.data_files import DataFile
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.retention import READER_SECONDS, vacuum
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect, run_sql
-from pipelines.tables.warehouse import Staged, Warehouse, write_shard
+from pipelines.tables.warehouse import Staged, Warehouse
 
 JOB: Final = "expire"
 EXPIRING: Final = ("persona_vectors", "outputs", "rejects", "history_vectors")

@@ -31,8 +31,9 @@ from pipelines.intake.sql_rows import SQL, sql_chunks
 from pipelines.intake.staging import Intake
 from pipelines.intake.times import Years
 from pipelines.nights.runs import recorded_run
+from pipelines.tables.commits import retried
 from pipelines.tables.upsert import upsert
-from pipelines.tables.warehouse import Warehouse, retried
+from pipelines.tables.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
 

@@ -61,34 +61,24 @@ def upsert(
         written or deleted by a later night (`left_alone`).
 
     Raises:
-        CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, which then are
-            found again.
+        CommitConflict: if the table was changed meanwhile; nothing is written, or deletions alone, found again later.
     """
     memory = DELETIONS.get(name)
-    names = [name] if memory is None else [name, memory]
+    names, folder = [name, memory] if memory else [name], staged.parent
     if not dry_run:
         for table in names:
             warehouse.create(table)
     versions = warehouse.versions(names)
-    with scratch(staged.parent) as db:
+    with scratch(folder) as db:
+        live = {table: warehouse.copied_files(table, version, folder) for table, version in versions.items()}
         _choose_rows(db, name, staged)
-        there, gone = (
-            warehouse.copied_files(table, versions[table], staged.parent) if table in versions else {}
-            for table in (name, memory or "")
-        )
-        _list_live_rows(db, name, ds, there)
-        _list_live_rows(db, memory or name, ds, gone, view="gone")
-        _find_changes(db, name, ds, overwrite_newer=overwrite_newer)
-        counts = dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
-        if not dry_run:
-            if memory is not None:
-                changes = _swapped(db, memory, ds, "noted", gone, _noted_deletions(db, memory, ds), staged.parent)
-                if changes[1]:
-                    warehouse.swap(memory, run_id, *changes, versions[memory])
-            if counts.get("changed") or counts.get("deleted"):
-                db.execute("create temp table replaced as select * from fates where fate in ('changed', 'deleted')")
-                changes = _swapped(db, name, ds, "replaced", there, _sorted_rows(db, name, staged), staged.parent)
-                warehouse.swap(name, run_id, *changes, versions[name])
+        counts = _decide(db, name, ds, live, overwrite_newer=overwrite_newer)
+        if memory and not dry_run:
+            changes = _swapped(db, memory, ds, "noted", live[memory], _noted_deletions(db, memory, ds), folder)
+            warehouse.swap(memory, run_id, *changes, versions[memory])
+        if (counts.get("changed") or counts.get("deleted")) and not dry_run:
+            changes = _swapped(db, name, ds, "replaced", live[name], _sorted_rows(db, name, staged), folder)
+            warehouse.swap(name, run_id, *changes, versions[name])
     return counts
 
 
@@ -147,8 +137,21 @@ def _list_live_rows(
         inner join {view}_nights using (filename)""")
 
 
-def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwrite_newer: bool) -> None:
-    """Make `fates`: what becomes of each chosen row, and where the row is that it replaces."""
+def _decide(
+    db: duckdb.DuckDBPyConnection,
+    name: str,
+    ds: date,
+    live: Mapping[str, Mapping[Path, DataFile]],
+    *,
+    overwrite_newer: bool,
+) -> dict[str, int]:
+    """Make `fates`: what becomes of each chosen row, and where the row is that it replaces; count them by fate.
+
+    `replaced` are those that are written or deleted.
+    """
+    memory = DELETIONS.get(name, "")
+    _list_live_rows(db, name, ds, live.get(name, {}))
+    _list_live_rows(db, memory or name, ds, live.get(memory, {}), view="gone")
     keys = ", ".join(_own_keys(name))
     db.execute(
         f"""
@@ -170,6 +173,8 @@ def _find_changes(db: duckdb.DuckDBPyConnection, name: str, ds: date, *, overwri
         left join gone using ({keys})""",
         {"ds": ds, "overwrite": overwrite_newer},
     )
+    db.execute("create temp view replaced as select * from fates where fate in ('changed', 'deleted')")
+    return dict(db.sql("select fate, count(*) from fates group by fate").fetchall())
 
 
 def _noted_deletions(db: duckdb.DuckDBPyConnection, name: str, ds: date) -> Iterable[pa.RecordBatch]:

@@ -1,13 +1,4 @@
-"""The one module that commits to tables: finished Parquet files become visible in one Delta transaction.
-
-    files of finished shards, already below <table>/ds=<night>/ ─┐
-    files staged on this machine ─▶ put there ───────────────────┴─▶ one commit with run_id and row count
-    live files to be replaced, and what replaces them ─────────────▶ one commit
-
-No commit, no table: a reader sees a whole night or none of it. Every table counts the commits to each night, and those
-that take single files out. A writer names the counts it began with: if one has changed by then, what it made is of
-yesterday, and it gets a `CommitConflict`; so of two writers of a night one wins, and what was forgotten stays so.
-"""
+"""The tables of a place: what their newest versions hold, and what runs bring into them and take out."""
 
 import contextlib
 import shutil
@@ -21,37 +12,20 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pd
-import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from embedder.durable import make_folder
 from embedder.errors import PplugError, UsageError
 from pipelines.store.folder import named_causes
 from pipelines.store.stored import Store, open_store
+from pipelines.tables.commits import Change, RunCommits, causes_named, retried
 from pipelines.tables.data_files import SWAP, Counts, DataFile, counts_of, live_files, new_name
-from pipelines.tables.delta_log import lost_entry, require_commits, settle_log, sync_log
-from pipelines.tables.parquet import parquet_bytes, write_batches, write_shard
+from pipelines.tables.delta_log import lost_entry, require_commits, sync_log
+from pipelines.tables.parquet import parquet_bytes, write_batches
 from pipelines.tables.schema import SCHEMA_VERSION, TABLES, file_schema
 
 VERSION_KEY: Final = "pplug.schemaVersion"
-__all__ = ["CommitConflict", "DataFile", "Staged", "Warehouse", "retried", "write_shard"]
-
-
-class CommitConflict(PplugError):
-    """Another run committed to the same night of the same table first."""
-
-
-ATTEMPTS: Final = 20  # to commit a night while other nights are committed to the same table
-
-retried: Final = Retrying(
-    retry=retry_if_exception_type(CommitConflict),
-    wait=wait_random_exponential(multiplier=0.02),
-    stop=stop_after_attempt(9),
-    reraise=True,
-)
-"""Calls what it is given until no other run commits in between."""
 
 
 class Staged(NamedTuple):
@@ -60,14 +34,6 @@ class Staged(NamedTuple):
     ds: date
     path: Path
     born: int = 0  # that of the live file whose rows these are; 0 for rows that are new
-
-
-class Change(NamedTuple):
-    """What one commit does to a table."""
-
-    added: Sequence[DataFile]
-    removed: Sequence[DataFile]
-    counts: Counts  # what the table counts from then on; see `Warehouse.counts`
 
 
 class Warehouse:
@@ -99,7 +65,7 @@ class Warehouse:
         """
         uri, options = f"{self.store.uri}/{_known(name)}", dict(self.store.options)
         if self.store.folder is not None:
-            with self._named_causes(name):
+            with causes_named(self.store, name):
                 require_commits(self.folder(name))
         try:
             if not DeltaTable.is_deltatable(uri, options):
@@ -125,7 +91,7 @@ class Warehouse:
         found = self.table(name)
         if found is not None:
             return found
-        with self._named_causes(name):
+        with causes_named(self.store, name):
             if self.store.folder is not None:
                 make_folder(self.folder(name))
             try:
@@ -203,7 +169,8 @@ class Warehouse:
             CommitConflict: if another run wrote the same night since then, or took out files; its rows stand.
         """
         table = self.create(name)
-        self._replace_night(table, name, ds, run_id, files, counts_of(table, ds) if since is None else since)
+        since = counts_of(table, ds) if since is None else since
+        RunCommits(self.store, name, run_id).replace_night(table, ds, files, since)
         table.update_incremental()
         return table.version()
 
@@ -212,13 +179,13 @@ class Warehouse:
         file = DataFile(new_name(name, ds, run_id), ds, len(packed), rows.num_rows)
         table = self.create(name)
         self.store.put(file.name, packed)
-        self._append(table, name, run_id, Change([file], [], {}))
+        RunCommits(self.store, name, run_id).change(table, Change([file], [], {}))
 
     def replace_rejects(
         self, job: str, ds: date, run_id: str, files: Sequence[Path | DataFile], sources: Sequence[str] | None = None
     ) -> None:
         """Replace what a job refused in a night, of some sources if given, by the rows of finished files."""
-        own = pc.field("job") == job
+        commits, own = RunCommits(self.store, "rejects", run_id), pc.field("job") == job
         if sources is not None:
             own &= pc.field("source").isin(list(sources))
 
@@ -231,7 +198,7 @@ class Warehouse:
             columns = file_schema("rejects")
             with self.staging(f"{run_id}_rejects-{uuid.uuid4().hex}") as folder:
                 kept = write_batches(folder / "kept", columns, old.to_batches(columns=columns.names, filter=~own))
-                self._replace_night(table, "rejects", ds, run_id, [*kept, *files], counts_of(table, ds))
+                commits.replace_night(table, ds, [*kept, *files], counts_of(table, ds))
 
         retried(attempt)
 
@@ -241,20 +208,20 @@ class Warehouse:
         """Take live files out of a table and files of this machine into their nights, in one transaction.
 
         For a table that is written by `swap` only, or that nobody else writes to meanwhile. What goes stays in the
-        store for readers of older versions. `read_version` is the one that both kinds of files were computed from.
+        store for readers of older versions; without files nothing is done. `read_version` is the one that both kinds of
+        files were computed from.
 
         Raises:
             CommitConflict: if the table was changed since `read_version`; compute the files again.
         """
+        if not (removed or added):
+            return
         table = self.table(name, read_version)
         if table is None:
             raise PplugError(f"no table {name} version {read_version} in {self}: run the command again")
-        new = [
-            file
-            for staged in added
-            for file in self._put(name, staged.ds, run_id, staged.path, staged.born or read_version + 1)
-        ]
-        self._append(table, name, run_id, Change(new, removed, {SWAP: table.version() + 1}))
+        commits, next_version = RunCommits(self.store, name, run_id), read_version + 1
+        new = [file for ds, path, born in added for file in commits.put(ds, path, born or next_version)]
+        commits.change(table, Change(new, removed, {SWAP: next_version}))
 
     @contextlib.contextmanager
     def copied(self) -> Generator[Path]:
@@ -283,76 +250,6 @@ class Warehouse:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _put(self, name: str, ds: date, run_id: str, path: Path, born: int = 0) -> list[DataFile]:
-        """Put a staged file where its table can name it; one without rows goes nowhere."""
-        try:
-            rows = pq.read_metadata(path).num_rows
-        except FileNotFoundError:
-            raise PplugError(f"{path} vanished before it was published: run the command again") from None
-        if not rows:
-            return []
-        file = DataFile(new_name(name, ds, run_id, born), ds, path.stat().st_size, rows)
-        self.store.put(file.name, path)
-        return [file]
-
-    def _replace_night(
-        self, table: DeltaTable, name: str, ds: date, run_id: str, files: Sequence[Path | DataFile], since: Counts
-    ) -> None:
-        """Replace a night in one commit; another night that is committed in between costs another attempt."""
-        mine = [put for file in files if isinstance(file, Path) for put in self._put(name, ds, run_id, file)]
-        new = {
-            file.name: file for file in [*mine, *(file for file in files if isinstance(file, DataFile) and file.rows)]
-        }
-        night, before = f"ds={ds.isoformat()}", dict(since)
-        lost: CommitFailedError | None = None
-        for _ in range(ATTEMPTS):
-            if counts_of(table, ds) != before:
-                break
-            live = {file.name: file for file in live_files(name, table) if file.ds == ds}
-            added = [file for file in new.values() if file.name not in live]  # a run that died may have committed some
-            removed = [file for file in live.values() if file.name not in new]
-            change = Change(added, removed, {night: before[night] + 1, SWAP: before[SWAP]})
-            try:
-                return self._commit(table, name, run_id, change)
-            except CommitFailedError as error:
-                lost = error
-                table.update_incremental()
-        self.store.delete(file.name for file in mine)
-        raise CommitConflict(f"{name} {night} was written by another run meanwhile: run the command again") from lost
-
-    def _append(self, table: DeltaTable, name: str, run_id: str, change: Change) -> None:
-        """Add files to their nights, and take out others, in one commit."""
-        try:
-            self._commit(table, name, run_id, change)
-        except CommitFailedError as error:
-            # any other failure leaves them: the commit may be made
-            self.store.delete(file.name for file in change.added)
-            raise CommitConflict(f"{name} was written by another run meanwhile: run the command again") from error
-
-    def _commit(self, table: DeltaTable, name: str, run_id: str, change: Change) -> None:
-        """Commit files that are in the store; of two commits to one version with a count in common the second fails.
-
-        Delta's own check sees only files that were removed: two writers of a night that was empty would both win.
-        """
-        facts = {"run_id": run_id, "row_count": str(sum(file.rows for file in change.added))}
-        transactions = [Transaction(*count) for count in change.counts.items()]
-        with self._named_causes(name):
-            table.create_write_transaction(
-                [*(file.remove_action() for file in change.removed), *(file.add_action() for file in change.added)],
-                "append",
-                TABLES[name],
-                ["ds"],
-                commit_properties=CommitProperties(custom_metadata=facts, app_transactions=transactions),
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=self.store.folder is None),
-            )
-            if self.store.folder is not None:
-                settle_log(table, self.folder(name))
-
-    @contextlib.contextmanager
-    def _named_causes(self, name: str) -> Generator[None]:
-        with contextlib.nullcontext() if self.store.folder is None else named_causes(self.folder(name)):
-            yield
 
 
 def _known(name: str) -> str:

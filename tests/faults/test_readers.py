@@ -17,9 +17,10 @@ from night_jobs import KINDS
 from victims import CONTEXT
 
 from pipelines.ingest import ingest_histories
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 2)
 READERS = 3

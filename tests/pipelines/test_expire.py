@@ -15,8 +15,9 @@ from llm_jobs.kinds import Kind
 from pipelines.encode import EncodeConfig
 from pipelines.expire import EXPIRING, expire_nights, first_kept
 from pipelines.nights.runs import recorded_run
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import TABLES, file_schema
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Warehouse
 
 DAYS = [NIGHT + timedelta(days=number) for number in range(6)]
 

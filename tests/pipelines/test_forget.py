@@ -29,10 +29,11 @@ from pipelines.erasure.user_key import made_key, read_forgotten
 from pipelines.forget import forget_user
 from pipelines.ingest import ingest_histories, ingest_lamp, ingest_tasks
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.queries import run_checks
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Warehouse
 
 Fill = Callable[..., Warehouse]
 

@@ -17,7 +17,8 @@ from pipelines.nights.published import NightInputs
 from pipelines.nights.runners import Runner, beam_options
 from pipelines.nights.shards import Shard
 from pipelines.store.leases import Fenced, runs_under_way
-from pipelines.tables.warehouse import CommitConflict, Warehouse
+from pipelines.tables.commits import CommitConflict
+from pipelines.tables.warehouse import Warehouse
 
 pytestmark = pytest.mark.beam
 

@@ -16,7 +16,8 @@ from pipelines.nights.night import run_night
 from pipelines.nights.runners import Runner
 from pipelines.nights.shards import Shard
 from pipelines.store.stored import open_store
-from pipelines.tables.warehouse import CommitConflict, Warehouse
+from pipelines.tables.commits import CommitConflict
+from pipelines.tables.warehouse import Warehouse
 
 pytestmark = pytest.mark.beam
 

@@ -10,10 +10,11 @@ import pytest
 from embedder.errors import UsageError
 from pipelines.cli import main
 from pipelines.store.stored import local_path
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import file_schema
 from pipelines.tables.upsert import upsert
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 20)
 

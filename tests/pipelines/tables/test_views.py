@@ -10,10 +10,11 @@ import pytest
 
 from embedder.errors import PplugError, UsageError
 from pipelines.cli import main
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import QUERY_MEMORY, connect, run_sql
-from pipelines.tables.warehouse import Warehouse, write_shard
+from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 20)
 TYPES = {

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from one_night import live_paths
 
 from embedder.errors import PplugError, UsageError
+from pipelines.tables.commits import CommitConflict
 from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import connect
-from pipelines.tables.warehouse import VERSION_KEY, CommitConflict, Staged, Warehouse
+from pipelines.tables.warehouse import VERSION_KEY, Staged, Warehouse
 
 NIGHT, NEXT = date(2026, 11, 20), date(2026, 11, 21)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
