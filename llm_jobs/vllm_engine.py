@@ -85,23 +85,27 @@ def load_vllm(
     """
     if find_spec("vllm") is None:
         raise InputMissing(f"vLLM is not installed: run `{INSTALL}` in an environment of its own (docs/vllm.md)")
-    from transformers import GenerationConfig
-
     dtype = "bfloat16" if dtype == "auto" else dtype
     folder = model_folder(name, cache)
     config = load_config(folder)
     if config.is_encoder_decoder:
         raise PplugError(f"model {name} is a sequence-to-sequence LLM, which vLLM cannot run: use another engine")
-    if (folder / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    else:
-        generation = GenerationConfig.from_model_config(config)
+    generation = generation_settings(folder, config)
     require_no_rules(generation, f"model {name}")
     table = embedding_table(folder, config).to(getattr(torch, dtype))
     reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
     engine = VllmEngine(_started(folder, config, dtype, reader.context_length, memory), table, reader.end_ids)
     engine.require_same_embedding([*reader.format.header, *reader.format.token_ids(PROBE_TEXT)])
     return AnsweringLLM(reader, engine, reader.fingerprint(folder), f"vllm {_version()} {dtype}")
+
+
+def generation_settings(folder: Path, config: Any) -> Any:
+    """How a model is to be decoded, as its makers say."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return GenerationConfig.from_model_config(config)
 
 
 class VllmEngine:

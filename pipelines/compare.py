@@ -73,7 +73,7 @@ def compare_night(
     *,
     progress: Progress = no_progress,
 ) -> pa.Table:
-    """Answer the night's tasks in every arm, and append the numbers to `evaluations`.
+    """Answer the night's tasks in every arm, append the numbers to `evaluations`, and return them.
 
     Args:
         warehouse: read; only `evaluations` and `runs` are appended to.
@@ -83,9 +83,6 @@ def compare_night(
         config: the models.
         compare: what is compared.
         progress: told of the tasks done.
-
-    Returns:
-        The new rows of `evaluations`.
 
     Raises:
         InputMissing: if no task of the night has a reference, no night up to it was encoded, or a library is missing.
@@ -102,10 +99,9 @@ def compare_night(
             rows += comparison.rows(config, compare, progress)
             shortened += comparison.shortened_count
             record.rows_in += len(mine)
-        table = keep_rows(warehouse, ds, record, rows)
         record.rows_out = record.rows_in
         record.config = {**record.config, "shortened_count": shortened}
-    return table
+        return keep_rows(warehouse, ds, record, rows)
 
 
 def chosen_plugs(

@@ -10,7 +10,7 @@ with at most `shard_items` changed items, fewer where they are long. Every chang
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, ClassVar
@@ -45,6 +45,7 @@ from pipelines.personas.nights import (
 )
 from pipelines.personas.protection import Protection
 from pipelines.personas.stored import read_closed
+from pipelines.tables.data_files import DataFile
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
@@ -125,37 +126,33 @@ class EncodeJob:
         }
         before = None if self.force else night_before(warehouse, nights, ds, settings)
         versions = warehouse.versions(self.reads)
-        live = {name: warehouse.live(name, version) for name, version in versions.items()}
-        since = Since(before, ds, live)
-        with connect(warehouse, files={"histories": since.histories}) as db:
-            found = run_sql(db, "jobs/item_kinds", {"ds": ds})["kind"].to_pylist()
+        since = Since(before, ds, {name: warehouse.live(name, version) for name, version in versions.items()})
         known = before.last.config["kinds"] if before else {}
-        kinds = {name: self._reading(name) for name in sorted({*known, *found})}
+        kinds = self._readings(warehouse, since, known)
         otherwise = tuple(name for name in known if kinds[name] != known[name])
         changes = Changes(ds, before and before.params, otherwise)
         is_wide = bool(otherwise) or since.has_waiting
         reads = since.reads(is_wide=is_wide or self._way.READS_ALL, force=self.force)
         with connect(warehouse, files=reads) as db:
             later = run_sql(db, "jobs/later_items", {"ds": ds})["item_count"][0].as_py()
-        # what is settled is part of the night before, unless it is looked at again
-        sources = ("histories", "deletions", *(("settled_histories",) if is_wide else ()))
-        files = [file for name in sources for file in reads.get(name, ()) if file.ds <= ds]
+        files = files_that_count(reads, ds, is_wide=is_wide)
         if before is None and not files:
             told = f"no histories as of {ds} in {warehouse}"
             raise InputMissing(f"{told}: run `pplug ingest histories FILE --ds {ds}`")
         facts = {"encoder_sha256": sha256, "width": width, "changes": changes}
-        notes = {
-            "is_full": before is None,
-            "based_on_ds": before and before.last.ds.isoformat(),
-            "pinned": {name: versions.get(name, -1) for name in PINNED},
-        } | ({"later_item_count": later} if later else {})
+        notes = {"is_full": before is None, "based_on_ds": before and before.last.ds.isoformat()}
+        notes |= {"pinned": {name: versions.get(name, -1) for name in PINNED}}
+        notes |= {"later_item_count": later} if later else {}
         settings, based_on = settings | {"kinds": kinds}, before.run_ids if before else ()
         found = (reads, files, settings, facts, notes, {"nights": nights}, based_on)
         return NightInputs(warehouse, JOB, ds, self.writes, *found)
 
-    def _reading(self, kind: str) -> list[Any] | None:
-        """What the encoder reads of a kind, and whether its outputs are labels; None for a kind that is not known."""
-        return [self.kinds[kind].sha256, self.kinds[kind].label_of("a") is not None] if kind in self.kinds else None
+    def _readings(self, warehouse: Warehouse, since: Since, known: Iterable[str]) -> dict[str, list[Any] | None]:
+        """What the encoder reads of each kind, and whether its outputs are labels; None of a kind that is not known."""
+        with connect(warehouse, files={"histories": since.histories}) as db:
+            found = run_sql(db, "jobs/item_kinds", {"ds": since.ds})["kind"].to_pylist()
+        kinds = {name: self.kinds.get(name) for name in sorted({*known, *found})}
+        return {name: kind and [kind.sha256, kind.label_of("a") is not None] for name, kind in kinds.items()}
 
     def require(self, inputs: NightInputs) -> None:
         """Refuse to change the encoder unasked, and tell of items that wait for their night."""
@@ -240,6 +237,12 @@ class EncodeJob:
         sampled = (lambda: encoder.encode(sample), sum(encoder.token_counts(sample)))
         seconds = estimated_seconds(inputs.warehouse, JOB, rows, tokens, *sampled)
         return Plan(JOB, inputs.ds, users, rows, texts, tokens, seconds, inputs.published()[0])
+
+
+def files_that_count(reads: Mapping[str, Sequence[DataFile]], ds: date, *, is_wide: bool) -> list[DataFile]:
+    """The files that the rows of a night depend on; settled items are part of the night before, unless read again."""
+    sources = ("histories", "deletions", *(("settled_histories",) if is_wide else ()))
+    return [file for name in sources for file in reads.get(name, ()) if file.ds <= ds]
 
 
 def encode_job(

@@ -19,9 +19,10 @@ from pipelines.erasure.traces import LOG_FOLDER, NEEDED, find_traces
 from pipelines.erasure.user_key import JOB, HashedUsers, read_key, request_of
 from pipelines.nights.runs import Excludes, recorded_run, utc_now
 from pipelines.nights.shards import SHARDS
+from pipelines.tables.parquet import write_shard
 from pipelines.tables.retention import READER_SECONDS, rewrite_log, vacuum
 from pipelines.tables.schema import TABLES
-from pipelines.tables.warehouse import Staged, Warehouse, write_shard
+from pipelines.tables.warehouse import Staged, Warehouse
 
 LEFTOVERS = ("_staging", "_spill-*")  # unfinished files of commands that were killed
 
@@ -63,25 +64,33 @@ def forget_user(
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
     with recorded_run(warehouse, JOB, utc_now().date(), {}, Excludes.ALL) as record:
         record.config = request_of(warehouse, user_id)
-        with warehouse.copied() as root:
-            telling = find_traces(root, person)
-            found = found_rows(warehouse, root, person, telling)
-            for name in TABLES:
-                remove_rows(warehouse, root, name, person, set(telling), record.run_id)
-            remove_leftovers(warehouse, root, telling)
-            logs = {path.parent.parent.name for path in telling if path.parent.name == LOG_FOLDER}
-        vacuum(warehouse, TABLES, reader_seconds)
-        for name in logs:
-            rewrite_log(warehouse, name)  # earlier versions of pplug wrote the range of user ids there
-        with warehouse.copied() as root:
-            left = [str(path.relative_to(root)) for path in find_traces(root, person)]
-        if left:
-            names = ", ".join(left[:3])
-            raise PplugError(
-                f"{len(left)} files still tell of the user: {names}: delete them and run the command again"
-            )
+        found = remove_person(warehouse, person, record.run_id, reader_seconds)
+        require_gone(warehouse, person)
         record.rows_in = record.rows_out = sum(place.row_count for place in found)
     return [*found, *trained]
+
+
+def remove_person(warehouse: Warehouse, person: Person, run_id: str, reader_seconds: float) -> list[FoundPlace]:
+    """Remove a user from tables, old versions, shards and leftovers; returns what was there."""
+    with warehouse.copied() as root:
+        telling = find_traces(root, person)
+        found = found_rows(warehouse, root, person, telling)
+        for name in TABLES:
+            remove_rows(warehouse, root, name, person, set(telling), run_id)
+        remove_leftovers(warehouse, root, telling)
+    vacuum(warehouse, TABLES, reader_seconds)
+    for name in {path.parent.parent.name for path in telling if path.parent.name == LOG_FOLDER}:
+        rewrite_log(warehouse, name)  # earlier versions of pplug wrote the range of user ids there
+    return found
+
+
+def require_gone(warehouse: Warehouse, person: Person) -> None:
+    """Search every file once more; raises PplugError if one still tells of the user."""
+    with warehouse.copied() as root:
+        left = [str(path.relative_to(root)) for path in find_traces(root, person)]
+    if left:
+        told = f"{len(left)} files still tell of the user: {', '.join(left[:3])}"
+        raise PplugError(f"{told}: delete them and run the command again")
 
 
 def check_user_id(user_id: str) -> None:

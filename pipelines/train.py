@@ -73,6 +73,17 @@ class TrainResult:
             for loss in self.losses
         ]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run record says of it."""
+        return {
+            "kind": self.kind,
+            "skipped_long_count": self.skipped_long_count,
+            "held_out_user_count": self.held_out_users,
+            "held_out_loss": min(loss.held_out for loss in self.losses) if self.held_out_users else None,
+            "loss_without_plug": self.loss_without_plug,
+        }
+
 
 def train_job(
     warehouse: Warehouse,
@@ -103,32 +114,16 @@ def train_job(
         logger.info(what_data_allow(len(data.targets.found), data.user_count, is_closed=bool(data.labels)))
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
-        plug, prepared, losses = fit_plug(data, kinds, models, train, folder, progress, choice.aggregation)
-        held_out = split_users(prepared, train.held_out)[1]
-        without = loss_without_plug(trainable(models.llm), held_out, is_closed=bool(plug.config.labels))
-        add_to_report(
-            folder,
-            seconds=round(time.perf_counter() - start, 1),
-            **hashed_users(warehouse, trained_on(plug, prepared, train)),
-        )
-        record.rows_in = record.rows_out = len(prepared)
-        users = len({item.example.user_id for item in held_out})
-        too_long = len(data.targets.found) - len(prepared)
-        counts = {"skipped_long_count": too_long, "shortened_count": shortened_count(prepared)}
-        facts = {
-            "kind": data.kind.name,
-            "plug_sha256": fingerprint(folder),
-            "user_count": data.user_count,
-            "held_out_user_count": users,
-            "held_out_loss": min(loss.held_out for loss in losses) if users else None,
-            "loss_without_plug": without,
-        }
-        record.config = {**record.config, **counts, **facts}
+        fitted = fit_plug(data, kinds, models, train, folder, progress, choice.aggregation)
+        plug, prepared, _ = fitted
+        result = measured(record, data, fitted, trainable(models.llm), train)
+        seconds = round(time.perf_counter() - start, 1)
+        add_to_report(folder, seconds=seconds, **hashed_users(warehouse, trained_on(plug, prepared, train)))
+        record.rows_in = record.rows_out = result.example_count
         record.tokens = work_tokens(prepared, plug.config, train.epochs)
-    skipped = data.targets.skipped_leak_count, too_long
-    return TrainResult(
-        record, data.kind.name, len(prepared), *skipped, losses, users, without, bool(plug.config.labels)
-    )
+        counts = {"user_count": data.user_count, "shortened_count": shortened_count(prepared)}
+        record.config = {**record.config, **result.facts, **counts, "plug_sha256": fingerprint(folder)}
+    return result
 
 
 class Fitted(NamedTuple):
@@ -158,6 +153,16 @@ def fit_plug(
     if plug.config.labels:
         warn_of_failure(losses, guessing_loss(data.labels))
     return Fitted(plug, prepared, losses)
+
+
+def measured(record: RunRecord, data: TrainingData, fitted: Fitted, llm: FrozenLLM, train: TrainConfig) -> TrainResult:
+    """Measure the examples of held-out users without the plug, too, and say how training went."""
+    plug, prepared, losses = fitted
+    held_out, is_closed = split_users(prepared, train.held_out)[1], bool(plug.config.labels)
+    without = loss_without_plug(llm, held_out, is_closed=is_closed)
+    users = len({item.example.user_id for item in held_out})
+    skipped = data.targets.skipped_leak_count, len(data.targets.found) - len(prepared)
+    return TrainResult(record, data.kind.name, len(prepared), *skipped, losses, users, without, is_closed)
 
 
 WITHOUT_PLUG_EXAMPLES = 200

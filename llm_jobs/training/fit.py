@@ -52,7 +52,9 @@ def train_plug(
     progress: Progress,
     names: FloatArray | None = None,
 ) -> list[EpochLoss]:
-    """Fit `plug` in place to examples that `prepare` made, and save it in `folder`.
+    """Fit `plug` in place to examples that `prepare` made, and save it in `folder`; return the losses of each epoch.
+
+    Those before a resume are among them; a plug with labels has one.
 
     Args:
         plug: with its start weights.
@@ -63,9 +65,6 @@ def train_plug(
         progress: told of the steps done.
         names: (L, D) encoded names of the plug's labels, where it has any.
 
-    Returns:
-        The losses of each epoch, those before a resume too; of a plug with labels one.
-
     Raises:
         PplugError: if there is nothing to train on.
     """
@@ -75,16 +74,12 @@ def train_plug(
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")
     training = Training(plug, llm, config, folder, progress, train, held_out, names)
+    start = {name: value.clone() for name, value in plug.state_dict().items()}
+    losses = run_stages(training)
     if held_out and not plug.head.STOPS_EARLY:
-        start = {name: value.clone() for name, value in plug.state_dict().items()}
-        losses = run_stages(training)
         plug.load_state_dict(start)
-        training = replace(training, train=list(prepared), held_out=[])
-        run_stages(training)
-    else:
-        losses = run_stages(training)
-    plug.eval()
-    plug.save_pretrained(folder)
+        run_stages(training := replace(training, train=list(prepared), held_out=[]))
+    plug.eval().save_pretrained(folder)
     write_report(folder, config, losses, len(training.train))
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return losses

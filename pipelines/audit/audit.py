@@ -24,13 +24,13 @@ from pipelines.answers.models import GenerateConfig, Models, load_models, load_p
 from pipelines.audit.attacks import Attack, Row, Scene, attack_on_soft_prompts, attacks_on_tables
 from pipelines.audit.membership import TARGETS, area, chosen_users, user_losses
 from pipelines.audit.sample import MOST_ITEMS
+from pipelines.evaluate import keep_rows
 from pipelines.examples import examples_of
 from pipelines.forget import trained_on
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.personas.encoders import EncoderConfig, load_encoder
 from pipelines.slices import AUDIT
-from pipelines.tables.schema import file_schema
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import PlugChoice, limited, training_data
@@ -88,11 +88,8 @@ def audit_night(
             for done, attack in enumerate(attacks, 1):
                 rows += attack()
                 progress("attacks", done, len(attacks))
-        same = {"slice": AUDIT, "run_id": record.run_id}
-        table = pa.Table.from_pylist([same | row for row in rows], file_schema("evaluations"))
-        warehouse.append("evaluations", ds, record.run_id, table)
         record.rows_in = record.rows_out = len(scene.known.texts)
-    return table
+        return keep_rows(warehouse, ds, record, [{"slice": AUDIT} | row for row in rows])
 
 
 def membership(

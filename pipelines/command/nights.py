@@ -225,10 +225,9 @@ def backfill(
         if plug:
             raise UsageError(f"encoding takes no plug, saw --plug {plug[0]}: pplug backfill generate ... --plug DIR")
         chosen = encode_job(encoding, kinds, rebuild=rebuild, runner=runner, is_plan=common.dry_run)
-        find_nights = nights_with_histories
     else:
         chosen = generate_job(plug, answering, kinds, max_persona_age=max_persona_age, runner=runner)
-        find_nights = nights_with_tasks
+    find_nights = {"encode": nights_with_histories, "generate": nights_with_tasks}[job]
     what = (chosen, common.tables, find_nights(common.tables, start, end))
     with progress_bars() as progress:
         if common.dry_run:

@@ -23,6 +23,7 @@ from pipelines.command.tables import ENDLESS, Form, Row, rows_of
 if TYPE_CHECKING:
     from llm_jobs.training.data import TrainConfig
     from pipelines.answers.models import GenerateConfig
+    from pipelines.train import TrainResult
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -86,23 +87,30 @@ def train(
     from pipelines.tables.views import asked_table
     from pipelines.train import plan_train, train_job
     from pipelines.training_data import PlugChoice
-    from pipelines.verdicts.trained import next_line, training_verdict
+    from pipelines.verdicts.trained import next_line
 
-    config, training = GenerateConfig(**vars(models)), training_config(epochs, models.memory, seed)
-    choice = PlugChoice(kind, until or utc_now().date(), tuple(tasks), aggregation, limit)
-    what = (common.tables, plug, choice, config, training, opt.kinds_of(ctx))
+    today, training = utc_now().date(), training_config(epochs, models.memory, seed)
+    choice = PlugChoice(kind, until or today, tuple(tasks), aggregation, limit)
+    what = (common.tables, plug, choice, GenerateConfig(**vars(models)), training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
     with progress_bars() as progress:
         result = train_job(*what, progress=progress)
+    show_training(result, common)
+    queued = asked_table(common.tables, "tasks", "jobs/task_nights").to_pylist()
+    message(with_places(next_line(plug, result.kind, queued, tasks, today), ctx.obj))
+
+
+def show_training(result: "TrainResult", common: opt.Writing) -> None:
+    """Print the losses; say how many examples there were, and whether the plug is worth having."""
+    from pipelines.verdicts.trained import training_verdict
+
     common.show(result.rows)
     left_out = {"theirs is a task's text": result.skipped_leak_count, "too long for the LLM": result.skipped_long_count}
     told = "".join(f"; {count:,} skipped: {reason}" for reason, count in left_out.items() if count)
     message(f"{result.example_count:,} examples{told}")
     held_out = (result.losses, result.held_out_users, result.loss_without_plug)
     message(training_verdict(*held_out, is_closed=result.is_closed))
-    queued = asked_table(common.tables, "tasks", "jobs/task_nights").to_pylist()
-    message(with_places(next_line(plug, result.kind, queued, tasks, utc_now().date()), ctx.obj))
 
 
 def training_config(epochs: int, memory: int | None, seed: int = 0) -> "TrainConfig":

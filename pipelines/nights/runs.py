@@ -146,9 +146,7 @@ def leased_run(
                 yield record, lease
                 lease.require()
             except BaseException as error:
-                record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                record.error, record.ended_at = error_line(error)[:500], utc_now()
-                is_recorded = not isinstance(error, Fenced) and _record_failed(warehouse, record)
+                is_recorded = _record_failed(warehouse, record, error)
                 raise
             record.status, record.ended_at = "done", utc_now()
             warehouse.append("runs", ds, run_id, record.to_table())
@@ -188,12 +186,16 @@ def make_room(warehouse: Warehouse, lease: Lease, *, is_alone: bool) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _record_failed(warehouse: Warehouse, record: RunRecord) -> bool:
+def _record_failed(warehouse: Warehouse, record: RunRecord, error: BaseException) -> bool:
     """Record a run that failed; where not even that is possible, its lease stays and the next run records it."""
+    record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    record.error, record.ended_at = error_line(error)[:500], utc_now()
+    if isinstance(error, Fenced):
+        return False
     try:
         warehouse.append("runs", record.ds, record.run_id, record.to_table())
-    except (PplugError, OSError, DeltaError) as error:  # the disk may be full: the first error is the one to tell
-        logger.warning("run %s is not recorded: %s", record.run_id, error_line(error))
+    except (PplugError, OSError, DeltaError) as second:  # the disk may be full: the first error is the one to tell
+        logger.warning("run %s is not recorded: %s", record.run_id, error_line(second))
         return False
     sweep(warehouse, record.run_id)
     return True

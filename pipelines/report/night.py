@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any, Final
 
 import duckdb
@@ -78,20 +79,9 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
     runs = run_query(db, "night_summary", night).to_pylist()
     if not runs:
         raise InputMissing(f"no job ran for the night {ds}: run `pplug runs` to see the nights there are")
-
-    def of_nights(name: str) -> Rows:
-        found = [row for row in run_query(db, name, {}).to_pylist() if row["ds"] <= ds]
-        shown = sorted({row["ds"] for row in found})[-NIGHTS:]
-        return with_words([row for row in found if row["ds"] in shown])
-
-    def of_night(name: str, **params: Any) -> Rows:
-        return with_words(run_sql(db, f"report/{name}", {"ds": ds, **params}).to_pylist())
-
-    quality = of_night("paired_values")
+    of_nights, of_night = partial(rows_of_nights, db, ds), partial(rows_of_night, db, ds)
+    quality = of_night("report/paired_values")
     drift, personas = drift_and_map(db, ds, NIGHTS, named=example_count > 0)
-    scored = with_words(run_sql(db, "jobs/scored_users", {"ds": ds}).to_pylist())
-    users = {row["kind"]: row["user_count"] for row in scored}
-    kinds = dict.fromkeys(row["kind"] for row in quality)
     return NightNumbers(
         ds=ds,
         runs=runs,
@@ -100,18 +90,39 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         rejects=run_query(db, "reject_reasons", night).to_pylist(),
         quality=quality,
         history=of_nights("evaluation_history"),
-        slices=of_night("slice_values"),
-        verdicts={kind: verdict([row for row in quality if row["kind"] == kind], users.get(kind, 0)) for kind in kinds},
+        slices=of_night("report/slice_values"),
+        verdicts=kind_verdicts(quality, of_night("jobs/scored_users")),
         drift=drift,
         staleness=run_query(db, "staleness", {}).to_pylist(),
         cost=of_nights("night_cost"),
-        answers=of_night("answer_facts"),
-        histogram=of_night("answer_histogram"),
-        plugs=of_night("plugs"),
+        answers=of_night("report/answer_facts"),
+        histogram=of_night("report/answer_histogram"),
+        plugs=of_night("report/plugs"),
         audit=audit_lines(run_sql(db, "report/audit_values", {"ds": ds}).to_pylist()),
         map=personas,
-        examples=of_night("examples", limit=example_count) if example_count else [],
+        examples=of_night("report/examples", limit=example_count) if example_count else [],
     )
+
+
+def rows_of_nights(db: duckdb.DuckDBPyConnection, ds: date, query: str) -> Rows:
+    """The rows of a query of sql/ for the nights that trends show."""
+    found = [row for row in run_query(db, query, {}).to_pylist() if row["ds"] <= ds]
+    shown = sorted({row["ds"] for row in found})[-NIGHTS:]
+    return with_words([row for row in found if row["ds"] in shown])
+
+
+def rows_of_night(db: duckdb.DuckDBPyConnection, ds: date, name: str, **params: Any) -> Rows:
+    """The rows of a statement below sql/ for the night itself."""
+    return with_words(run_sql(db, name, {"ds": ds, **params}).to_pylist())
+
+
+def kind_verdicts(quality: Rows, scored: Rows) -> dict[str, Verdict]:
+    """Whether the answers of each kind are personal, from its numbers and its count of users with a reference."""
+    users = {row["kind"]: row["user_count"] for row in scored}
+    by_kind = dict[str, list[Row]]()
+    for row in quality:
+        by_kind.setdefault(row["kind"], []).append(row)
+    return {kind: verdict(rows, users.get(kind, 0)) for kind, rows in by_kind.items()}
 
 
 def with_words(rows: Rows) -> Rows:

@@ -75,17 +75,21 @@ def look_at(
         )
     columns = dict(given) | fitting_map(names, "histories", given, has_kind=True, outputs=usual_outputs(kind))
     wanted = [*needed_columns("histories", has_kind=True), *(["output"] if kind.prompt is not None else [])]
-    lacking = [column for column in wanted if columns.get(column, column) not in names]
-    if lacking:
-        advice = ",".join(f"{column}=COLUMN" for column in lacking)
-        told = f"{source.label}: which column is {' and which is '.join(lacking)}?"
-        raise UsageError(f"{told} Columns found: {shown(names)}: name it with --map {advice}")
+    require_found(source, [column for column in wanted if columns.get(column, column) not in names], names)
     chunk = _first(source, renamed("histories", columns))
     checked = check_chunk("histories", chunk, RowRules(kinds, Years.until(datetime.now(UTC).year), kind=kind.name))
     users = list(dict.fromkeys(checked.rows["user_id"].to_pylist()))[:USERS]
     reasons = Counter(reject.reason for _, reject in checked.refused)
     labels = own_labels(checked.rows["output"].to_pylist(), kind)
     return Looked(columns, users, checked.rows.num_rows + len(checked.refused), reasons, labels)
+
+
+def require_found(source: Source, lacking: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse a file in which columns that are needed were not found."""
+    if lacking:
+        advice = ",".join(f"{column}=COLUMN" for column in lacking)
+        told = f"{source.label}: which column is {' and which is '.join(lacking)}?"
+        raise UsageError(f"{told} Columns found: {shown(names)}: name it with --map {advice}")
 
 
 def own_labels(outputs: Iterable[str | None], kind: Kind) -> list[str]:
