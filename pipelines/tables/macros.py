@@ -5,7 +5,8 @@ histories, settled_histories, deletions ─▶ item_changes(night, before, kinds
 
 runs ─▶ encode_nights ─┬─▶ live_items_at(night), live_items
 history_vectors ───────┤
-persona_vectors ───────┴─▶ personas_at(night), personas, changed_personas_at(night, changed_night, most)
+persona_vectors ───────┴─▶ personas_at(night), personas, changed_personas_at(night, changed_night, most),
+                           personas_between(night, first_user, last_user)
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ CHANGED: Final = """user_id in (
 )"""
 """Users of whom a night wrote something; at most so many of them, chosen by their ids alone."""
 
+BETWEEN: Final = "user_id >= coalesce(given_first_user, '') and user_id <= coalesce(given_last_user, chr(1114111))"
+"""Users of a range, both ends included; null for all before or after."""
+
 
 def create_change_macro(db: duckdb.DuckDBPyConnection) -> None:
     """Make `all_histories` and `item_changes` in a connection that has the tables they read."""
@@ -38,13 +42,15 @@ def create_persona_views(db: duckdb.DuckDBPyConnection) -> None:
 
     `encode_nights`, `live_items_at(night)`, `personas_at(night)`, both also as of the newest night, and
     `changed_personas_at(night, changed_night, most)` with the users alone of whom the night `changed_night` wrote
-    something, at most so many (null: all).
+    something, at most so many (null: all), and `personas_between(night, first_user, last_user)`.
     """
     db.execute(f"create or replace view encode_nights as {_text('encode_nights')}")
     numbers = ", ".join(f"sum(vector[{at}] * weight)" for at in range(1, _width(db) + 1))
     personas = _text("personas_at").replace("$sums", f"[{numbers}]::double[]")
     _create(db, "live_items_at", ("night",), _text("live_items_at"))
-    _create(db, "personas_at", ("night",), personas.replace("$is_wanted", "true"))
+    between = ("night", "first_user", "last_user")
+    _create(db, "personas_between", between, personas.replace("$is_wanted", BETWEEN))
+    _create(db, "personas_at", ("night",), "from personas_between($night, null, null)")
     _create(db, "changed_personas_at", ("night", "changed_night", "most"), personas.replace("$is_wanted", CHANGED))
     for view, macro in (("live_items", "live_items_at"), ("personas", "personas_at")):
         db.execute(f"create or replace view {view} as from {macro}((select max(ds) from encode_nights))")

@@ -22,13 +22,16 @@ from pipelines.tables.damage import damage_line
 from pipelines.tables.schema import TABLES
 from pipelines.tables.sql_files import SQL_ROOT
 from pipelines.tables.statements import reading_text
-from pipelines.tables.views import make_views, open_database, quoted
+from pipelines.tables.views import make_views, open_database, query_memory, quoted, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 Value = str | int | date | None
 
 TYPES: Final[Mapping[str, Callable[[str], Value]]] = {"TEXT": str, "INT": int, "DATE": date.fromisoformat}
 """How the text of a parameter becomes a value."""
+
+RANGE_VECTORS: Final = 500_000
+"""Of the users of a range, about: the vectors of all users at once do not fit into `QUERY_MEMORY`."""
 
 _EXAMPLES: Final = {"TEXT": "TEXT", "INT": "10", "DATE": "2026-11-01"}
 _HEADER: Final = ("Grain", "Reads", "Params", "Holds")
@@ -88,7 +91,21 @@ def run_query(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, str
         UsageError: An unknown query; a parameter that is unknown, missing or not of its type.
     """
     query = describe(name)
-    return _run(db, query.sql, _typed_params(query, params), next_step=_command(query))
+    values, next_step = _typed_params(query, params), _command(query)
+    ranges = _ranges(db, values)
+    if len(ranges) < 2:
+        return _run(db, query.sql, values, next_step)
+    parts = [_run(db, query.sql, values | users, next_step) for users in ranges]
+    db.from_arrow(pa.concat_tables(parts)).create_view("parts", replace=True)
+    in_order = f"from parts {query.sql[query.sql.rindex('order by ') :]}"
+    return _run(db, in_order, {name: value for name, value in values.items() if f"${name}" in in_order}, next_step)
+
+
+def _ranges(db: duckdb.DuckDBPyConnection, values: Mapping[str, Value]) -> list[dict[str, str]]:
+    """Ranges of users to run a query for, if it takes one and was given none; their rows are put in order again."""
+    if "first_user" not in values or values["first_user"] or values["last_user"]:
+        return []
+    return run_sql(db, "jobs/user_ranges", {"most": RANGE_VECTORS}).to_pylist()
 
 
 def run_checks(db: duckdb.DuckDBPyConnection, ds: date | None) -> dict[str, pa.Table]:
@@ -204,6 +221,10 @@ def _one_line_errors(next_step: str) -> Generator[None]:
     except duckdb.Error as error:
         if line := damage_line(error):
             raise PplugError(line) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise PplugError(
+                f"it needs more than {query_memory()} of memory: give it more with --query-memory 4G"
+            ) from error
         said = " ".join(str(error).partition("\n\nLINE ")[0].split()).rstrip(".!")
         is_usage = isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.PermissionException)
         raise (UsageError if is_usage else PplugError)(f"{said}: {next_step}") from error

@@ -39,6 +39,7 @@ VIEWS = {
     "personas",
     "personas_at",
     "changed_personas_at",
+    "personas_between",
     *ALSO,
 }
 OTHERS = sorted([*(SQL_ROOT / "views").glob("*.sql"), *(SQL_ROOT / "jobs").glob("*.sql")])

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import PplugError, UsageError
+from pipelines.tables import queries
 from pipelines.tables.macros import create_persona_views
 from pipelines.tables.queries import (
     Param,
@@ -83,11 +84,13 @@ def test_the_queries_and_checks_that_are_promised_are_there() -> None:
 def test_a_description_has_what_the_header_says() -> None:
     query = describe("similar_users")
     assert query.grain == "one row per user_id"
-    assert query.reads == ("encode_nights", "personas_at")
+    assert query.reads == ("encode_nights", "personas_at", "personas_between")
     assert query.params == (
         Param("user_id", "TEXT", None, ""),
         Param("limit", "INT", "10", ""),
         Param("ds", "DATE", "null", "the newest night"),
+        Param("first_user", "TEXT", "null", "all neighbours, a range at a time"),
+        Param("last_user", "TEXT", "null", "the same"),
     )
 
 
@@ -206,7 +209,9 @@ def test_what_duckdb_says_is_one_line(db: duckdb.DuckDBPyConnection, text: str) 
 def test_a_query_that_fails_for_want_of_memory_is_no_wrong_usage(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("set memory_limit = '10MB'")
     db.execute("set temp_directory = ''")
-    with pytest.raises(PplugError, match="Memory") as raised:
+    with pytest.raises(
+        PplugError, match="^it needs more than .* of memory: give it more with --query-memory 4G$"
+    ) as raised:
         run_statement(db, "select list(i) from range(10000000) as t(i)")
     assert not isinstance(raised.value, UsageError)
 
@@ -277,3 +282,20 @@ def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path, text: str, say
     (tmp_path / "q.sql").write_text(text)
     with pytest.raises(ValueError, match=says):
         read_query(tmp_path / "q.sql")
+
+
+def test_neighbours_asked_for_a_range_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = ["ann", "bob", "cid", "dan", "\U0001f600"]
+    vectors = {user: [at * 20, 100] for at, user in enumerate(users)}
+    stored = items(*users).to_pylist()
+    db = connect(
+        runs=encoded(),
+        history_vectors=rows_of("history_vectors", *(row | {"vector": vectors[row["user_id"]]} for row in stored)),
+    )
+    asked = [{"user_id": user, "limit": f"{limit}"} for user in users for limit in (1, 3, 10)]
+    whole = [run_query(db, "similar_users", params).to_pylist() for params in asked]
+    monkeypatch.setattr(queries, "RANGE_VECTORS", 2)
+    assert [run_query(db, "similar_users", params).to_pylist() for params in asked] == whole
+    assert [len(rows) for rows in whole[:3]] == [1, 3, 4]
+    of_some = run_query(db, "similar_users", {"user_id": "ann", "first_user": "bob", "last_user": "cid"})
+    assert sorted(of_some["user_id"].to_pylist()) == ["bob", "cid"]
