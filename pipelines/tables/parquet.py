@@ -47,7 +47,7 @@ def write_packed(stem: Path, schema: pa.Schema, tables: Iterable[pa.Table], most
     Yields:
         Each file when it is finished; none without rows.
     """
-    left = (table.cast(schema) for table in tables if table.num_rows)
+    left = _filling_groups(table.cast(schema) for table in tables if table.num_rows)
     first = next(left, None)
     for number in itertools.count():
         if first is None:
@@ -58,6 +58,19 @@ def write_packed(stem: Path, schema: pa.Schema, tables: Iterable[pa.Table], most
                 file.write_table(first, _group_rows(first))
                 first = next(left, None)
         yield path
+
+
+def _filling_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables until they fill a row group: DuckDB reads over gaps, and so all vectors between the other columns."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        joined = pa.concat_tables(waiting)
+        if joined.num_rows >= _group_rows(joined):
+            yield joined
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _write(table: pa.Table, file: io.BytesIO) -> None:

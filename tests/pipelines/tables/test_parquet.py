@@ -1,15 +1,19 @@
 """Files are whole or not there, ordered and packed, and a full disk says so."""
 
 import errno
+import itertools
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedder.errors import PplugError
 from pipelines.store.folder import named_causes
-from pipelines.tables.parquet import VECTOR_LEAVES, write_batches, write_shard
+from pipelines.tables.parquet import VECTOR_LEAVES, write_batches, write_packed, write_shard
 from pipelines.tables.schema import TABLES, file_schema
 
 
@@ -58,6 +62,18 @@ def test_rows_of_a_shard_are_ordered_by_user_and_8_bit_vectors_are_packed_by_a_d
     chunk = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
     encodings = {chunk.column(index).path_in_schema: chunk.column(index).encodings for index in range(8)}
     assert "RLE_DICTIONARY" in encodings["vector.list.element"]
+
+
+@given(st.lists(st.integers(0, 300), max_size=12))
+def test_small_tables_fill_row_groups_together_and_no_row_is_lost(sizes: list[int]) -> None:
+    names = iter(f"u{at:05}" for at in range(sum(sizes)))
+    tables = [vectors(*itertools.islice(names, size)) for size in sizes]
+    with tempfile.TemporaryDirectory() as folder:
+        files = list(write_packed(Path(folder, "a"), vectors("a").schema, tables, 2**20))
+        users = [user for file in files for user in pq.read_table(file)["user_id"].to_pylist()]
+        groups = [pq.read_metadata(file).num_row_groups for file in files]
+    assert users == [f"u{at:05}" for at in range(sum(sizes))]
+    assert groups == ([1] if sum(sizes) else [])
 
 
 def test_every_column_of_float_vectors_is_known() -> None:

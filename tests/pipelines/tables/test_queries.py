@@ -210,7 +210,7 @@ def test_a_query_that_fails_for_want_of_memory_is_no_wrong_usage(db: duckdb.Duck
     db.execute("set memory_limit = '10MB'")
     db.execute("set temp_directory = ''")
     with pytest.raises(
-        PplugError, match="^it needs more than .* of memory: give it more with --query-memory 4G$"
+        PplugError, match=r"^it needs more than .* of memory: give it more with --query-memory 4G$"
     ) as raised:
         run_statement(db, "select list(i) from range(10000000) as t(i)")
     assert not isinstance(raised.value, UsageError)
