@@ -23,7 +23,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LLMDtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 """int8 and int4 are those of the weights; everything else is bfloat16 then."""
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 Result = TypeVar("Result")
 
 
@@ -76,7 +76,7 @@ def gpu_of_worker(number: int, gpu_count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": names[number % gpu_count]}
 
 
-def in_halves(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
+def in_halves(work: Callable[[Sequence[T]], Result], items: Sequence[T]) -> list[Result]:
     """Do some work on all items together, or, where memory does not suffice, on halves of them one after the other.
 
     Returns:

@@ -52,7 +52,7 @@ class PlainTextTokenizer:
         self._tokenizer, self._names = known, names
         self._backend: Tokenizer | None = None
         if known.is_fast:
-            self._backend = renamed(known.backend_tokenizer, names)
+            self._backend = renamed_tokens(known.backend_tokenizer, names)
             self._backend.no_padding()
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -84,7 +84,7 @@ def is_words(name: str) -> bool:
     return all(character.isalnum() or character.isspace() for character in name)
 
 
-def renamed(tokenizer: Tokenizer, names: Sequence[str] | dict[str, int]) -> Tokenizer:
+def renamed_tokens(tokenizer: Tokenizer, names: Sequence[str] | dict[str, int]) -> Tokenizer:
     """A copy of a tokenizer in which tokens have names that nobody can guess, and the ids that they had."""
     secret = secrets.token_hex(16)
     new = {name: f"{secret}{number}" for number, name in enumerate(names)}

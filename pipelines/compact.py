@@ -9,11 +9,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
 from pipelines.nights.runs import Excludes, RunRecord, recorded_run, utc_now
+from pipelines.tables import Row
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import write_packed
 from pipelines.tables.retention import READER_SECONDS, vacuum
@@ -27,9 +28,6 @@ LARGE_BYTES: Final = 4 * 2**20
 """Of a file that is left as it is: to write all vectors of a full night once more costs half as much as the night."""
 PAYS_FROM: Final = 64
 """Files that a compaction must save for `nightly` to begin one: a reader opens every file of a table."""
-
-
-Row = dict[str, Any]
 
 
 def compact_tables(warehouse: Warehouse, *, dry_run: bool = False, reader_seconds: float = READER_SECONDS) -> list[Row]:

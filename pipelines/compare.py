@@ -8,7 +8,7 @@ Nothing is written but numbers: `outputs` stays as it is, and need not be there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
 from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
-from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, Bench, Method, plain
+from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, Bench, Method, without_persona
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target, examples_of
@@ -188,7 +188,7 @@ class Comparison:
             own = [target for target in targets if target.user_id == user]
             adapted = adapt(base, folder, own, compare.lora)
             cases = reader.cases_of(user, user)
-            alone = Method(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=plain)
+            alone = Method(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=without_persona)
             answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
             arm.parameters = adapted.parameters
             arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
@@ -212,6 +212,4 @@ def plan_compare(
     one_arm = plan_night(generate_job(list(dict.fromkeys(own)), config, kinds, force=True), warehouse, ds)
     there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}
     names = [name for name in compare.methods or METHODS if METHODS[name].plug in {None, *there}]
-    times = sum(METHODS[name].draws for name in {OWN, *names} if not METHODS[name].is_closed)
-    rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
-    return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)
+    return one_arm.times(sum(METHODS[name].draws for name in {OWN, *names} if not METHODS[name].is_closed), JOB)

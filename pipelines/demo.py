@@ -13,7 +13,7 @@ from embedder.errors import UsageError
 from llm_jobs.kinds import load_kinds
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import GenerateConfig
-from pipelines.command.tables import Row, rows_of
+from pipelines.command.tables import rows_of
 from pipelines.encode import EncodeConfig, encode_job
 from pipelines.evaluate import evaluate_night
 from pipelines.generate import generate_job
@@ -21,8 +21,9 @@ from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.nights.night import run_night
 from pipelines.nights.runs import Progress
 from pipelines.report.night import night_numbers
-from pipelines.report.page import render, write_report
+from pipelines.report.page import render, write_page
 from pipelines.sample import NEWS, NIGHT, SampleConfig, write_sample
+from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
@@ -79,7 +80,7 @@ def run_demo(
     with connect(warehouse) as db:
         looked_at = list(rows_of(run_query(db, "top_items", {"task_id": EXAMPLE_TASK})))
         report = render(night_numbers(db, NIGHT, example_count=3))
-    write_report(folder / "report.html", report)
+    write_page(folder / "report.html", report)
     logger.info("open the night's report in a browser: %s", folder / "report.html")
     logger.info("look around: pplug sql 'show tables' --warehouse %s", warehouse.root)
     return looked_at, closing_table(list(rows_of(found)))

@@ -11,7 +11,7 @@ The control arms are answered here and written nowhere but as numbers in `evalua
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,4 @@ def plan_evaluate(
     if not plugs:
         return Plan(JOB, ds, len({row["user_id"] for row in scored}), len(scored), 0, 0, 0.0)
     one_arm = plan_night(generate_job(plugs, config, kinds, force=True), warehouse, ds)
-    times = sum(METHODS[name].draws for name in CONTROLS)
-    rows, tokens, seconds = times * one_arm.row_count, times * one_arm.tokens, times * one_arm.seconds
-    return replace(one_arm, job=JOB, row_count=rows, tokens=tokens, seconds=seconds)
+    return one_arm.times(sum(METHODS[name].draws for name in CONTROLS), JOB)

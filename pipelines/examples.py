@@ -12,15 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 
 from embedder.encoder import TextEncoder
 from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_key, label_of, spelled_as
 from llm_jobs.training.data import Example
 from pipelines.personas.bases import runs_of_equals
-
-Row = Mapping[str, Any]
+from pipelines.tables import Row
 
 
 @dataclass(frozen=True)

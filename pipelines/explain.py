@@ -23,12 +23,11 @@ from pipelines.answers.queue import EVERYBODY, QueuedTask, personal_tasks, queue
 from pipelines.nights.precisions import with_precisions
 from pipelines.personas.nights import newest_nights, nights_of
 from pipelines.personas.stored import read_personas
+from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 from pipelines.verdicts.words import ARMS
-
-Row = dict[str, Any]
 
 OTHERS = 20  # users of the night who are asked for a persona; the first who has one is somebody else
 

@@ -32,9 +32,10 @@ from pipelines.baselines.table import OWN
 from pipelines.baselines.training import FoldTrainer
 from pipelines.compare import CompareConfig
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
-from pipelines.examples import Row, examples_of
+from pipelines.examples import examples_of
 from pipelines.nights.plans import Plan
 from pipelines.nights.runs import Progress, no_progress, recorded_run
+from pipelines.tables import Row
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import TrainingData

@@ -58,7 +58,7 @@ def forget_user(
     """
     check_user_id(user_id)
     person = Person(user_id)
-    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if user_id in trained_on(warehouse, folder)]
+    trained = [FoundPlace(f"plug {folder}", 0, 1) for folder in plugs if user_id in training_users(warehouse, folder)]
     if dry_run:
         with warehouse.copied() as root:
             return [*found_rows(warehouse, root, person, find_traces(root, person)), *trained]
@@ -103,7 +103,7 @@ def check_user_id(user_id: str) -> None:
         raise UsageError(f"the user id {user_id!r} is empty: name one user, `pplug forget USER_ID`")
 
 
-def trained_on(warehouse: Warehouse, folder: Path) -> HashedUsers:
+def training_users(warehouse: Warehouse, folder: Path) -> HashedUsers:
     """The users whose histories a plug was fitted to; beside it lie their hashes.
 
     Raises:

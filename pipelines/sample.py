@@ -22,7 +22,7 @@ NEWS, HEADLINES = "LaMP_2N", "LaMP_4"
 
 
 @dataclass(frozen=True)
-class Words:
+class Topics:
     """Who and what an article is about."""
 
     who: tuple[str, ...]
@@ -30,18 +30,18 @@ class Words:
 
 
 CATEGORIES = {
-    "business": Words(("the banker", "a start-up founder"), ("the merger", "the quarterly profit", "the share price")),
-    "entertainment": Words(("the actress", "a film director"), ("the premiere", "the sitcom", "the award show")),
-    "food & drink": Words(("the pastry chef", "a winemaker"), ("the recipe", "the sourdough bread", "the new menu")),
-    "healthy living": Words(("the therapist", "a yoga teacher"), ("better sleep", "the diet", "morning stretching")),
-    "politics": Words(("the senator", "a campaign aide"), ("the election", "the tax bill", "the coalition")),
-    "science & technology": Words(
+    "business": Topics(("the banker", "a start-up founder"), ("the merger", "the quarterly profit", "the share price")),
+    "entertainment": Topics(("the actress", "a film director"), ("the premiere", "the sitcom", "the award show")),
+    "food & drink": Topics(("the pastry chef", "a winemaker"), ("the recipe", "the sourdough bread", "the new menu")),
+    "healthy living": Topics(("the therapist", "a yoga teacher"), ("better sleep", "the diet", "morning stretching")),
+    "politics": Topics(("the senator", "a campaign aide"), ("the election", "the tax bill", "the coalition")),
+    "science & technology": Topics(
         ("the physicist", "a software engineer"), ("the satellite", "the new chip", "the robot")
     ),
-    "sports": Words(("the goalkeeper", "a tennis player"), ("the final", "the transfer", "the training camp")),
-    "travel": Words(("the flight attendant", "a backpacker"), ("the island", "the night train", "the airport hotel")),
+    "sports": Topics(("the goalkeeper", "a tennis player"), ("the final", "the transfer", "the training camp")),
+    "travel": Topics(("the flight attendant", "a backpacker"), ("the island", "the night train", "the airport hotel")),
 }
-NEUTRAL = Words(
+NEUTRAL = Topics(
     ("the newcomer", "an old friend", "the quiet one", "a familiar face"),
     ("the decision", "the plan", "the surprise", "the long wait", "the second attempt"),
 )

@@ -4,7 +4,6 @@ histories ─▶ targets, each with the items before it ─┐
 tasks of the nights named ───────────────────────────┴─▶ examples ─▶ train_plug ─▶ folder of the plug
 """
 
-import json
 import logging
 import math
 import time
@@ -22,9 +21,9 @@ from embedder.plug_config import PUBLISHED, PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Request
-from llm_jobs.training import REPORT
+from llm_jobs.training import read_report, save_report
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
+from llm_jobs.training.data import Example, Tokenised, TrainConfig, split_users
 from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug
 from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
@@ -130,7 +129,7 @@ class Fitted(NamedTuple):
     """A plug, the examples it was trained with, and the losses of each epoch."""
 
     plug: PersonaPlug
-    prepared: Sequence[Prepared]
+    prepared: Sequence[Tokenised]
     losses: Sequence[EpochLoss]
 
 
@@ -169,7 +168,7 @@ WITHOUT_PLUG_EXAMPLES = 200
 """Examples that the loss without a plug is measured on, at most."""
 
 
-def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Prepared], *, is_closed: bool) -> float | None:
+def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Tokenised], *, is_closed: bool) -> float | None:
     """The loss, as in `EpochLoss`, without a plug: of the LLM alone, or of guessing labels as often as each occurs."""
     if not held_out:
         return None
@@ -226,12 +225,12 @@ def plan_train(
     return Plan(JOB, choice.until, data.user_count, len(prepared), len(texts), tokens, seconds)
 
 
-def trained_on(plug: PersonaPlug, prepared: Sequence[Prepared], train: TrainConfig) -> Sequence[Prepared]:
+def trained_on(plug: PersonaPlug, prepared: Sequence[Tokenised], train: TrainConfig) -> Sequence[Tokenised]:
     """The examples that weights were fitted to: all of them, unless training stopped by those of held-out users."""
     return split_users(prepared, train.held_out)[0] if plug.head.STOPS_EARLY else prepared
 
 
-def hashed_users(warehouse: Warehouse, examples: Sequence[Prepared]) -> dict[str, Any]:
+def hashed_users(warehouse: Warehouse, examples: Sequence[Tokenised]) -> dict[str, Any]:
     """Whose histories a plug was fitted to, as hashes under the warehouse's key."""
     key = made_key(warehouse)
     hashes = {key.hash(item.example.user_id) for item in examples}
@@ -244,9 +243,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
     `seconds`: time of the run that ended it, encoding included.
     `user_hmac_sha256` and `key_check`: see `hashed_users`.
     """
-    path = folder / REPORT
-    report = json.loads(path.read_text(encoding="utf8"))
-    path.write_text(json.dumps(facts | report, indent=1) + "\n", encoding="utf8")
+    save_report(folder, {**facts, **read_report(folder)})
 
 
 def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:

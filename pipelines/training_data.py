@@ -12,7 +12,8 @@ from datetime import date
 
 from embedder.errors import InputMissing, UsageError
 from llm_jobs.kinds import Kind, Metric
-from pipelines.examples import ChoiceLists, Row, Target, Targets, held_texts, history_targets, task_targets
+from pipelines.examples import ChoiceLists, Target, Targets, held_texts, history_targets, task_targets
+from pipelines.tables import Row
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 

@@ -14,6 +14,7 @@ from embedder.errors import InputMissing, PplugError
 from embedder.personas import k_means
 from pipelines.command.cells import plain
 from pipelines.personas.asked import seeing_only
+from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.schema import TABLES
 from pipelines.tables.views import connect
@@ -26,8 +27,6 @@ ALIKE: Final = 5  # users that are named as alike
 
 OTHERS: Final = 1_999
 """Users, the same ones in every run, among whom these are looked for: `pplug query similar_users` asks all."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

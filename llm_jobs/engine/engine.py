@@ -13,7 +13,7 @@ from torch import Tensor
 from embedder.encoder import Tell
 from llm_jobs.prompts import Ids, PromptParts, Refusal, Request
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 TIE: Final = 1e-4
 """Two logits that are no further apart may change places with the rounding of another batch or another program."""
@@ -109,9 +109,9 @@ def run(engine: Engine, prepared: Sequence[Prepared | Refusal], tell: Tell = unt
     return [one if isinstance(one, Refusal) else results[one] for one in prepared]
 
 
-def split_where(ordered: Iterable[Item], is_other: Callable[[list[Item], Item], bool]) -> Iterator[list[Item]]:
+def split_where(ordered: Iterable[T], is_other: Callable[[list[T], T], bool]) -> Iterator[list[T]]:
     """Split a sequence before each item that does not belong to those before it since the last split."""
-    batch: list[Item] = []
+    batch: list[T] = []
     for one in ordered:
         if batch and is_other(batch, one):
             yield batch

@@ -1,6 +1,6 @@
 """What a plug is trained on, and how: examples, batches of them, and the settings of a run.
 
-Example ─▶ Prepared (token ids) ─▶ batches of like lengths ─▶ history dropout ─▶ inputs of the plug
+Example ─▶ Tokenised (token ids) ─▶ batches of like lengths ─▶ history dropout ─▶ inputs of the plug
 """
 
 import math
@@ -65,7 +65,7 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Tokenised:
     """An example with its prompt and target as token ids."""
 
     example: Example
@@ -80,9 +80,9 @@ class Prepared:
         return len(self.parts.after) + len(self.answer)
 
 
-def split_users(prepared: Sequence[Prepared], held_out: float) -> tuple[list[Prepared], list[Prepared]]:
+def split_users(prepared: Sequence[Tokenised], held_out: float) -> tuple[list[Tokenised], list[Tokenised]]:
     """Examples to fit, and examples of the users held out; of users who all would be, all examples to fit."""
-    parts: tuple[list[Prepared], list[Prepared]] = ([], [])
+    parts: tuple[list[Tokenised], list[Tokenised]] = ([], [])
     for item in prepared:
         parts[hash_share(item.example.user_id) < held_out].append(item)
     return parts if parts[0] else (list(prepared), [])
@@ -97,7 +97,7 @@ def drop_history(history: FloatArray, config: TrainConfig, rng: np.random.Genera
     return history[np.sort(chosen)]
 
 
-def plug_inputs(batch: Sequence[Prepared], config: TrainConfig, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
+def plug_inputs(batch: Sequence[Tokenised], config: TrainConfig, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
     """What the plug takes of a batch: task, vectors, counts and recent.
 
     With `rng` a random part of each history.
@@ -110,7 +110,7 @@ def plug_inputs(batch: Sequence[Prepared], config: TrainConfig, rng: np.random.G
     return torch.from_numpy(tasks), *padded
 
 
-def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | None) -> Iterator[list[Prepared]]:
+def batches(prepared: Sequence[Tokenised], size: int, rng: np.random.Generator | None) -> Iterator[list[Tokenised]]:
     """Batches of like prompts, so that little is padded: in random order for training, shortest first without `rng`.
 
     Answers of a batch stay mixed: from batches of answers of one length a plug learns less (docs/experiments.md,
@@ -118,7 +118,7 @@ def batches(prepared: Sequence[Prepared], size: int, rng: np.random.Generator | 
     """
     order = np.arange(len(prepared)) if rng is None else rng.permutation(len(prepared))
     window = len(order) if rng is None else 16 * size
-    found: list[list[Prepared]] = []
+    found: list[list[Tokenised]] = []
     for start in range(0, len(order), window):
         near = sorted(order[start : start + window], key=lambda index: len(prepared[index].parts.before))
         found += [[prepared[index] for index in near[at : at + size]] for at in range(0, len(near), size)]

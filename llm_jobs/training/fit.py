@@ -7,7 +7,6 @@ A stage fits some of the weights in place. Stages that stop by the loss on held-
 where none does, that loss is told of a first fit and the plug is then fitted to everybody.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -25,9 +24,9 @@ from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement, PromptRefused
-from llm_jobs.training import REPORT
+from llm_jobs.training import save_report
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, Prepared, TrainConfig, split_users
+from llm_jobs.training.data import Example, Tokenised, TrainConfig, split_users
 from llm_jobs.training.labels import fit_scorers, fit_text
 from llm_jobs.training.prefix_cache import Progress
 from llm_jobs.training.through_llm import fit_through_llm
@@ -46,7 +45,7 @@ STAGES: Final[Mapping[str, Callable[[Training], list[EpochLoss]]]] = {
 def train_plug(
     plug: PersonaPlug,
     llm: FrozenLLM,
-    prepared: Sequence[Prepared],
+    prepared: Sequence[Tokenised],
     config: TrainConfig,
     folder: Path,
     progress: Progress,
@@ -90,12 +89,12 @@ def run_stages(training: Training) -> list[EpochLoss]:
     return [loss for name in training.plug.head.STAGES for loss in STAGES[name](training)]
 
 
-def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Prepared]:
+def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -> list[Tokenised]:
     """Tokenise prompts and targets; prompts too long for the LLM lose the middle of their input, told in a warning.
 
     Examples that the LLM cannot take, as their target alone fills its context, are left out and counted in a warning.
     """
-    prepared, refused = list[Prepared](), list[str]()
+    prepared, refused = list[Tokenised](), list[str]()
     for example in examples:
         answer = llm.answer_ids(example.target)
         try:
@@ -103,7 +102,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
         except PromptRefused as error:
             refused.append(error.refusal.reason)
         else:
-            prepared.append(Prepared(example, parts, answer))
+            prepared.append(Tokenised(example, parts, answer))
     tell_of_skipped(refused, len(examples))
     if count := shortened_count(prepared):
         told = "%d of %d prompts lost their middle to fit the %d tokens that the LLM reads"
@@ -111,7 +110,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
     return prepared
 
 
-def shortened_count(prepared: Sequence[Prepared]) -> int:
+def shortened_count(prepared: Sequence[Tokenised]) -> int:
     """Examples whose prompt lost its middle."""
     return sum(item.parts.is_shortened for item in prepared)
 
@@ -135,7 +134,7 @@ def write_report(folder: Path, config: TrainConfig, losses: Sequence[EpochLoss],
         "losses": [asdict(loss) for loss in losses],
         "example_count": example_count,
     }
-    (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
+    save_report(folder, report)
 
 
 def seeded_plug(config: PlugConfig, seed: int) -> PersonaPlug:

@@ -26,7 +26,7 @@ from embedder.histories import NEWEST_LABELS, History, PastLabels
 from embedder.pointing import UNKNOWN, ChoiceBatch, PointingHead, choice_features
 from llm_jobs.labels import spelled_as
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.data import Example, Prepared
+from llm_jobs.training.data import Example, Tokenised
 from llm_jobs.training.training import Training
 
 TEXT_STEPS = 300
@@ -115,33 +115,33 @@ def pointing_head(training: Training) -> PointingHead:
     return training.plug.head
 
 
-def known_examples(training: Training, prepared: Sequence[Prepared]) -> list[Prepared]:
+def known_examples(training: Training, prepared: Sequence[Tokenised]) -> list[Tokenised]:
     """Those whose target is a label."""
     labels = set(training.plug.config.labels)
     return [item for item in prepared if item.example.target in labels]
 
 
-def inputs_of(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
+def inputs_of(head: PointingHead, known: Sequence[Tokenised]) -> Tensor:
     """(n, X) what the text bodies see."""
     task = torch.from_numpy(np.stack([item.example.task for item in known]))
     values = [item.values for item in known if item.values is not None]
     return head.seen(task, torch.from_numpy(np.stack(values)) if values else None)
 
 
-def targets_of(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
+def targets_of(head: PointingHead, known: Sequence[Tokenised]) -> Tensor:
     """(n,) place of each target among the labels."""
     place = {label: at for at, label in enumerate(head.labels)}
     return torch.tensor([place[item.example.target] for item in known])
 
 
-def bodies_without(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
+def bodies_without(head: PointingHead, known: Sequence[Tokenised]) -> Tensor:
     """(n,) the body that is not fitted to an example: one for each user; of a single user one for each prompt."""
     if len({item.example.user_id for item in known}) > 1:
         return torch.tensor([head.body_without(item.example.user_id) for item in known])
     return torch.tensor([int(text_sha256(item.example.prompt)[:16], 16) % len(head.text_weight) for item in known])
 
 
-def log_prior(head: PointingHead, known: Sequence[Prepared]) -> Tensor:
+def log_prior(head: PointingHead, known: Sequence[Tokenised]) -> Tensor:
     """(L,) logarithm of each label's share, every user counting alike."""
     of_user = defaultdict[str, Counter[str]](Counter)
     for item in known:
@@ -172,7 +172,7 @@ def fit_body(head: PointingHead, body: int, seen: Tensor, targets: Tensor) -> No
         head.text_bias[body] = bias
 
 
-def user_weights(known: Sequence[Prepared]) -> Tensor:
+def user_weights(known: Sequence[Tokenised]) -> Tensor:
     """(n,) a user with four times as many examples counts twice as much."""
     counts = Counter(item.example.user_id for item in known)
     return torch.tensor([counts[item.example.user_id] ** -0.5 for item in known])
@@ -202,14 +202,14 @@ def drawn_features(head: PointingHead, copies: ChoiceBatch, text: Tensor, rows: 
 
 
 @torch.no_grad()
-def label_loss(head: PointingHead, known: Sequence[Prepared], batch: ChoiceBatch) -> float:
+def label_loss(head: PointingHead, known: Sequence[Tokenised], batch: ChoiceBatch) -> float:
     """Mean loss of a label with the whole history, as a task is answered."""
     text = head.text_log_probs(inputs_of(head, known)).clamp(min=UNKNOWN)
     log_probs = head(choice_features(batch, text, head.log_prior.expand_as(text)))
     return F.nll_loss(log_probs, targets_of(head, known)).item()
 
 
-def evidence_batch(training: Training, known: Sequence[Prepared], rng: np.random.Generator | None) -> ChoiceBatch:
+def evidence_batch(training: Training, known: Sequence[Tokenised], rng: np.random.Generator | None) -> ChoiceBatch:
     """What histories say of the labels; with `rng` random parts of them."""
     labels = training.plug.config.labels
     found = [evidence_of(item, past, labels, rng) for item, past in with_past([one.example for one in known], labels)]

@@ -26,7 +26,7 @@ from embedder.plug import PersonaPlug
 from embedder.plug_config import PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.training.checkpoint import Checkpoint, EpochLoss, RunState, run_fingerprint
-from llm_jobs.training.data import Prepared, TrainConfig, batches, plug_inputs
+from llm_jobs.training.data import Tokenised, TrainConfig, batches, plug_inputs
 from llm_jobs.training.descent import Descent
 from llm_jobs.training.prefix_cache import PrefixCache, Progress
 from llm_jobs.training.training import Training, kind_names
@@ -59,7 +59,7 @@ def is_stuck(losses: Sequence[EpochLoss], patience: int) -> bool:
     return len(losses) > patience and min(held_out[-patience:]) >= min(held_out[:-patience])
 
 
-def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> int:
+def work_tokens(prepared: Sequence[Tokenised], plug: PlugConfig, epochs: int) -> int:
     """Tokens the LLM computes: prompts once, and in each epoch what stands behind them.
 
     For a plug with labels only the prompts, and these where it sees the LLM's values.
@@ -70,7 +70,7 @@ def work_tokens(prepared: Sequence[Prepared], plug: PlugConfig, epochs: int) -> 
     return sum(len(item.parts.before) for item in prepared) + epochs * behind
 
 
-def fingerprint_parts(examples: Iterable[Prepared]) -> Iterator[tuple[bytes, ...]]:
+def fingerprint_parts(examples: Iterable[Tokenised]) -> Iterator[tuple[bytes, ...]]:
     """What of each example changes the result of training; histories as their hashes."""
     prepared = list(examples)
     for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
@@ -101,7 +101,12 @@ class TrainingRun:
     """The plug, its optimizer, and the LLM they go through."""
 
     def __init__(
-        self, plug: PersonaPlug, llm: FrozenLLM, config: TrainConfig, train: Sequence[Prepared], progress: Progress
+        self,
+        plug: PersonaPlug,
+        llm: FrozenLLM,
+        config: TrainConfig,
+        train: Sequence[Tokenised],
+        progress: Progress,
     ) -> None:
         self.plug, self.llm, self.config, self.progress = plug, llm, config, progress
         steps = math.ceil(len(train) / config.batch_size) * config.epochs
@@ -109,7 +114,7 @@ class TrainingRun:
         befores = [item.parts.before for item in train]
         self.cache = PrefixCache(llm, befores, int(config.cache_gib * 2**30), progress)
 
-    def fit_epoch(self, prepared: Sequence[Prepared], earlier: Sequence[EpochLoss] = ()) -> float:
+    def fit_epoch(self, prepared: Sequence[Tokenised], earlier: Sequence[EpochLoss] = ()) -> float:
         """One pass in a random order that depends on the seed and the number of `earlier` epochs only."""
         rng = np.random.default_rng([self.config.seed, len(earlier)])
         known = earlier and earlier[-1].held_out != earlier[-1].train  # the same where nobody was held out
@@ -125,7 +130,7 @@ class TrainingRun:
         return total / count
 
     @torch.no_grad()
-    def loss_of(self, prepared: Sequence[Prepared]) -> float:
+    def loss_of(self, prepared: Sequence[Tokenised]) -> float:
         """Mean loss with the full history and without dropout."""
         self.plug.eval()
         losses = [self.losses(batch, None) for batch in batches(prepared, self.config.batch_size, None)]
@@ -133,7 +138,7 @@ class TrainingRun:
         self.state.descent.require_finite("loss on held-out users", mean)
         return mean
 
-    def losses(self, batch: Sequence[Prepared], rng: np.random.Generator | None) -> Tensor:
+    def losses(self, batch: Sequence[Tokenised], rng: np.random.Generator | None) -> Tensor:
         """(B,) negative mean log-probability of each target's tokens, in the order of the batch.
 
         With `rng`, of a random part of each history.
@@ -147,7 +152,7 @@ class TrainingRun:
         along = (soft * gradients).sum((1, 2))
         return losses + along - along.detach()
 
-    def _losses(self, batch: Sequence[Prepared], soft: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: Sequence[Tokenised], soft: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(R,) the same of R rows of the batch, and its gradient (R, S, E) by their soft prompts; zeros without one."""
         chosen = [batch[row] for row in rows]
         prefixes = self.cache.prefixes([item.parts.before for item in chosen])

@@ -8,7 +8,7 @@ from embedder.compact import FloatArray
 from embedder.plug import PersonaPlug
 from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.training.data import Prepared, TrainConfig
+from llm_jobs.training.data import Tokenised, TrainConfig
 from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, Progress
 
 
@@ -23,8 +23,8 @@ class Training:
     folder: Path
     """Where the plug goes; a stage may keep checkpoints there until the plug is saved."""
     progress: Progress
-    train: Sequence[Prepared]
-    held_out: Sequence[Prepared]
+    train: Sequence[Tokenised]
+    held_out: Sequence[Tokenised]
     """Examples of users who are in no example of `train`; there may be none."""
     names: FloatArray | None = None
     """(L, D) encoded names of the plug's labels, where it has any."""
@@ -36,8 +36,10 @@ def kind_names(plug: PersonaPlug) -> str:
 
 
 def with_values(
-    prepared: Sequence[Prepared], prefixes: Callable[[Sequence[tuple[int, ...]]], Sequence[Prefix]], progress: Progress
-) -> list[Prepared]:
+    prepared: Sequence[Tokenised],
+    prefixes: Callable[[Sequence[tuple[int, ...]]], Sequence[Prefix]],
+    progress: Progress,
+) -> list[Tokenised]:
     """The examples with the LLM's pooled values of their prompts; those that all have them already are left alone.
 
     Args:
@@ -47,7 +49,7 @@ def with_values(
     """
     if all(item.values is not None for item in prepared):
         return list(prepared)
-    found: list[Prepared] = []
+    found: list[Tokenised] = []
     for start in range(0, len(prepared), PREFIXES_AT_ONCE):
         chunk = prepared[start : start + PREFIXES_AT_ONCE]
         found += [

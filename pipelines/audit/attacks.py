@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import Any
 
 import duckdb
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
@@ -20,16 +18,15 @@ from embedder.errors import InputMissing
 from embedder.histories import pad_histories
 from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
-from llm_jobs.metrics import values_with_intervals
+from llm_jobs.metrics import Floats, values_with_intervals
 from pipelines.audit.inversion import invert
 from pipelines.audit.sample import Known, Leak, Places, leaked_items, leaked_personas, read_known, unit_means
 from pipelines.personas.nights import Nights, newest_nights, nights_of, nights_until
 from pipelines.personas.stored import Persona, read_personas
+from pipelines.tables import Row
 
-Floats = NDArray[np.float64]
 Personas = Mapping[str, Persona]
 
-Row = dict[str, Any]
 Attack = Callable[[], Iterable[Row]]
 
 
@@ -83,17 +80,17 @@ def attacks_on_tables(db: duckdb.DuckDBPyConnection, scene: Scene) -> list[Attac
 def inverted(attacked: str, leak: Leak, known: Known) -> Iterator[Row]:
     """Read texts back from vectors."""
     found, overlap = invert(leak, known)
-    yield from rows_of(attacked, "texts-found", found)
-    yield from rows_of(attacked, "token-f1", overlap)
+    yield from attack_rows(attacked, "texts-found", found)
+    yield from attack_rows(attacked, "token-f1", overlap)
 
 
 def linked(db: duckdb.DuckDBPyConnection, scene: Scene, before: Nights) -> Iterator[Row]:
     """Find users of the night before again by their personas, and by what they wrote since."""
     known, width = scene.known, scene.encoder.width
     then = unit_means(known, read_personas(db, before.params, known.users, width), width)
-    yield from rows_of("personas", "linked-nights", link_nights(then, unit_means(known, scene.personas, width)))
+    yield from attack_rows("personas", "linked-nights", link_nights(then, unit_means(known, scene.personas, width)))
     fresh = np.array([night > before.last.ds for night in known.nights])
-    yield from rows_of("personas", "linked-items", link_items(then, known.vectors[fresh], known.owners[fresh]))
+    yield from attack_rows("personas", "linked-items", link_items(then, known.vectors[fresh], known.owners[fresh]))
 
 
 def attack_on_soft_prompts(scene: Scene, kind: str, plug: PersonaPlug) -> Iterator[Row]:
@@ -102,7 +99,7 @@ def attack_on_soft_prompts(scene: Scene, kind: str, plug: PersonaPlug) -> Iterat
         yield from inverted(f"soft prompts of {kind}", leaked_prompts(scene, plug), scene.known)
 
 
-def rows_of(attacked: str, metric: str, sums: Floats) -> Iterator[Row]:
+def attack_rows(attacked: str, metric: str, sums: Floats) -> Iterator[Row]:
     """Rows of `evaluations`, apart from the run: the attack, and the same with another user's vectors.
 
     `sums` (A, 3) say of each user how much there was, how much of it the attack got, and how much with another's.

@@ -21,16 +21,17 @@ import pyarrow as pa
 from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
 from pipelines.answers.models import GenerateConfig, Models, load_models, load_plugs
-from pipelines.audit.attacks import Attack, Row, Scene, attack_on_soft_prompts, attacks_on_tables
+from pipelines.audit.attacks import Attack, Scene, attack_on_soft_prompts, attacks_on_tables
 from pipelines.audit.membership import TARGETS, area, chosen_users, user_losses
 from pipelines.audit.sample import MOST_ITEMS
 from pipelines.evaluate import keep_rows
 from pipelines.examples import examples_of
-from pipelines.forget import trained_on
+from pipelines.forget import training_users
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.personas.encoders import EncoderConfig, load_encoder
 from pipelines.slices import AUDIT
+from pipelines.tables import Row
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import PlugChoice, limited, training_data
@@ -89,14 +90,14 @@ def audit_night(
                 rows += attack()
                 progress("attacks", done, len(attacks))
         record.rows_in = record.rows_out = len(scene.known.texts)
-        return keep_rows(warehouse, ds, record, [{"slice": AUDIT} | row for row in rows])
+        return keep_rows(warehouse, ds, record, [{"slice": AUDIT, **row} for row in rows])
 
 
 def membership(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], config: AuditConfig, models: Models, folder: Path
 ) -> list[Row]:
     """The row of one plug; none, and a warning, if all users, or none, were in its training."""
-    plug, members = PersonaPlug.from_pretrained(folder), trained_on(warehouse, folder)
+    plug, members = PersonaPlug.from_pretrained(folder), training_users(warehouse, folder)
     data = training_data(warehouse, PlugChoice(plug.config.kinds[0], ds), kinds)
     rng = np.random.default_rng(config.seed)
     users = sorted({target.user_id for target in data.targets.found})

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.compact import FloatArray
+from llm_jobs.metrics import Floats
 from llm_jobs.rouge import UnicodeTokenizer
 from pipelines.audit.sample import Known, Leak, Places
-
-Floats = NDArray[np.float64]
 
 COMMON = 0.2  # share of the leaked texts from which on a word tells nothing of a text and is not counted
 VOCABULARY = 2_000  # most words that the map can tell

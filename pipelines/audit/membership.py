@@ -9,18 +9,16 @@ from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedder.histories import History
 from embedder.plug import PersonaPlug
 from llm_jobs.answers import personal_requests
 from llm_jobs.closed import choice_log_probs
 from llm_jobs.labels import spelled_as
+from llm_jobs.metrics import Floats
 from llm_jobs.prompts import Answer, Placement
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
 from llm_jobs.training.data import Example
-
-Floats = NDArray[np.float64]
 
 TARGETS = 3  # newest targets of a user that count
 

@@ -88,7 +88,7 @@ def with_authorship(arms: Mapping[str, Arm], others: str, outputs: Mapping[str, 
             arm,
             scored=arm.scored
             | {
-                task: [one._replace(authorship=auc(likeness(one), rivals[task])) for one in arm.scored[task]]
+                task: [one._replace(authorship=share_below(likeness(one), rivals[task])) for one in arm.scored[task]]
                 for task in arm.scored.keys() & rivals.keys()
             },
         )
@@ -96,6 +96,6 @@ def with_authorship(arms: Mapping[str, Arm], others: str, outputs: Mapping[str, 
     }
 
 
-def auc(own: float, others: Sequence[float]) -> float:
+def share_below(own: float, others: Sequence[float]) -> float:
     """Share of the others that are below; equal ones count half."""
     return sum((other < own) + (other == own) / 2 for other in others) / len(others)

@@ -15,7 +15,7 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.histories import History
 from llm_jobs.tasks import PersonalTask
-from llm_jobs.training.data import Prepared
+from llm_jobs.training.data import Tokenised
 
 PEERS = 4
 """Items of others that an item is compared with."""
@@ -27,26 +27,28 @@ AT_ONCE = 512
 class Peers:
     """Everybody's items that differences are taken to."""
 
-    def __init__(self, prepared: Sequence[Prepared]) -> None:
+    def __init__(self, prepared: Sequence[Tokenised]) -> None:
         """Take the longest history of each user."""
         longest = {one.example.user_id: one.example.history for one in sorted(prepared, key=history_length)}
         self._vectors = np.concatenate([*longest.values()])
         self._users = np.repeat([*longest], [len(history) for history in longest.values()])
         self._widened = {user: self._beside(user, history) for user, history in longest.items()}
 
-    def examples(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+    def examples(self, prepared: Sequence[Tokenised]) -> list[Tokenised]:
         """The same examples with wider vectors; those of a user stay beginnings of one array."""
-        found: list[Prepared] = []
+        found: list[Tokenised] = []
         for one in prepared:
             example = one.example
             history = self._widened[example.user_id][: len(example.history)]
-            found.append(replace(one, example=replace(example, task=padded(example.task), history=history)))
+            found.append(replace(one, example=replace(example, task=beside_zeros(example.task), history=history)))
         return found
 
     def task(self, task: PersonalTask, user_id: str) -> PersonalTask:
         """The same task with wider vectors."""
         wide = self._beside(user_id, task.history.vectors)
-        return replace(task, task=padded(task.task), history=History.of(wide, task.history.counts, task.history.past))
+        return replace(
+            task, task=beside_zeros(task.task), history=History.of(wide, task.history.counts, task.history.past)
+        )
 
     def _beside(self, user_id: str, vectors: FloatArray) -> FloatArray:
         """(n, 2 D) vectors (n, D), each with its difference to its peers beside it."""
@@ -60,11 +62,11 @@ class Peers:
         return np.concatenate([vectors, vectors - peers], axis=1)
 
 
-def history_length(one: Prepared) -> int:
+def history_length(one: Tokenised) -> int:
     """Items before an example."""
     return len(one.example.history)
 
 
-def padded(task: FloatArray) -> FloatArray:
+def beside_zeros(task: FloatArray) -> FloatArray:
     """(2 D,) a task's vector (D,), which has no difference to anybody."""
     return np.concatenate([task, np.zeros_like(task)])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.prompts import Placement, PromptRefused
@@ -114,12 +115,11 @@ def batch_loss(model: Any, llm: FrozenLLM, targets: Sequence[Target]) -> Tensor:
     else:
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         labels = [[-100] * len(prompt) + list(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    ids = padded(rows, 0)
-    mask = padded([[1] * len(row) for row in rows], 0)
-    return model(input_ids=ids, attention_mask=mask, labels=padded(labels, -100)).loss
+    ids = filled(rows, 0)
+    mask = filled([[1] * len(row) for row in rows], 0)
+    return model(input_ids=ids, attention_mask=mask, labels=filled(labels, -100)).loss
 
 
-def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+def filled(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
     """(B, longest), filled at the end."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)

@@ -15,10 +15,10 @@ from pipelines.baselines.authorship import with_authorship
 from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.table import comparison_rows
 from pipelines.evaluate import labels_of
-from pipelines.examples import Row
 from pipelines.nights.precisions import with_precisions
 from pipelines.nights.runs import RunRecord
 from pipelines.slices import slices_of
+from pipelines.tables import Row
 from pipelines.tables.warehouse import Warehouse
 from pipelines.training_data import PlugChoice, TrainingData, training_data
 

@@ -1,13 +1,12 @@
 """The plugs of a comparison: of one kind there may be several, told apart by how they sum up a history."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedder.errors import UsageError
 from embedder.plug import PersonaPlug
-from llm_jobs.training import REPORT
+from llm_jobs.training import read_report
 from pipelines.answers.models import Models
 from pipelines.baselines.registry import OWN_PLUG, TrainedPlug
 
@@ -42,15 +41,9 @@ def compared_plugs(folders: Sequence[Path], models: Models) -> dict[str, PlugsOf
         for kind in plug.config.kinds:
             if name in found.setdefault(kind, {}):
                 raise UsageError(f"two plugs answer kind {kind} with aggregation {name}, the second is {folder}")
-            found[kind][name] = TrainedPlug(plug, training_seconds(folder))
+            found[kind][name] = TrainedPlug(plug, read_report(folder).get("seconds"))
             if name == OWN_PLUG:
                 own[kind] = folder
     for kind in found.keys() - own.keys():
         raise UsageError(f"no plug of kind {kind} has aggregation {OWN_PLUG}: pass the plug itself with --plug too")
     return {kind: PlugsOfKind(plugs, own[kind]) for kind, plugs in found.items()}
-
-
-def training_seconds(folder: Path) -> float | None:
-    """Time of the training, where training.json says it."""
-    path = folder / REPORT
-    return json.loads(path.read_text(encoding="utf8")).get("seconds") if path.is_file() else None

@@ -100,11 +100,6 @@ def no_history(case: Case) -> Sequence[History]:
     return (History.empty(case.task.history.vectors.shape[1]),)
 
 
-def other_histories(case: Case) -> Sequence[History]:
-    """Other users'."""
-    return case.others
-
-
 @dataclass(frozen=True, eq=False)
 class Method:
     """One way to answer: either with `requests` to the frozen LLM, or with `texts` of its own."""
@@ -201,25 +196,14 @@ def style_method(bench: Bench) -> Method:
     return Method(user_bytes=lambda _: NUMBER_BYTES * width, texts=steered_answers(bench.llm, bench.kind))
 
 
-def plain(cases: Sequence[Case]) -> list[Request]:
+def without_persona(cases: Sequence[Case]) -> list[Request]:
     """The tasks as they are."""
     return plain_requests([case.personal for case in cases])
 
 
-def plain_method(bench: Bench) -> Method:
-    """The LLM alone."""
-    del bench
-    return Method(requests=plain)
-
-
-def mode_method(bench: Bench) -> Method:
-    """Each user's most frequent label."""
-    return Method(user_bytes=kept_labels, texts=lambda cases: mode_answers(cases, bench.common_label))
-
-
-def vote_method(bench: Bench) -> Method:
-    """A vote of the user's past labels."""
-    return Method(user_bytes=kept_labelled_vectors, texts=lambda cases: vote_answers(cases, bench.common_label))
+def label_method(answers: Callable[[Sequence[Case], str], list[str]], kept: Kept) -> Build:
+    """Answer with the user's past labels, or with everybody's most frequent one."""
+    return lambda bench: Method(user_bytes=kept, texts=lambda cases: answers(cases, bench.common_label))
 
 
 def regression_method(bench: Bench) -> Method:
@@ -258,11 +242,11 @@ RANKINGS: Final[Mapping[str, tuple[Callable[[Kind], Ranking], Kept]]] = {
 
 METHODS: Final[Mapping[str, Entry]] = {
     "own": of_plug(OWN_PLUG),
-    "other": of_plug(OWN_PLUG, other_histories, draws=DRAWS),
+    "other": of_plug(OWN_PLUG, lambda case: case.others, draws=DRAWS),
     "default": of_plug(OWN_PLUG, no_history, kept=kept_nothing),
     SHUFFLED: of_plug(SHUFFLED),
     MET: of_plug(MET),
-    "none": Entry(plain_method),
+    "none": Entry(lambda _: Method(requests=without_persona)),
     "instruction": of_plug("none", no_history, kept=kept_nothing),
     "plug_task": of_plug("task", no_history, kept=kept_nothing),
     "plug_mean": of_plug("mean", kept=kept_mean),
@@ -277,8 +261,8 @@ METHODS: Final[Mapping[str, Entry]] = {
         for name, (rank, kept) in RANKINGS.items()
         for count in (1, 4)
     },
-    "label_mode": Entry(mode_method, is_closed=True),
-    "label_vote": Entry(vote_method, is_closed=True),
+    "label_mode": Entry(label_method(mode_answers, kept_labels), is_closed=True),
+    "label_vote": Entry(label_method(vote_answers, kept_labelled_vectors), is_closed=True),
     "label_regression": Entry(regression_method, is_closed=True),
 }
 """By the name of its arm in `evaluations`; `pipelines.verdicts.words` says what each is."""

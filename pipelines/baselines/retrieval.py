@@ -20,7 +20,7 @@ from llm_jobs.prompts import Placement, PromptRefused
 from llm_jobs.training.data import Example
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
-from pipelines.examples import Row
+from pipelines.tables import Row
 
 ITEM_TOKENS = 256
 """Tokens that the text of an item may take; what one leaves unused goes to the next. LaMP's whole prompt has 256."""

@@ -19,12 +19,10 @@ from pipelines.verdicts.words import ERRORS
 
 OWN: Final = "own"
 
-Row = dict[str, Any]
-
 
 def comparison_rows(
     kind: Kind, arms: Mapping[str, Arm], members: Mapping[str, Sequence[str]], labels: Sequence[str] | None
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Rows of `evaluations` of one kind, apart from the run.
 
     Args:
@@ -33,7 +31,7 @@ def comparison_rows(
         members: the tasks of each slice. An arm is in a slice if it answered all of its tasks.
         labels: the labels that F1 is averaged over, or the scale of a rating.
     """
-    rows: list[Row] = []
+    rows = list[dict[str, Any]]()
     for name, tasks in members.items():
         if not tasks:
             continue
@@ -47,13 +45,15 @@ def comparison_rows(
     return rows
 
 
-def slice_rows(kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequence[str] | None) -> list[Row]:
+def slice_rows(
+    kind: Kind, answers: Mapping[str, Sequence[Scored]], labels: Sequence[str] | None
+) -> list[dict[str, Any]]:
     """One row for each arm and metric: value, interval and difference."""
     values = {
         arm: {value.metric: value for value in evaluate_answers(kind.metric, scored, labels)}
         for arm, scored in answers.items()
     }
-    rows: list[Row] = []
+    rows = list[dict[str, Any]]()
     for arm, by_metric in values.items():
         for metric, value in by_metric.items():
             if arm == REFERENCE and metric != "authorship":

@@ -18,16 +18,15 @@ import numpy as np
 
 from embedder.plug import PersonaPlug
 from llm_jobs.prompts import Placement
-from llm_jobs.training import REPORT
+from llm_jobs.training import REPORT, read_report
 from llm_jobs.training.checkpoint import run_fingerprint
-from llm_jobs.training.data import Example, Prepared, TrainConfig
+from llm_jobs.training.data import Example, Tokenised, TrainConfig
 from llm_jobs.training.fit import prepare, seeded_plug, train_plug
 from llm_jobs.training.through_llm import fingerprint_parts
 from llm_jobs.training.training import with_values
 from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
 from pipelines.baselines.night import NightOfKind
-from pipelines.baselines.plugs import training_seconds
 from pipelines.baselines.registry import DIFFERENCE, NEAREST, OWN_PLUG, SHUFFLED, TrainedPlug
 from pipelines.baselines.retrieval import with_nearest
 from pipelines.nights.runs import Progress
@@ -48,7 +47,7 @@ class FoldTrainer:
     progress: Progress
     folder: Path | None = None
     """Where plugs are kept; nowhere unless given."""
-    _prepared: dict[Placement, list[Prepared]] = field(default_factory=dict[Placement, list[Prepared]])
+    _prepared: dict[Placement, list[Tokenised]] = field(default_factory=dict[Placement, list[Tokenised]])
 
     def trained(self, need: str, seed: int, is_known: Callable[[str], bool]) -> TrainedPlug:
         """A plug of an aggregation, or one that is trained in another way.
@@ -86,11 +85,11 @@ class FoldTrainer:
                 train_plug(plug, trainable(models.llm), known, settings, folder, self.progress, names)
                 users = hashed_users(self.night.warehouse, trained_on(plug, known, settings)) if self.folder else {}
                 add_to_report(folder, seconds=round(time.perf_counter() - start, 1), **users)
-            found = TrainedPlug(PersonaPlug.from_pretrained(folder), training_seconds(folder))
+            found = TrainedPlug(PersonaPlug.from_pretrained(folder), read_report(folder).get("seconds"))
         return replace(found, seen=peers.task) if peers else found
 
     def _folder(
-        self, need: str, plug: PersonaPlug, settings: TrainConfig, known: Sequence[Prepared]
+        self, need: str, plug: PersonaPlug, settings: TrainConfig, known: Sequence[Tokenised]
     ) -> AbstractContextManager[Path | str]:
         """The plug's own folder, named by all that the training depends on."""
         if self.folder is None:
@@ -98,7 +97,7 @@ class FoldTrainer:
         identity = run_fingerprint(plug, asdict(settings), fingerprint_parts(known))
         return nullcontext(self.folder / f"{need}-{settings.seed}-{identity[:16]}")
 
-    def prepared(self, placement: Placement) -> list[Prepared]:
+    def prepared(self, placement: Placement) -> list[Tokenised]:
         """The examples of all users, with the LLM's values of their prompts where plugs of the kind see these."""
         if placement not in self._prepared:
             llm = trainable(self.night.models.llm)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipelines.command.console import message
 from pipelines.command.streams import is_terminal
-from pipelines.command.tables import Form, print_rows
+from pipelines.command.tables import OutputFormat, print_rows
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
@@ -59,7 +59,7 @@ def show_side_by_side(
         answers = {"answer": said(row["output"]), "a new user": said(default), "reference": row["reference"]}
         rows.append({"task_id": row["task_id"], **answers})
     if rows:
-        print_rows(rows, Form.TABLE, whole=True)
+        print_rows(rows, OutputFormat.TABLE, whole=True)
 
 
 def said(answer: str | None) -> str | None:

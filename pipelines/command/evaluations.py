@@ -1,18 +1,17 @@
 """What `pplug evaluate` shows a person: for each metric a line an arm, then whether the answers are personal."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from pipelines.command.cells import decimals_of
 from pipelines.slices import ALL
-from pipelines.verdicts.evaluated import drawn, main_metric, reach, verdict
+from pipelines.tables import Row
+from pipelines.verdicts.evaluated import drawn_interval, main_metric, reach, verdict
 from pipelines.verdicts.words import ARMS, ERRORS, kind_words, metric_words
 
-Row = Mapping[str, Any]
 Lines = list[dict[str, object]]
 
 
-def tables_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
+def metric_tables(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
     """For each kind and metric a heading and a line for each arm; of more than the usual four the best comes first."""
     whole = [row for row in rows if row["slice"] in (None, "all")]
     for kind, metric in dict.fromkeys((row["kind"], row["metric"]) for row in whole):
@@ -44,7 +43,7 @@ def lines_of(rows: Sequence[Row]) -> Lines:
             "answered with": ARMS.get(row["arm"], row["arm"]),
             "arm": row["arm"],
             "value": row["value"],
-            axis: drawn(row, least, most),
+            axis: drawn_interval(row, least, most),
             "low": row["low"],
             "high": row["high"],
         }
@@ -52,7 +51,7 @@ def lines_of(rows: Sequence[Row]) -> Lines:
     ]
 
 
-def slices_of(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
+def slice_tables(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
     """For each kind compared on parts of its tasks a heading, and for each arm its value of every part, best first."""
     found = list(rows)
     for kind in dict.fromkeys(row["kind"] for row in found):

@@ -140,14 +140,14 @@ def generate(
     """
     from pipelines.answers.models import GenerateConfig
     from pipelines.command.answered import show_side_by_side, tell_of_answers
-    from pipelines.command.tables import Form
+    from pipelines.command.tables import OutputFormat
     from pipelines.generate import generate_job
 
     config, kinds, runner = GenerateConfig(**vars(models)), opt.kinds_of(ctx), common.runner(ctx)
     job = generate_job(plug, config, kinds, force=force, max_persona_age=max_persona_age, runner=runner)
     if record := run_or_plan(job, ds, common, runner):
         tell_of_answers(common.tables, ds)
-        if common.form is Form.TABLE and not runner.is_elsewhere:
+        if common.form is OutputFormat.TABLE and not runner.is_elsewhere:
             show_side_by_side(common.tables, ds, plug, config, kinds)
         common.show_counts(record, "config", "versions", "error")
 

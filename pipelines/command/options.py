@@ -22,7 +22,7 @@ import typer
 from embedder.devices import Device, Dtype, LLMDtype
 from embedder.errors import InputMissing, PplugError, UsageError
 from pipelines.command.console import message
-from pipelines.command.tables import Form, Row, print_rows
+from pipelines.command.tables import OutputFormat, print_rows
 from pipelines.command.values import (
     find_warehouse,
     keep_private,
@@ -36,6 +36,7 @@ from pipelines.command.values import (
     set_log_format,
     show_version,
 )
+from pipelines.tables import Row
 
 if TYPE_CHECKING:
     from llm_jobs.kinds import Kind
@@ -161,14 +162,14 @@ class Printed:
             raise UsageError(f"{' and '.join(flag for flag in chosen if chosen[flag])}: choose one of them")
 
     @property
-    def form(self) -> Form:
-        wanted = {Form.JSON: self.as_json, Form.CSV: self.as_csv, Form.WIDE: self.wide}
-        return next((form for form, is_wanted in wanted.items() if is_wanted), Form.TABLE)
+    def form(self) -> OutputFormat:
+        wanted = {OutputFormat.JSON: self.as_json, OutputFormat.CSV: self.as_csv, OutputFormat.WIDE: self.wide}
+        return next((form for form, is_wanted in wanted.items() if is_wanted), OutputFormat.TABLE)
 
     @property
     def for_people(self) -> bool:
         """Whether sentences and pictures may stand beside the rows."""
-        return self.form in (Form.TABLE, Form.WIDE)
+        return self.form in (OutputFormat.TABLE, OutputFormat.WIDE)
 
     def show(self, rows: Iterable[Row], *hidden: str, whole: bool = False) -> None:
         """Print rows; the table goes without the columns `hidden`, and long texts are cut unless `whole`."""

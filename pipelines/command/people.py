@@ -10,7 +10,7 @@ from pipelines.command.answered import said
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
 from pipelines.command.streams import write_out
-from pipelines.command.tables import Form
+from pipelines.command.tables import OutputFormat
 
 if TYPE_CHECKING:
     from pipelines.explain import Explanation
@@ -54,8 +54,8 @@ def as_read(found: "Explanation") -> "Explanation":
     """An explanation in the words of people."""
     from pipelines.verdicts.words import kind_words
 
-    task = found.task | {"kind": kind_words(found.task["kind"]), "answer": said(found.task["answer"])}
-    return replace(found, task=task, answers=[row | {"answer": said(row["answer"])} for row in found.answers])
+    task = {**found.task, "kind": kind_words(found.task["kind"]), "answer": said(found.task["answer"])}
+    return replace(found, task=task, answers=[{**row, "answer": said(row["answer"])} for row in found.answers])
 
 
 @app.command()
@@ -82,7 +82,7 @@ def user(
         ("Users who are alike", found.alike, ("ds", "last_posted_at", "item_count")),
         ("Tasks and answers", found.tasks, left_out),
     ):
-        if common.form is Form.TABLE:
+        if common.form is OutputFormat.TABLE:
             write_out(f"\n{heading}\n\n")
         common.show(rows, *hidden, whole=rows is found.themes)
     if export:

@@ -18,7 +18,8 @@ from pipelines.command.boundary import with_places
 from pipelines.command.console import message
 from pipelines.command.progress import progress_bars
 from pipelines.command.streams import is_terminal, write_out
-from pipelines.command.tables import ENDLESS, Form, Row, rows_of
+from pipelines.command.tables import ENDLESS, OutputFormat, rows_of
+from pipelines.tables import Row
 
 if TYPE_CHECKING:
     from llm_jobs.training.data import TrainConfig
@@ -194,11 +195,11 @@ def audit(
 
 def show_evaluations(common: opt.Writing, rows: list[Row], user_counts: Mapping[str, int]) -> None:
     """Print what was measured: for a person a table for each kind and metric, those of slices, then the verdicts."""
-    from pipelines.command.evaluations import slices_of, tables_of, verdicts_of
+    from pipelines.command.evaluations import metric_tables, slice_tables, verdicts_of
 
-    if common.form is not Form.TABLE:
+    if common.form is not OutputFormat.TABLE:
         return common.show(rows)
-    for heading, lines in [*tables_of(rows), *slices_of(rows)]:
+    for heading, lines in [*metric_tables(rows), *slice_tables(rows)]:
         write_out(f"\n{heading}\n\n")
         common.show(lines, "arm")
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else ENDLESS

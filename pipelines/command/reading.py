@@ -91,13 +91,13 @@ def report(ds: opt.NightDate, out: ReportFile, examples: Examples = 0, *, common
     """
     from pipelines.report.attention import headline, needs_attention
     from pipelines.report.night import night_numbers
-    from pipelines.report.page import render, write_report
+    from pipelines.report.page import render, write_page
     from pipelines.tables.views import connect
 
     with connect(common.tables) as db:
         night = night_numbers(db, ds, examples)
     if not common.dry_run:
-        write_report(out, render(night))
+        write_page(out, render(night))
     found = needs_attention(night)
     if not common.for_people:
         common.show(night.sections)

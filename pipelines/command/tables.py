@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from pipelines.command.cells import decimals_of, exact_cell, plain, short_cell
 from pipelines.command.console import message
 from pipelines.command.streams import is_terminal, speaks_unicode, visible, visible_json, write_out
+from pipelines.tables import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,10 +54,8 @@ ENDLESS: Final = 100_000
 KEPT: Final = ("status", "error", "detail", "text", "output", "reference", "reason", "answer", "a new user")
 """Columns that are left out last where the width is short, and stay with each of few rows where they are equal."""
 
-Row = Mapping[str, object]
 
-
-class Form(StrEnum):
+class OutputFormat(StrEnum):
     """How rows are printed."""
 
     TABLE = "table"
@@ -99,7 +98,7 @@ class Column:
 
 
 def print_rows(
-    rows: Iterable[Row], form: Form = Form.TABLE, hidden: Sequence[str] = (), *, whole: bool = False
+    rows: Iterable[Row], form: OutputFormat = OutputFormat.TABLE, hidden: Sequence[str] = (), *, whole: bool = False
 ) -> None:
     """Print rows on stdout.
 
@@ -109,14 +108,14 @@ def print_rows(
         hidden: columns that the table leaves out.
         whole: texts take as many lines as they need, however many.
     """
-    if form in (Form.JSON, Form.CSV):
-        lines = map(_json_row, rows) if form is Form.JSON else _csv_lines(rows)
+    if form in (OutputFormat.JSON, OutputFormat.CSV):
+        lines = map(_json_row, rows) if form is OutputFormat.JSON else _csv_lines(rows)
         while (lot := list(islice(lines, TABLE_ROWS))) and write_out("".join(lot)):
             pass
         return
     left = iter(rows)
     shown = list(islice(left, TABLE_ROWS))
-    if shown and form is Form.WIDE:
+    if shown and form is OutputFormat.WIDE:
         _draw_wide(shown)
     elif shown:
         _draw(shown, hidden, 0 if whole else TEXT_LINES)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-Row = dict[str, Any]
+from pipelines.tables import Row
 
 BLACKED_OUT: Final = "█████"
 CUT: Final = 200  # letters of an id in `rejects`; a longer one is cut there
@@ -117,7 +117,7 @@ def _refusal_without(person: Person, row: Row) -> Row | None:
         return None
     if row_id.startswith(f"{name}:"):  # numbers of lines are no ids
         row_id = person.without_id(name) + row_id.removeprefix(name)
-    return row | {"row_id": row_id, "source": person.without_id(source)}
+    return {**row, "row_id": row_id, "source": person.without_id(source)}
 
 
 def _run_without(person: Person, row: Row) -> Row:
@@ -127,7 +127,7 @@ def _run_without(person: Person, row: Row) -> Row:
     told = {name: _names_without(person, value) for name, value in named.items() if name in FILE_SETTINGS}
     is_told = any(told[name] != settings[name] for name in told)
     config = json.dumps(settings | told, sort_keys=True) if is_told else row["config"]
-    return row | {"error": row["error"] and person.blacked_out(row["error"]), "config": config}
+    return {**row, "error": row["error"] and person.blacked_out(row["error"]), "config": config}
 
 
 def _names_without(person: Person, value: object) -> object:

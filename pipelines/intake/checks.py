@@ -23,7 +23,7 @@ from llm_jobs.kinds import SPOKEN, Kind
 from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk
 from pipelines.intake.columns import (
-    Column,
+    CheckedColumn,
     Mask,
     byte_lengths,
     compute,
@@ -130,7 +130,7 @@ def check_chunk(name: str, chunk: Chunk, rules: RowRules) -> Checked:
         columns["item_id"] = _with_made_ids(columns, ~is_deleted)
     elif chunk.columns.get("text") is not None:
         columns |= _with_prompts(columns, read_texts(chunk.columns["text"]).values, rules.kinds)
-    row = Column.of(pa.nulls(count))
+    row = CheckedColumn.of(pa.nulls(count))
     for column, read in {DELETED: deleted, **columns}.items():
         counts = True if types.get(column, ColumnType.KEY) is ColumnType.KEY else ~is_deleted
         for reason in dict.fromkeys(read.reasons[read.reasons != ""]):
@@ -149,7 +149,7 @@ def check_chunk(name: str, chunk: Chunk, rules: RowRules) -> Checked:
     return Checked(_emptied(rows, name).cast(staged_schema(name)), [*chunk.refused, *refused])
 
 
-def _read(column: str, kind: ColumnType, chunk: Chunk, rules: RowRules) -> Column:
+def _read(column: str, kind: ColumnType, chunk: Chunk, rules: RowRules) -> CheckedColumn:
     """Read a column, with all that can be wrong with it."""
     raw = chunk.columns.get(column)
     raw = [None] * len(chunk.row_ids) if raw is None else raw
@@ -160,21 +160,21 @@ def _read(column: str, kind: ColumnType, chunk: Chunk, rules: RowRules) -> Colum
         if column == "queued_at" and rules.night:
             lacking = pa.array((read.reasons == "") & np.asarray(read.values.is_null(), bool))
             night = pa.scalar(rules.night).cast(read.values.type)
-            read = Column(compute("if_else", lacking, night, read.values), read.reasons)
+            read = CheckedColumn(compute("if_else", lacking, night, read.values), read.reasons)
         return read.refused(read.values.is_null(), "missing")
     read = read_texts(raw)
     if column == "kind":
-        read = Column(_kind_names(read, rules), read.reasons)
+        read = CheckedColumn(_kind_names(read, rules), read.reasons)
     blank = is_blank(read.values)
     if kind is ColumnType.OPTIONAL:
-        return Column(_without(read.values, blank), read.reasons)
+        return CheckedColumn(_without(read.values, blank), read.reasons)
     read = read.refused(blank, "empty")
     if kind in (ColumnType.KEY, ColumnType.ID):
         read = read.refused(byte_lengths(read.values) > limits.ID_CHARACTERS, "too_long")
     return read.refused(read.values.is_null(), "missing")
 
 
-def _kind_names(read: Column, rules: RowRules) -> pa.Array:
+def _kind_names(read: CheckedColumn, rules: RowRules) -> pa.Array:
     """The kinds under the names that tables know them by; those that are not named are the one that was given."""
     values = read.values
     if rules.kind is not None:
@@ -190,19 +190,19 @@ def _without(values: pa.Array, mask: Mask) -> pa.Array:
     return compute("if_else", pa.array(mask), pa.scalar(None, values.type), values) if mask.any() else values
 
 
-def _with_made_ids(columns: Mapping[str, Column], is_kept: Mask) -> Column:
+def _with_made_ids(columns: Mapping[str, CheckedColumn], is_kept: Mask) -> CheckedColumn:
     """Give items without an id the hash of what they are: the same user, time and text is the same item."""
     ids, parts = columns["item_id"], [columns[name].values for name in ("user_id", "posted_at", "text")]
     lacking = is_kept & (ids.reasons == "missing")
     reasons = np.where(lacking, "", ids.reasons)  # of one that cannot be made, what it lacks is the reason
     lacking = np.logical_and.reduce([lacking, *(np.asarray(part.is_valid(), bool) for part in parts)])
     if not lacking.any():
-        return Column(ids.values, reasons)
+        return CheckedColumn(ids.values, reasons)
     at = pa.array(lacking)
     user_ids, times, texts = (part.filter(at) for part in parts)
     rows = zip(user_ids.to_pylist(), times.cast(pa.int64()).to_pylist(), texts.to_pylist(), strict=True)
     made = pa.array([made_id(*row) for row in rows], pa.string())
-    return Column(compute("replace_with_mask", ids.values, at, made), reasons)
+    return CheckedColumn(compute("replace_with_mask", ids.values, at, made), reasons)
 
 
 def made_id(user_id: str, microseconds: int, text: str) -> str:
@@ -210,7 +210,9 @@ def made_id(user_id: str, microseconds: int, text: str) -> str:
     return hashlib.sha256(f"{user_id}\0{microseconds}\0{text}".encode()).hexdigest()[:32]
 
 
-def _with_prompts(columns: Mapping[str, Column], texts: pa.Array, kinds: Container[str]) -> dict[str, Column]:
+def _with_prompts(
+    columns: Mapping[str, CheckedColumn], texts: pa.Array, kinds: Container[str]
+) -> dict[str, CheckedColumn]:
     """Give tasks without `input` the prompt that their kind makes of `text`, and its choices if they bring none."""
     inputs, choices = columns["input"], columns["choices"]
     lacking = (inputs.reasons == "missing") & ~is_blank(texts) & np.asarray(texts.is_valid(), bool)
@@ -224,8 +226,8 @@ def _with_prompts(columns: Mapping[str, Column], texts: pa.Array, kinds: Contain
             own_choices[at] = own_choices[at] or (list(kind.choices) if kind.choices else None)
             prompts[at], reasons[at] = kind.training_prompt(texts[at].as_py(), own_choices[at]), ""
     return {
-        "input": Column(pa.array(prompts, pa.string()), reasons),
-        "choices": Column(pa.array(own_choices, choices.values.type), choices.reasons),
+        "input": CheckedColumn(pa.array(prompts, pa.string()), reasons),
+        "choices": CheckedColumn(pa.array(own_choices, choices.values.type), choices.reasons),
     }
 
 

@@ -17,7 +17,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 RawColumn: TypeAlias = pa.Array | Sequence[object]
 
 
-class Column(NamedTuple):
+class CheckedColumn(NamedTuple):
     """A column that was read."""
 
     values: pa.Array  # null where there is nothing, or nothing that could be read
@@ -28,17 +28,17 @@ class Column(NamedTuple):
         """A column of good values."""
         return cls(values, np.full(len(values), "", object))
 
-    def refused(self, where: Any, reason: str) -> "Column":
+    def refused(self, where: Any, reason: str) -> "CheckedColumn":
         """Refuse the values that a mask (n,) is true for, unless they are refused already."""
         mask = np.asarray(where, bool) & (self.reasons == "")
-        return Column(self.values, np.where(mask, reason, self.reasons)) if mask.any() else self
+        return CheckedColumn(self.values, np.where(mask, reason, self.reasons)) if mask.any() else self
 
 
-def read_texts(raw: RawColumn) -> Column:
+def read_texts(raw: RawColumn) -> CheckedColumn:
     """Read a column as texts; numbers become text. Reasons are `wrong_type` and `not_utf8`."""
     if not isinstance(raw, pa.Array):
         try:
-            return Column.of(pa.array(raw, pa.string()))
+            return CheckedColumn.of(pa.array(raw, pa.string()))
         except (pa.ArrowException, TypeError, ValueError):
             return _one_by_one(raw)
     array: Any = raw
@@ -48,26 +48,26 @@ def read_texts(raw: RawColumn) -> Column:
     if pa.types.is_floating(kind):
         return _one_by_one([None if value is None or math.isnan(value) else value for value in array.to_pylist()])
     if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return Column.of(array.cast(pa.string()))
+        return CheckedColumn.of(array.cast(pa.string()))
     if pa.types.is_nested(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
-        return Column.of(pa.nulls(len(array), pa.string())).refused(array.is_valid(), "wrong_type")
+        return CheckedColumn.of(pa.nulls(len(array), pa.string())).refused(array.is_valid(), "wrong_type")
     try:
-        return Column.of(array.cast(pa.large_binary()).cast(pa.string()))  # Spark writes texts as bytes, too
+        return CheckedColumn.of(array.cast(pa.large_binary()).cast(pa.string()))  # Spark writes texts as bytes, too
     except pa.ArrowInvalid:
         return _one_by_one(array.cast(pa.large_binary()).to_pylist())
 
 
-def read_truths(raw: RawColumn) -> Column:
+def read_truths(raw: RawColumn) -> CheckedColumn:
     """Read a column of BOOL; `true` and `false` may be spelled out. The reason is `wrong_type`."""
     spelled: dict[object, object] = {"true": True, "false": False, "": None}
     truths = [spelled.get(value.strip().lower(), value) if isinstance(value, str) else value for value in _as_list(raw)]
     is_wrong = [not isinstance(value, bool | None) for value in truths]
-    return Column.of(pa.array([value if isinstance(value, bool) else None for value in truths], pa.bool_())).refused(
-        is_wrong, "wrong_type"
-    )
+    return CheckedColumn.of(
+        pa.array([value if isinstance(value, bool) else None for value in truths], pa.bool_())
+    ).refused(is_wrong, "wrong_type")
 
 
-def read_choices(raw: RawColumn) -> Column:
+def read_choices(raw: RawColumn) -> CheckedColumn:
     """Read a column of lists of different texts; a list may be spelled as JSON.
 
     Reasons are `wrong_type`, `not_utf8`, `empty`, `empty_choice` and `repeated`.
@@ -76,7 +76,7 @@ def read_choices(raw: RawColumn) -> Column:
     lists = [value if isinstance(value, list) else None for value in read]
     reasons = [value if isinstance(value, str) else "" for value in read]
     values = pa.array(lists, pa.list_(pa.field("element", pa.string(), nullable=False)))
-    return Column(values, np.array(reasons, object))
+    return CheckedColumn(values, np.array(reasons, object))
 
 
 def is_blank(texts: pa.Array) -> Mask:
@@ -116,7 +116,7 @@ def _as_list(raw: Any) -> list[object]:
     return raw.to_pylist() if isinstance(raw, pa.Array) else raw
 
 
-def _one_by_one(raw: Sequence[object]) -> Column:
+def _one_by_one(raw: Sequence[object]) -> CheckedColumn:
     texts: list[str | None] = []
     reasons = np.full(len(raw), "", object)
     for number, value in enumerate(raw):
@@ -126,7 +126,7 @@ def _one_by_one(raw: Sequence[object]) -> Column:
         elif text is not None and not is_utf8(text):
             reasons[number], text = "not_utf8", None
         texts.append(text)
-    return Column(pa.array(texts, pa.string()), reasons)
+    return CheckedColumn(pa.array(texts, pa.string()), reasons)
 
 
 def _choices(value: object) -> list[str] | str | None:

@@ -16,6 +16,7 @@ from pipelines.intake import limits
 from pipelines.intake.chunks import Chunk, ColumnNames, repeated_column
 from pipelines.intake.columns import byte_lengths, compute
 from pipelines.intake.rejects import Reject
+from pipelines.tables.parquet import rows_within
 
 MAGIC: Final = b"PAR1"
 
@@ -55,21 +56,13 @@ def _dictionaries(meta: pq.FileMetaData, wanted: Collection[str]) -> list[str]:
 
 def _batches(parquet: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
     """One row group after the other, so that a broken one costs no rows of those before."""
-    rows = _batch_rows(parquet)
+    rows = rows_within(parquet.metadata, limits.BATCH_BYTES)
     for group in range(parquet.num_row_groups):
         yield from parquet.iter_batches(rows, row_groups=[group], columns=names)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
-
-
-def _batch_rows(parquet: pq.ParquetFile) -> int:
-    """Rows that hold about BATCH_BYTES, in the row group with the largest rows."""
-    meta = parquet.metadata
-    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
-    most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
-    return int(max(1, min(limits.BATCH_ROWS, limits.BATCH_BYTES / max(1, most))))
 
 
 def pieces(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.intake.columns import Column, RawColumn, read_texts
+from pipelines.intake.columns import CheckedColumn, RawColumn, read_texts
 
 TIME: Final = pa.timestamp("us", "UTC")
 FIRST_YEAR: Final = 1990
@@ -55,7 +55,7 @@ class Years:
         return (1, 1_000) if self.seconds[1] < self.seconds[0] * 1_000 else (1,)
 
 
-def read_times(raw: RawColumn, years: Years) -> Column:
+def read_times(raw: RawColumn, years: Years) -> CheckedColumn:
     """Read a column as times, in UTC; reasons are `wrong_type`, `not_utf8` and `bad_time`."""
     if isinstance(raw, pa.Array):
         array: Any = raw
@@ -66,7 +66,7 @@ def read_times(raw: RawColumn, years: Years) -> Column:
     texts = read_texts(raw)
     times = [None if text is None else moment(text, years) for text in texts.values.to_pylist()]
     is_bad = np.array([time is None for time in times], bool) & np.asarray(texts.values.is_valid(), bool)
-    return Column(pa.array(times, TIME), texts.reasons).refused(is_bad, "bad_time")
+    return CheckedColumn(pa.array(times, TIME), texts.reasons).refused(is_bad, "bad_time")
 
 
 def moment(text: str, years: Years) -> datetime | None:
@@ -86,7 +86,7 @@ def moment(text: str, years: Years) -> datetime | None:
     return time if years.first <= time.year <= years.last else None
 
 
-def _read_ticks(ticks: pa.Array, per_second: int, years: Years) -> Column:
+def _read_ticks(ticks: pa.Array, per_second: int, years: Years) -> CheckedColumn:
     """Make times of ticks since 1970; numpy, since Arrow refuses a whole column for one tick beyond its calendar."""
     values: NDArray[Any] = np.asarray(pc.fill_null(ticks, 0), np.int64)
     first, end = years.seconds
@@ -95,4 +95,4 @@ def _read_ticks(ticks: pa.Array, per_second: int, years: Years) -> Column:
     values = np.where(is_inside, values, 0)
     micros = values * (10**6 // per_second) if per_second <= 10**6 else values // 1_000
     times = pa.array(micros, pa.int64(), mask=~is_inside).cast(TIME)
-    return Column.of(times).refused(is_there & ~is_inside, "bad_time")
+    return CheckedColumn.of(times).refused(is_there & ~is_inside, "bad_time")

@@ -8,12 +8,12 @@ from typing import Any
 from embedder.errors import UsageError
 from embedder.plug import PersonaPlug
 from llm_jobs.kinds import Kind
+from llm_jobs.training import read_report
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import Models
-from pipelines.examples import Row
 from pipelines.library.rows import NIGHT
-from pipelines.library.saved import report_of
 from pipelines.nights.runs import Progress
+from pipelines.tables import Row
 from pipelines.train import fit_plug
 from pipelines.training_data import TrainingData, data_of, tell_of_labels
 
@@ -57,5 +57,5 @@ def fitted(
     tell_of_labels(data)
     with tempfile.TemporaryDirectory(prefix="pplug-") as folder:
         plug = fit_plug(data, kinds, models, train, Path(folder), progress).plug
-        report = report_of(Path(folder))
+        report = read_report(Path(folder))
     return plug, {**report, "user_count": data.user_count}

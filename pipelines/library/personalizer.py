@@ -23,19 +23,20 @@ from embedder.precision import decided_precision
 from llm_jobs.answers import answer_tasks
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Refusal
+from llm_jobs.training import read_report, save_report
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import Models, load_models
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
-from pipelines.examples import Row
 from pipelines.library.fitting import chosen_data, fitted
 from pipelines.library.frames import Frame, like
-from pipelines.library.personas import MAX_VECTORS, Persona, personas_of
+from pipelines.library.personas import MAX_VECTORS, UserPersona, personas_of
 from pipelines.library.quiet import without_bars
 from pipelines.library.rows import kind_named, read_histories, read_tasks
-from pipelines.library.saved import Saved, report_of, write_report
+from pipelines.library.saved import Saved
 from pipelines.library.scores import COMPARED, cases_of, score_rows
 from pipelines.nights.runs import Progress, no_progress
 from pipelines.personas.encoders import absolute_model
+from pipelines.tables import Row
 
 _WHY: Final = pa.list_(
     pa.struct([("item_id", pa.string()), ("text", pa.string()), ("output", pa.string()), ("weight", pa.float32())])
@@ -214,7 +215,8 @@ class Personalizer:
         """Write the plug, how it was trained and what it needs into a folder; `pplug generate --plug` takes it, too."""
         path = Path(folder)
         self.plug.save_pretrained(path)
-        write_report(path, self.training)
+        if self.training:
+            save_report(path, self.training)
         self.saved.write(path)
 
     @classmethod
@@ -251,19 +253,19 @@ class Personalizer:
         with without_bars():
             models = load_models(saved.config)
         plug.require(models.encoder.sha256, models.llm.sha256, models.llm.values_width)
-        return cls(kind_named(plug.config.kinds[0], known), plug, models, saved, known, report_of(path))
+        return cls(kind_named(plug.config.kinds[0], known), plug, models, saved, known, read_report(path))
 
     def _read(self, histories: Any, tasks: Any, columns: Mapping[str, str] | None) -> tuple[list[Row], list[Row]]:
         names = self.saved.columns if columns is None else columns
         what = (self.kind, self.kinds, names)
         return read_histories(histories, *what), read_tasks(tasks, *what)
 
-    def _personas(self, items: Sequence[Row], tasks: Sequence[Row]) -> dict[str, Persona]:
+    def _personas(self, items: Sequence[Row], tasks: Sequence[Row]) -> dict[str, UserPersona]:
         users = {task["user_id"] for task in tasks}
         return personas_of(items, users, self.kinds, self.models.encoder, self.saved.max_vectors)
 
-    def _queued(self, row: Row, personas: Mapping[str, Persona]) -> QueuedTask:
-        persona = personas.get(row["user_id"]) or Persona.empty(self.models.encoder.width)
+    def _queued(self, row: Row, personas: Mapping[str, UserPersona]) -> QueuedTask:
+        persona = personas.get(row["user_id"]) or UserPersona.empty(self.models.encoder.width)
         return QueuedTask(
             task_id=row["task_id"],
             user_id=row["user_id"],
@@ -275,7 +277,9 @@ class Personalizer:
             items=[{"kind": item["kind"], "item_id": item["item_id"]} for item in persona.items],
         )
 
-    def _answer_row(self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, Persona]) -> dict[str, Any]:
+    def _answer_row(
+        self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, UserPersona]
+    ) -> dict[str, Any]:
         own = {"task_id": task.task_id, "user_id": task.user_id}
         if isinstance(found, Refusal):
             return own | {"finish_reason": found.reason}

@@ -13,13 +13,13 @@ from embedder.hashing import text_sha256
 from embedder.histories import History
 from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
-from pipelines.examples import Row
 from pipelines.personas.bases import runs_of_equals
+from pipelines.tables import Row
 
 MAX_VECTORS: Final = 128  # most vectors that stand for one user, as in `pplug encode`
 
 
-class Persona(NamedTuple):
+class UserPersona(NamedTuple):
     """What stands for a user."""
 
     history: History
@@ -27,13 +27,13 @@ class Persona(NamedTuple):
     item_count: int  # all of the user's items
 
     @classmethod
-    def empty(cls, width: int) -> "Persona":
+    def empty(cls, width: int) -> "UserPersona":
         return cls(History.empty(width), (), 0)
 
 
 def personas_of(
     items: Sequence[Row], users: Collection[str], kinds: Mapping[str, Kind], encoder: TextEncoder, max_vectors: int
-) -> dict[str, Persona]:
+) -> dict[str, UserPersona]:
     """The personas of those of the users who have items.
 
     Args:
@@ -46,7 +46,7 @@ def personas_of(
     mine = [item for item in items if item["user_id"] in users]
     texts = [kinds[item["kind"]].encoder_text(item["text"], item["output"]) for item in mine]
     vectors = encoder.encode(texts)
-    found = dict[str, Persona]()
+    found = dict[str, UserPersona]()
     for start, stop in runs_of_equals([item["user_id"] for item in mine]):
         own = mine[start:stop]
         keys = [(item["kind"], item["item_id"]) for item in own]
@@ -55,5 +55,5 @@ def personas_of(
         items_of_user = Items(CompactVectors.of(vectors[start:stop]), keys, labels, sha256s)
         summary = Summary.empty(encoder.width).absorb(items_of_user, max_vectors)
         by_key = dict(zip(keys, own, strict=True))
-        found[own[0]["user_id"]] = Persona(summary.history(), [by_key[key] for key in summary.typical], len(own))
+        found[own[0]["user_id"]] = UserPersona(summary.history(), [by_key[key] for key in summary.typical], len(own))
     return found

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from embedder.errors import UsageError
 from llm_jobs.kinds import SPOKEN, Kind
-from pipelines.examples import Row
 from pipelines.intake.advice import fitting_map, needed_columns, shown
 from pipelines.intake.checks import COLUMN_TYPES, DELETED, RowRules, check_chunk
 from pipelines.intake.chunks import Chunk
@@ -23,6 +22,7 @@ from pipelines.intake.limits import BATCH_ROWS
 from pipelines.intake.task_warnings import TaskWarnings
 from pipelines.intake.times import Years
 from pipelines.library.frames import as_arrow
+from pipelines.tables import Row
 from pipelines.tables.schema import KEYS
 
 MADE: Final = ("task_id", "queued_at")

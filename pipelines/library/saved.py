@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from embedder.errors import PplugError
-from llm_jobs.training import REPORT
 from pipelines.answers.models import GenerateConfig
 
 FILE: Final = "personalizer.json"
@@ -57,15 +56,3 @@ class Saved:
         if found.format != FORMAT:
             raise PplugError(f"{path} has format {found.format}, this pplug reads {FORMAT}: save it again")
         return found
-
-
-def report_of(folder: Path) -> Mapping[str, Any]:
-    """How a plug was trained, as training.json says; nothing where there is none."""
-    path = folder / REPORT
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-
-
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Put training.json beside a plug."""
-    if report:
-        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")

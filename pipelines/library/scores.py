@@ -15,14 +15,16 @@ from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CHUNK, DRAWS, Case, other_users
 from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
 from pipelines.baselines.table import OWN, slice_rows
-from pipelines.library.personas import Persona
+from pipelines.library.personas import UserPersona
 from pipelines.nights.runs import Progress
 
 COMPARED = ("other", "default", "none")
 """Methods beside the user's own persona: another user's, that of a user without a history, and no plug at all."""
 
 
-def cases_of(tasks: Sequence[QueuedTask], personas: Mapping[str, Persona], models: Models, kind: Kind) -> list[Case]:
+def cases_of(
+    tasks: Sequence[QueuedTask], personas: Mapping[str, UserPersona], models: Models, kind: Kind
+) -> list[Case]:
     """Tasks with what each method may know of their user."""
     owners = sorted({task.user_id for task in tasks})
     donors = [user for user in owners if user in personas]

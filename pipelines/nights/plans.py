@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from pipelines.tables.views import asked_table
@@ -27,6 +27,11 @@ class Plan:
     """Estimated time."""
     state: str = ""
     """Of a night: done, or why it must be run."""
+
+    def times(self, count: int, job: str) -> "Plan":
+        """The plan of a job that does it so many times for the same users."""
+        rows, tokens, seconds = count * self.row_count, count * self.tokens, count * self.seconds
+        return replace(self, job=job, row_count=rows, tokens=tokens, seconds=seconds)
 
 
 def estimated_seconds(

@@ -1,6 +1,6 @@
 """Read the numbers of a night from the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -9,15 +9,13 @@ from typing import Any, Final
 import duckdb
 
 from embedder.errors import InputMissing
-from pipelines.report.personas import drift_and_map
+from pipelines.report.personas import Rows, drift_and_map
+from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 from pipelines.verdicts.audited import audit_lines
 from pipelines.verdicts.evaluated import Verdict, verdict
 from pipelines.verdicts.words import kind_words
-
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
 
 NIGHTS: Final = 14  # nights that trends show, the night itself the last
 

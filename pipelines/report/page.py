@@ -14,7 +14,8 @@ from embedder.errors import PplugError
 from pipelines.command.cells import duration
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
-from pipelines.report.night import NightNumbers, Row
+from pipelines.report.night import NightNumbers
+from pipelines.tables import Row
 from pipelines.verdicts.words import metric_words
 
 GLOSSARY: Final = {
@@ -68,7 +69,7 @@ def render(night: NightNumbers) -> str:
     )
 
 
-def write_report(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write the report; the file appears whole or not at all. Raises PplugError if the file cannot be written."""
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

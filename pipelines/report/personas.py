@@ -1,17 +1,18 @@
 """What the report tells of personas: how far they moved in each night, and a map on which near ones are alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 import numpy as np
 
 from pipelines.personas.asked import seeing_only
+from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 
 MOVED: Final = 300  # users of a night whose personas are compared with those of the night before
 SHOWN: Final = 1_000  # personas on the map
@@ -29,7 +30,7 @@ def drift_and_map(db: duckdb.DuckDBPyConnection, ds: date, night_count: int, *, 
     nights = db.execute("select ds, is_full from encode_nights where ds <= $ds order by ds", {"ds": ds}).fetchall()
     last = [day for day, _ in nights[-night_count:]]
     full = [day for day, is_full in nights if is_full][-1:]
-    drift = list[Mapping[str, Any]]()
+    drift = list[Row]()
     samples = [{"nights": last, "sample": MOVED}, {"nights": full, "sample": SHOWN}]
     found = [run_sql(db, "report/sampled_users", params)["user_id"].to_pylist() for params in samples]
     with seeing_only(db, {user for users in found for user in users}):

@@ -8,8 +8,7 @@ from typing import Any
 from embedder.errors import UsageError
 from llm_jobs.kinds import FOLDER, SPOKEN, Kind, field_meanings
 from pipelines.starting.samples import sample_input, sample_of
-
-Row = dict[str, Any]
+from pipelines.tables import Row
 
 
 def spoken_name(name: str, own: Mapping[str, Any]) -> str | None:

@@ -13,14 +13,14 @@ from llm_jobs.kinds import Kind
 USERS: Final[tuple[str, str]] = ("ann", "bob")
 NEWCOMER: Final = "cem"
 
-Items = Sequence[tuple[str, str | None]]  # texts and outputs, the oldest first
+SampleItems = Sequence[tuple[str, str | None]]  # texts and outputs, the oldest first
 
 
 @dataclass(frozen=True)
 class Sample:
     """What two users wrote or did, and a text nobody has answered yet."""
 
-    items: tuple[Items, Items]
+    items: tuple[SampleItems, SampleItems]
     new_text: str
     new_input: str | None = None  # the task's own prompt, for kinds that have none to write
     references: tuple[str, str] | None = None  # the right answers, for kinds that learn from tasks

@@ -22,7 +22,7 @@ from embedder.errors import PplugError
 from pipelines.background import repeated
 from pipelines.store.stored import Store
 
-Row = Mapping[str, Any]
+Facts = Mapping[str, Any]
 
 RUNNING: Final = "_running"
 LEASE: Final = re.compile(rf"{RUNNING}/(?P<what>[^/]+)/(?P<generation>\d+)\.json")
@@ -81,8 +81,8 @@ class LeasedRun:
     """A lease as others see it."""
 
     lease: Lease
-    row: Row  # the run as it began
-    beat: Row  # its last sign of life; empty before the first
+    row: Facts  # the run as it began
+    beat: Facts  # its last sign of life; empty before the first
 
     @property
     def last_life(self) -> datetime:
@@ -110,7 +110,7 @@ def runs_under_way(store: Store) -> list[LeasedRun]:
     return [_leased_run(store, what, generation, row) for what, generation, row in _leases(store) if row]
 
 
-def _leased_run(store: Store, what: str, generation: int, row: Row) -> LeasedRun:
+def _leased_run(store: Store, what: str, generation: int, row: Facts) -> LeasedRun:
     lease = Lease(store, what, generation, row["run_id"])
     return LeasedRun(lease, row, _read(store, lease.beat_name))
 
@@ -120,7 +120,7 @@ def damaged_leases(store: Store) -> list[str]:
     return [_lease_name(what, generation) for what, generation, row in _leases(store) if row is None]
 
 
-def _leases(store: Store) -> Iterator[tuple[str, int, Row | None]]:
+def _leases(store: Store) -> Iterator[tuple[str, int, Facts | None]]:
     """What each lease is for, its generation and its run; None for what cannot be read."""
     for entry in store.list(RUNNING):
         found = LEASE.fullmatch(entry.name)
@@ -130,7 +130,7 @@ def _leases(store: Store) -> Iterator[tuple[str, int, Row | None]]:
             yield found["what"], int(found["generation"]), row if row.keys() >= LEASE_FIELDS else None
 
 
-def acquire(store: Store, what: str, row: Row) -> tuple[Lease, list[LeasedRun]]:
+def acquire(store: Store, what: str, row: Facts) -> tuple[Lease, list[LeasedRun]]:
     """Get a lease.
 
     Returns:
@@ -191,12 +191,12 @@ def kept_alive(lease: Lease) -> Generator[None]:
         yield
 
 
-def _read(store: Store, name: str) -> Row:
+def _read(store: Store, name: str) -> Facts:
     """A JSON object; an empty one if there is none, or a power cut left it unfinished."""
     return _parsed(store.get(name) or b"")
 
 
-def _parsed(text: bytes) -> Row:
+def _parsed(text: bytes) -> Facts:
     try:
         found = json.loads(text)
     except ValueError:

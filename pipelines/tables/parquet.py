@@ -92,6 +92,13 @@ def _group_rows(table: pa.Table) -> int:
     return max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
 
 
+def rows_within(meta: pq.FileMetaData, most_bytes: int) -> int:
+    """How many rows to read at once, so that they hold about so many bytes in the row group with the largest rows."""
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return int(max(1, min(ROW_GROUP_ROWS, most_bytes / max(1, most))))
+
+
 def write_shard(path: Path, table: pa.Table) -> None:
     """Write a Parquet file that appears whole or not at all."""
     Folder(path.parent).put(path.name, parquet_bytes(table))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.tables.data_files import DataFile
-from pipelines.tables.parquet import ROW_GROUP_ROWS, write_batches
+from pipelines.tables.parquet import ROW_GROUP_ROWS, rows_within, write_batches
 from pipelines.tables.schema import KEYS, MADE, file_schema
 from pipelines.tables.views import open_database, quoted
 from pipelines.tables.warehouse import Staged, Warehouse
@@ -278,11 +278,7 @@ def _deal(parts: NDArray[Any], edits: NDArray[Any], schema: pa.Schema, staged: P
 def bounded_batches(file: Path) -> Iterator[pa.RecordBatch]:
     """The rows of a file in their order, in batches of about GROUP_BYTES."""
     with pq.ParquetFile(file) as parquet:
-        meta = parquet.metadata
-        groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
-        most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
-        rows = int(max(1, min(ROW_GROUP_ROWS, GROUP_BYTES / max(1, most))))
-        yield from parquet.iter_batches(rows)
+        yield from parquet.iter_batches(rows_within(parquet.metadata, GROUP_BYTES))
 
 
 def _literal(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+from pipelines.tables import Row
 
 AUDITED: Mapping[str, str] = {
     "texts-found": "texts found in a list of known ones",

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
+from pipelines.tables import Row
 from pipelines.verdicts.words import ERRORS, MAIN, metric_words, points
-
-Row = Mapping[str, Any]
 
 FEW_USERS: Final = 20  # below so many users an interval over them says little, whatever it says
 
@@ -87,7 +86,7 @@ def gain(by_arm: Mapping[str, Row], arm: str, metric: str) -> tuple[float, float
     return (value, low, high) if metric in ERRORS else (-value, -high, -low)
 
 
-def drawn(row: Row, least: float, most: float, width: int = DRAWN) -> str:
+def drawn_interval(row: Row, least: float, most: float, width: int = DRAWN) -> str:
     """The interval of a row on a line from `least` to `most`: `  ├──●─┤   `."""
     span = (most - least) or 1.0
 

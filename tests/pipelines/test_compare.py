@@ -26,7 +26,7 @@ from pipelines.baselines.cases import CaseReader, other_users
 from pipelines.baselines.lora import LoraConfig
 from pipelines.baselines.plugs import compared_plugs
 from pipelines.baselines.registry import METHODS, Bench
-from pipelines.command.evaluations import slices_of
+from pipelines.command.evaluations import slice_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.evaluate import evaluate_night, referenced_tasks
 from pipelines.personas.nights import newest_nights, nights_of
@@ -304,7 +304,7 @@ def test_the_plan_counts_the_answers_and_writes_nothing(night: Night) -> None:
 
 def test_a_kind_is_shown_with_the_values_of_its_slices_beside_each_other(night: Night) -> None:
     rows = night.compare("none", "default")
-    ((heading, lines),) = slices_of(rows)
+    ((heading, lines),) = slice_tables(rows)
     assert heading == "note · accuracy by items of the history, or part (tasks)"
     found = {(row["arm"], row["slice"]): row["value"] for row in rows if row["metric"] == "accuracy"}
     assert {line["arm"] for line in lines} == {arm for arm, _ in found}

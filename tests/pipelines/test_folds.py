@@ -18,7 +18,7 @@ from llm_jobs.kinds import Kind
 from llm_jobs.prompts import PromptParts
 from llm_jobs.tasks import PersonalTask
 from llm_jobs.training import labels as stages
-from llm_jobs.training.data import Example, Prepared, TrainConfig
+from llm_jobs.training.data import Example, Tokenised, TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.baselines.difference import PEERS, Peers
 from pipelines.baselines.training import shuffled
@@ -133,9 +133,9 @@ def test_fewer_examples_of_all_users_make_other_plugs(
 
 
 def test_a_difference_is_to_the_nearest_items_of_others_and_none_without_others() -> None:
-    def user(name: str, *vectors: Sequence[float]) -> Prepared:
+    def user(name: str, *vectors: Sequence[float]) -> Tokenised:
         history = np.array(vectors, np.float32)
-        return Prepared(Example(name, "?", "red", history[0], history), PromptParts((1,), ()), (1,))
+        return Tokenised(Example(name, "?", "red", history[0], history), PromptParts((1,), ()), (1,))
 
     made = [user("a", (1, 0), (0, 1)), user("b", *[(1, 0.5)] * PEERS, *[(-1, 0)] * PEERS), user("b", (1, 0.5))]
     wide = Peers(made).examples(made)

@@ -21,7 +21,7 @@ from pipelines.ingest import ingest_histories, ingest_tasks
 from pipelines.report.attention import headline, needs_attention
 from pipelines.report.charts import charts_of
 from pipelines.report.night import night_numbers
-from pipelines.report.page import library, number, render, tiles_of, trend, write_report
+from pipelines.report.page import library, number, render, tiles_of, trend, write_page
 from pipelines.report.personas import persona_map
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -62,7 +62,7 @@ def numbers_of(warehouse: Warehouse, ds: date, examples: int = 0):  # noqa: ANN2
 def file(night: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the second night, with every answer as an example."""
     path = tmp_path_factory.mktemp("html") / "r.html"
-    write_report(path, render(numbers_of(night, NEXT, examples=10)))
+    write_page(path, render(numbers_of(night, NEXT, examples=10)))
     return path
 
 
@@ -211,14 +211,14 @@ def test_a_trend_takes_two_nights() -> None:
 
 def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "r.html").write_text("old", encoding="utf8")
-    write_report(tmp_path / "r.html", "new")
+    write_page(tmp_path / "r.html", "new")
     assert (tmp_path / "r.html").read_text(encoding="utf8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(PplugError, match=r"r\.html cannot be written \(No such file or directory\): .* --out"):
-        write_report(tmp_path / "no" / "r.html", "new")
+        write_page(tmp_path / "no" / "r.html", "new")
 
 
 def test_a_night_without_a_run_is_missing(fill: Callable[..., Warehouse]) -> None:

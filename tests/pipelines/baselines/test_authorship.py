@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from llm_jobs.kinds import load_kinds
 from llm_jobs.metrics import Scored, evaluate_answers
 from pipelines.baselines.answering import Arm
-from pipelines.baselines.authorship import LEAST_OUTPUTS, REFERENCE, Voices, auc, with_authorship
+from pipelines.baselines.authorship import LEAST_OUTPUTS, REFERENCE, Voices, share_below, with_authorship
 from pipelines.baselines.table import comparison_rows
 
 KIND = load_kinds()["LaMP_4"]
@@ -37,9 +37,9 @@ def authorship(one: Arm) -> list[float]:
 
 @given(st.floats(-9, 9), st.lists(st.floats(-9, 9), min_size=1))
 def test_the_area_is_the_share_below_and_turns_over_with_the_order(own: float, others: list[float]) -> None:
-    assert 0 <= auc(own, others) <= 1
-    assert auc(own, others) == pytest.approx(1 - auc(-own, [-other for other in others]))
-    assert auc(own, [own] * len(others)) == 0.5
+    assert 0 <= share_below(own, others) <= 1
+    assert share_below(own, others) == pytest.approx(1 - share_below(-own, [-other for other in others]))
+    assert share_below(own, [own] * len(others)) == 0.5
 
 
 @given(st.sampled_from(SUBJECTS))

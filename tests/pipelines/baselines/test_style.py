@@ -7,7 +7,7 @@ from method_cases import case, item
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Answer, Placement
-from pipelines.baselines.registry import plain
+from pipelines.baselines.registry import without_persona
 from pipelines.baselines.style import steered_answers, style_vector
 
 KIND = Kind(name="note", metric=Metric.ROUGE, prompt="Name this note: {text}")
@@ -17,7 +17,7 @@ def test_without_a_style_the_answers_are_the_llms_own_and_with_one_they_lean_to_
     llm = FrozenLLM.from_pretrained(str(llm_folder))
     items = [item(at, f"apples {at}", "red red red") for at in range(3)]
     nobody, ann = case([], choices=None), case(items, choices=None)
-    own = [found.text for found in llm.answer(plain([nobody]), Placement.AFTER) if isinstance(found, Answer)]
+    own = [found.text for found in llm.answer(without_persona([nobody]), Placement.AFTER) if isinstance(found, Answer)]
     assert steered_answers(llm, KIND)([nobody]) == own
     vector = style_vector(llm, KIND, ann, 1)
     assert vector.shape == (llm.width,)

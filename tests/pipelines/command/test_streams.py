@@ -15,17 +15,17 @@ import sys, typer
 from embedder.errors import UsageError
 from pipelines.command.boundary import run_app
 from pipelines.command.console import message
-from pipelines.command.tables import Form, print_rows
+from pipelines.command.tables import OutputFormat, print_rows
 
 app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def many():
-    print_rows(({{"number": number, "text": "x" * 1000}} for number in range(5000)), Form.JSON)
+    print_rows(({{"number": number, "text": "x" * 1000}} for number in range(5000)), OutputFormat.JSON)
     message("after the rows")
 
 @app.command()
-def text(form: Form = Form.TABLE):
+def text(form: OutputFormat = OutputFormat.TABLE):
     print_rows([{{"text": {TEXT!a}}}], form)
     raise UsageError({TEXT!a})
 

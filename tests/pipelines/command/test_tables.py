@@ -19,7 +19,7 @@ from pipelines.command.cells import ago, decimals_of, duration, exact_cell, shor
 from pipelines.command.console import TEXT_LINES, message
 from pipelines.command.options import Printed
 from pipelines.command.streams import visible
-from pipelines.command.tables import TABLE_ROWS, Form, print_rows, rows_of
+from pipelines.command.tables import TABLE_ROWS, OutputFormat, print_rows, rows_of
 
 ESCAPES = "\x1b]0;a title\x07 \x1b[2J\x9b31m \r \b \u202e turned \x7f"
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_json_lines_give_the_rows_back(rows: list[dict[str, object]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
         patch.setattr("sys.stdout.write", written.append)
-        print_rows(rows, Form.JSON)
+        print_rows(rows, OutputFormat.JSON)
     lines = "".join(written).split("\n")
     assert [json.loads(line) for line in lines[:-1]] == rows
     assert lines[-1] == ""
@@ -46,7 +46,7 @@ def test_json_lines_give_the_rows_back(rows: list[dict[str, object]]) -> None:
 
 def test_json_has_iso_times_and_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"ds": date(2026, 11, 1), "at": datetime(2026, 11, 1, 2, tzinfo=UTC), "low": math.nan, "most": [math.inf]}
-    print_rows([row], Form.JSON)
+    print_rows([row], OutputFormat.JSON)
     assert json.loads(capsys.readouterr().out) == {
         "ds": "2026-11-01",
         "at": "2026-11-01T02:00:00+00:00",
@@ -58,7 +58,7 @@ def test_json_has_iso_times_and_null_for_what_is_no_number(capsys: pytest.Captur
 @pytest.mark.parametrize("query", ["select sum(n) as n from range(5) t(n)", "select 1.5::decimal(9, 2) as n"])
 def test_sums_and_decimals_are_numbers(query: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = duckdb.sql(query).to_arrow_table().to_pylist()
-    print_rows(rows, Form.JSON)
+    print_rows(rows, OutputFormat.JSON)
     assert json.loads(capsys.readouterr().out) == {"n": 10 if "sum" in query else 1.5}
 
 
@@ -78,9 +78,9 @@ def test_square_brackets_are_text_and_not_colours(capsys: pytest.CaptureFixture[
 
 def test_no_terminal_obeys_what_a_user_wrote(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([{"text": ESCAPES, ESCAPES: [ESCAPES]}])
-    print_rows([{"text": ESCAPES}], Form.JSON)
-    print_rows([{"text": ESCAPES}], Form.CSV)
-    print_rows([{"text": ESCAPES}], Form.WIDE)
+    print_rows([{"text": ESCAPES}], OutputFormat.JSON)
+    print_rows([{"text": ESCAPES}], OutputFormat.CSV)
+    print_rows([{"text": ESCAPES}], OutputFormat.WIDE)
     message(f"no user {ESCAPES}", error=ValueError(ESCAPES))
     said = capsys.readouterr()
     assert "\\x1b[2J\\x9b31m" in said.out
@@ -172,7 +172,7 @@ def test_csv_holds_every_value_whole(rows: list[dict[str, object]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
         patch.setattr("sys.stdout.write", written.append)
-        print_rows(rows, Form.CSV)
+        print_rows(rows, OutputFormat.CSV)
     read = list(csv.DictReader(io.StringIO("".join(written), newline="")))
     told = [{name: visible(exact_cell(value)) for name, value in row.items()} for row in rows]
     assert [{name: value.replace("\r", "\n") for name, value in row.items()} for row in read] == told
@@ -249,7 +249,7 @@ def test_names_of_columns_stay_whole_where_there_is_room_and_long_ids_are_shorte
 
 def test_wide_shows_every_column_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     at_screen(monkeypatch, 80)
-    print_rows([RUN] * 4, Form.WIDE, hidden=["job"])
+    print_rows([RUN] * 4, OutputFormat.WIDE, hidden=["job"])
     out = capsys.readouterr().out
     assert "20261101T020000-encode-0123abcd" in out
     assert "12345.678" in out
@@ -313,7 +313,7 @@ def test_a_duration_is_read_as_from_a_clock(seconds: float, shown: str) -> None:
 
 
 def test_only_one_form_can_be_wanted() -> None:
-    assert Printed(as_csv=True).form is Form.CSV
+    assert Printed(as_csv=True).form is OutputFormat.CSV
     with pytest.raises(UsageError, match="--json and --wide: choose one"):
         Printed(as_json=True, wide=True)
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from pipelines.baselines.registry import LORA, METHODS
-from pipelines.command.evaluations import tables_of
-from pipelines.verdicts.evaluated import Finding, drawn, reach, verdict
+from pipelines.command.evaluations import metric_tables
+from pipelines.verdicts.evaluated import Finding, drawn_interval, reach, verdict
 from pipelines.verdicts.words import ARMS, METRICS, metric_words, points
 
 
@@ -42,8 +42,8 @@ def test_a_verdict_says_what_the_interval_allows(
 
 def test_an_interval_is_drawn_on_an_axis_that_shows_the_difference() -> None:
     row = {"value": 0.5, "low": 0.4, "high": 0.6}
-    assert drawn(row, 0.0, 1.0, 11) == "    ├●┤"
-    assert drawn(row | {"low": None, "high": None}, 0.0, 1.0, 11) == "     ●"
+    assert drawn_interval(row, 0.0, 1.0, 11) == "    ├●┤"
+    assert drawn_interval(row | {"low": None, "high": None}, 0.0, 1.0, 11) == "     ●"
     assert reach([row]) == (pytest.approx(0.39), pytest.approx(0.61))
     assert reach([row | {"low": 0.0}])[0] == 0.0
 
@@ -52,7 +52,7 @@ def test_an_interval_is_drawn_on_an_axis_that_shows_the_difference() -> None:
 def test_a_metric_for_any_script_is_shown_only_where_it_says_something_else(value: float, shown: int) -> None:
     latin = [row | {"kind": "note", "slice": None, "metric": "rouge-1"} for row in rows(0, 0, 0)]
     any_script = [row | {"metric": "rouge-1-unicode", "value": value} for row in latin]
-    headings = [heading for heading, _ in tables_of([*latin, *any_script])]
+    headings = [heading for heading, _ in metric_tables([*latin, *any_script])]
     assert len(headings) == shown
     assert "ROUGE-1, shared words" in headings[0]
 
