@@ -95,9 +95,9 @@ def compare_night(
         rows, shortened = list[dict[str, Any]](), 0
         for name, of_kind in chosen_plugs(plugs, models, kinds, compare).items():
             mine = [row for row in scored if row["kind"] == name]
-            comparison = Comparison(NightOfKind(warehouse, ds, kinds, kinds[name], models, mine), of_kind)
-            rows += comparison.rows(config, compare, progress)
-            shortened += comparison.shortened_count
+            night = NightOfKind(warehouse, ds, kinds, kinds[name], models, mine)
+            more, count = compared_rows(night, of_kind, config, compare, progress)
+            rows, shortened = rows + more, shortened + count
             record.rows_in += len(mine)
         record.rows_out = record.rows_in
         record.config = {**record.config, "shortened_count": shortened}
@@ -118,83 +118,77 @@ def chosen_plugs(
     return found
 
 
-class Comparison:
-    """One kind of task of one night."""
+def compared_rows(
+    night: NightOfKind, plugs: PlugsOfKind, config: GenerateConfig, compare: CompareConfig, progress: Progress
+) -> tuple[list[dict[str, Any]], int]:
+    """Rows of `evaluations`, apart from the run, and how many answers are to prompts that lost their middle."""
+    with connect(night.warehouse) as db:
+        reader = night.reader(db)
+        reader.require_items()
+        data = night.data(reader.persona_ds)
+        methods = chosen_methods(night, plugs, data, compare.methods, has_others=reader.has_others)
+        arms = answer_arms(reader.chunks(), methods, night.models.llm, reader.task_count, progress)
+        found = night.members(reader.item_counts)
+        members = {name: found[name] for name in ORDER if name in found}
+        if compare.lora_users:
+            arms[LORA], members[LORA_SLICE] = lora_arm(reader, data.targets.found, config, compare, progress)
+    return night.rows(arms, members, data), tell_of_shortened(arms.values())
 
-    def __init__(self, night: NightOfKind, plugs: PlugsOfKind) -> None:
-        self._night, self._plugs = night, plugs
-        self.shortened_count = 0
-        """Answers to prompts that lost their middle."""
 
-    def rows(self, config: GenerateConfig, compare: CompareConfig, progress: Progress) -> list[dict[str, Any]]:
-        """Rows of `evaluations`, apart from the run."""
-        night = self._night
-        with connect(night.warehouse) as db:
-            reader = night.reader(db)
-            reader.require_items()
-            data = night.data(reader.persona_ds)
-            methods = self._methods(data, compare.methods, has_others=reader.has_others)
-            arms = answer_arms(reader.chunks(), methods, night.models.llm, reader.task_count, progress)
-            found = night.members(reader.item_counts)
-            members = {name: found[name] for name in ORDER if name in found}
-            if compare.lora_users:
-                arms[LORA], members[LORA_SLICE] = self._lora(reader, data.targets.found, config, compare, progress)
-        self.shortened_count = tell_of_shortened(arms.values())
-        return night.rows(arms, members, data)
+def chosen_methods(
+    night: NightOfKind, of_kind: PlugsOfKind, data: TrainingData, wanted: Sequence[str], *, has_others: bool
+) -> dict[str, Method]:
+    """Those that can answer; of the ones asked for by name all must have their plug."""
+    kind, models, plugs = night.kind, night.models, of_kind.by_aggregation
+    outputs = [target.target for target in data.targets.found]
+    is_closed = any(row["choices"] for row in night.tasks) and len(set(outputs)) > 1
+    names = list[str]()
+    for name, entry in METHODS.items():
+        is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
+        is_possible = is_possible and not (entry.is_free and of_kind.points)
+        has_plug = entry.plug is None or entry.plug in plugs
+        if name in wanted and entry.plug in OF_FOLDS:
+            raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")
+        if name in wanted and not has_plug:
+            raise UsageError(
+                f"--methods {name} needs a plug of kind {kind.name} trained with --aggregation {entry.plug}: "
+                "pass it with --plug"
+            )
+        if name == OWN or (is_possible and has_plug and (not wanted or name in wanted)):
+            names.append(name)
+    regression = None
+    if "label_regression" in names:
+        items = [item for item in data.items if item["kind"] == kind.name]
+        examples = examples_of(data.targets.found, items, {kind.name: kind}, models.encoder)
+        regression = LabelRegression.fit(examples)
+    bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
+    return {name: METHODS[name].build(bench) for name in names}
 
-    def _methods(self, data: TrainingData, wanted: Sequence[str], *, has_others: bool) -> dict[str, Method]:
-        """Those that can answer; of the ones asked for by name all must have their plug."""
-        kind, models = self._night.kind, self._night.models
-        outputs = [target.target for target in data.targets.found]
-        is_closed = any(row["choices"] for row in self._night.tasks) and len(set(outputs)) > 1
-        names = list[str]()
-        for name, entry in METHODS.items():
-            is_possible = (is_closed or not entry.is_closed) and (has_others or name != "other")
-            is_possible = is_possible and not (entry.is_free and self._plugs.points)
-            has_plug = entry.plug is None or entry.plug in self._plugs.by_aggregation
-            if name in wanted and entry.plug in OF_FOLDS:
-                raise UsageError(f"--methods {name} is trained for a comparison on folds: add --folds 5")
-            if name in wanted and not has_plug:
-                raise UsageError(
-                    f"--methods {name} needs a plug of kind {kind.name} trained with --aggregation {entry.plug}: "
-                    "pass it with --plug"
-                )
-            if name == OWN or (is_possible and has_plug and (not wanted or name in wanted)):
-                names.append(name)
-        regression = None
-        if "label_regression" in names:
-            of_kind = [item for item in data.items if item["kind"] == kind.name]
-            examples = examples_of(data.targets.found, of_kind, {kind.name: kind}, models.encoder)
-            regression = LabelRegression.fit(examples)
-        plugs = self._plugs.by_aggregation
-        bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
-        return {name: METHODS[name].build(bench) for name in names}
 
-    def _lora(
-        self,
-        reader: CaseReader,
-        targets: Sequence[Target],
-        config: GenerateConfig,
-        compare: CompareConfig,
-        progress: Progress,
-    ) -> tuple[Arm, list[str]]:
-        """The arm of the most active users' own adapters, and their tasks."""
-        settings: dict[str, Any] = {"num_beams": config.num_beams, "thinking": config.thinking}
-        base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, **settings)
-        folder = model_folder(config.llm, config.cache)
-        arm, tasks = Arm(train_seconds=0.0), list[str]()
-        users = most_active(targets, list(reader.task_counts), compare.lora_users)
-        for done, user in enumerate(users, start=1):
-            own = [target for target in targets if target.user_id == user]
-            adapted = adapt(base, folder, own, compare.lora)
-            cases = reader.cases_of(user, user)
-            alone = Method(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=without_persona)
-            answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
-            arm.parameters = adapted.parameters
-            arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
-            tasks += [case.task.task_id for case in cases]
-            progress("adapters", done, len(users))
-        return arm, tasks
+def lora_arm(
+    reader: CaseReader,
+    targets: Sequence[Target],
+    config: GenerateConfig,
+    compare: CompareConfig,
+    progress: Progress,
+) -> tuple[Arm, list[str]]:
+    """The arm of the most active users' own adapters, and their tasks."""
+    settings: dict[str, Any] = {"num_beams": config.num_beams, "thinking": config.thinking}
+    base = FrozenLLM.from_pretrained(config.llm, "float32", config.cache, **settings)
+    folder = model_folder(config.llm, config.cache)
+    arm, tasks = Arm(train_seconds=0.0), list[str]()
+    users = most_active(targets, list(reader.task_counts), compare.lora_users)
+    for done, user in enumerate(users, start=1):
+        own = [target for target in targets if target.user_id == user]
+        adapted = adapt(base, folder, own, compare.lora)
+        cases = reader.cases_of(user, user)
+        alone = Method(user_bytes=lambda _, kept=NUMBER_BYTES * adapted.parameters: kept, requests=without_persona)
+        answer_timed(cases, {LORA: alone}, {LORA: arm}, adapted.llm)
+        arm.parameters = adapted.parameters
+        arm.train_seconds = (arm.train_seconds or 0.0) + adapted.seconds
+        tasks += [case.task.task_id for case in cases]
+        progress("adapters", done, len(users))
+    return arm, tasks
 
 
 def plan_compare(
