@@ -21,6 +21,7 @@ from llm_jobs.engine.choices import choice_tree
 from llm_jobs.engine.kv_cache import KVCache
 from llm_jobs.engine.packing import NewTokens, step
 from llm_jobs.engine.prefill import read
+from llm_jobs.engine.rules import decoder_start
 from llm_jobs.engine.seq2seq import Seq2SeqLM
 from llm_jobs.engine.small_copy import REACH
 from llm_jobs.engine.unpacked import UnpackedLM
@@ -139,8 +140,7 @@ def decoder_ids(model: Any, answer: Sequence[int]) -> dict[str, Tensor]:
     """Name what a decoder reads before each token of an answer; nothing for a causal LLM."""
     if not model.config.is_encoder_decoder:
         return {}
-    start = model.generation_config.decoder_start_token_id
-    start = model.generation_config.bos_token_id if start is None else start
+    start = decoder_start(model.generation_config)
     return {"decoder_input_ids": torch.tensor([[start, *answer[:-1]]], device=model.device)}
 
 

@@ -68,7 +68,7 @@ def train_plug(
         PplugError: if there is nothing to train on.
     """
     if plug.config.values_width:
-        prepared = with_values(prepared, llm.prefixes, progress)  # once for all stages
+        prepared = with_values(llm, prepared, progress)  # once for all stages
     train, held_out = split_users(prepared, config.held_out)
     if not train:
         raise PplugError("no example to train on: ingest histories with an `output`, or name a night with --tasks")

@@ -1,12 +1,11 @@
 """What the stages of a training share: the plug, the LLM, the examples, and how it is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedder.compact import FloatArray
 from embedder.plug import PersonaPlug
-from llm_jobs.engine.kv_cache import Prefix
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.training.data import Tokenised, TrainConfig
 from llm_jobs.training.prefix_cache import PREFIXES_AT_ONCE, Progress
@@ -35,26 +34,14 @@ def kind_names(plug: PersonaPlug) -> str:
     return ", ".join(plug.config.kinds)
 
 
-def with_values(
-    prepared: Sequence[Tokenised],
-    prefixes: Callable[[Sequence[tuple[int, ...]]], Sequence[Prefix]],
-    progress: Progress,
-) -> list[Tokenised]:
-    """The examples with the LLM's pooled values of their prompts; those that all have them already are left alone.
-
-    Args:
-        prepared: the examples.
-        prefixes: what the LLM keeps of the tokens before the soft prompts.
-        progress: told of the examples done.
-    """
+def with_values(llm: FrozenLLM, prepared: Sequence[Tokenised], progress: Progress) -> list[Tokenised]:
+    """The examples with the LLM's pooled values of their prompts; those that all have them already are left alone."""
     if all(item.values is not None for item in prepared):
         return list(prepared)
     found: list[Tokenised] = []
     for start in range(0, len(prepared), PREFIXES_AT_ONCE):
         chunk = prepared[start : start + PREFIXES_AT_ONCE]
-        found += [
-            replace(item, values=prefix.pooled_values.cpu().numpy())
-            for item, prefix in zip(chunk, prefixes([item.parts.before for item in chunk]), strict=True)
-        ]
+        values = llm.pooled_values([item.parts.before for item in chunk]).numpy()
+        found += [replace(item, values=own) for item, own in zip(chunk, values, strict=True)]
         progress("values of prompts", len(found), len(prepared))
     return found

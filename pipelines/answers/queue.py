@@ -67,9 +67,12 @@ def personal_tasks(tasks: Sequence[QueuedTask], kinds: Mapping[str, Kind], encod
     return personal
 
 
-def top_items(task: QueuedTask, weights: FloatArray | None, most: int = 3) -> list[dict[str, Any]]:
+TOP_ITEMS = 3  # items that an answer names as those that weighed most
+
+
+def top_items(task: QueuedTask, weights: FloatArray | None) -> list[dict[str, Any]]:
     """List the items that the plug looked at most, the heaviest first; ties in the persona's own order."""
     if weights is None:
         return []
-    order = np.argsort(-weights, kind="stable")[:most]
+    order = np.argsort(-weights, kind="stable")[:TOP_ITEMS]
     return [dict(task.items[at]) | {"weight": float(weights[at])} for at in order]

@@ -103,7 +103,7 @@ class FoldTrainer:
             llm = trainable(self.night.models.llm)
             found = prepare(self.examples, llm, placement)
             if self.night.kind.sees_llm_values and llm.values_width and placement is Placement.AFTER:
-                found = with_values(found, llm.prefixes, self.progress)
+                found = with_values(llm, found, self.progress)
             self._prepared[placement] = found
         return self._prepared[placement]
 
