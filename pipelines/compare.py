@@ -27,7 +27,7 @@ from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
 from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
-from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, Bench, Method, without_persona
+from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, BaselineContext, Method, without_persona
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target, examples_of
@@ -161,8 +161,8 @@ def chosen_methods(
         items = [item for item in data.items if item["kind"] == kind.name]
         examples = examples_of(data.targets.found, items, {kind.name: kind}, models.encoder)
         regression = LabelRegression.fit(examples)
-    bench = Bench(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
-    return {name: METHODS[name].build(bench) for name in names}
+    context = BaselineContext(kind, trainable(models.llm), plugs, regression, most_frequent(outputs))
+    return {name: METHODS[name].build(context) for name in names}
 
 
 def lora_arm(

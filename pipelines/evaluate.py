@@ -25,7 +25,7 @@ from llm_jobs.metrics import Scored
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.baselines.answering import Arm, answer_arms, tell_of_shortened
 from pipelines.baselines.cases import CaseReader
-from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
+from pipelines.baselines.registry import METHODS, OWN_PLUG, BaselineContext, TrainedPlug
 from pipelines.baselines.table import slice_rows
 from pipelines.generate import generate_job
 from pipelines.nights.night import plan_night
@@ -151,8 +151,8 @@ def controls_of(
             if not mine:
                 continue
             reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
-            bench = Bench(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
-            methods = {arm: METHODS[arm].build(bench) for arm in CONTROLS if arm != "other" or reader.has_others}
+            context = BaselineContext(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
+            methods = {arm: METHODS[arm].build(context) for arm in CONTROLS if arm != "other" or reader.has_others}
             found[kind] = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, progress)
     return found
 

@@ -27,7 +27,7 @@ from pipelines.baselines.answering import Arm, answer_arms
 from pipelines.baselines.cases import Case
 from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.night import NightOfKind, compared_models
-from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, Bench, Method, TrainedPlug
+from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, BaselineContext, Method, TrainedPlug
 from pipelines.baselines.table import OWN
 from pipelines.baselines.training import FoldTrainer
 from pipelines.compare import CompareConfig
@@ -193,8 +193,8 @@ class FoldedComparison:
             for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
                 plugs[need] = trainer.trained(need, seed, is_known)
             regression = LabelRegression.fit(known) if "label_regression" in of_seed else None
-            bench = Bench(self._night.kind, trainable(self._night.models.llm), plugs, regression, common)
-            yield {name: METHODS[name].build(bench) for name in of_seed}
+            context = BaselineContext(self._night.kind, trainable(self._night.models.llm), plugs, regression, common)
+            yield {name: METHODS[name].build(context) for name in of_seed}
 
     def _with_values(self, cases: Sequence[Case]) -> list[Case]:
         """The cases with the LLM's values of their prompts, which all arms and seeds see, where plugs see these."""

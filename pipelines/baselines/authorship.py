@@ -81,15 +81,17 @@ def with_authorship(arms: Mapping[str, Arm], others: str, outputs: Mapping[str, 
         return voices.likeness(one.user_id, one.prediction)
 
     found = {task: answers for task, answers in theirs.items() if voices.is_known(answers[0].user_id)}
-    rivals = {task: [likeness(one) for one in answers] for task, answers in found.items()}
+    likenesses = {task: [likeness(one) for one in answers] for task, answers in found.items()}
     truth = {task: [answers[0]._replace(prediction=answers[0].reference)] for task, answers in theirs.items()}
     return {
         name: replace(
             arm,
             scored=arm.scored
             | {
-                task: [one._replace(authorship=share_below(likeness(one), rivals[task])) for one in arm.scored[task]]
-                for task in arm.scored.keys() & rivals.keys()
+                task: [
+                    one._replace(authorship=share_below(likeness(one), likenesses[task])) for one in arm.scored[task]
+                ]
+                for task in arm.scored.keys() & likenesses.keys()
             },
         )
         for name, arm in {**arms, REFERENCE: Arm(scored=truth)}.items()

@@ -77,7 +77,7 @@ class TrainedPlug:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class BaselineContext:
     """What methods of one kind are built from."""
 
     kind: Kind
@@ -116,14 +116,14 @@ class Method:
     texts: Callable[[Sequence[Case]], list[str]] | None = None
 
 
-Build = Callable[[Bench], Method]
+Build = Callable[[BaselineContext], Method]
 
 
 def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
     """Answer with the plug of an aggregation, and with the history that `whose` gives."""
 
-    def build(bench: Bench) -> Method:
-        trained = bench.plugs[name]
+    def build(context: BaselineContext) -> Method:
+        trained = context.plugs[name]
 
         def tasks_of(cases: Sequence[Case]) -> list[PersonalTask]:
             given = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
@@ -133,7 +133,7 @@ def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: 
             return personal_requests(trained.plug, tasks_of(cases))[0]
 
         def labels(cases: Sequence[Case]) -> list[str]:
-            return chosen_labels(bench.llm, trained.plug, tasks_of(cases))
+            return chosen_labels(context.llm, trained.plug, tasks_of(cases))
 
         if trained.plug.config.labels:
             return Method(trained.parameters, trained.seconds, kept, draws=draws, texts=labels)
@@ -146,11 +146,11 @@ def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: 
 def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) -> Build:
     """Put the best of the user's own items into the prompt; no soft prompt."""
 
-    def build(bench: Bench) -> Method:
-        ranking = rank(bench.kind)
+    def build(context: BaselineContext) -> Method:
+        ranking = rank(context.kind)
         return Method(
             user_bytes=kept,
-            requests=lambda cases: plain_requests(with_items(cases, ranking, count, bench, soft=0)),
+            requests=lambda cases: plain_requests(with_items(cases, ranking, count, context, soft=0)),
         )
 
     return build
@@ -159,11 +159,11 @@ def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) ->
 def nearest_method(name: str, whose: Whose = own_history) -> Build:
     """A plug, and the user's one nearest item in the prompt."""
 
-    def build(bench: Bench) -> Method:
-        trained = bench.plugs[name]
+    def build(context: BaselineContext) -> Method:
+        trained = context.plugs[name]
 
         def requests(cases: Sequence[Case]) -> list[Request]:
-            tasks = with_items(cases, by_cosine, 1, bench, trained.plug.config.soft_count)
+            tasks = with_items(cases, by_cosine, 1, context, trained.plug.config.soft_count)
             given = [replace(task, history=whose(case)[0]) for task, case in zip(tasks, cases, strict=True)]
             return personal_requests(trained.plug, given)[0]
 
@@ -176,24 +176,26 @@ def nearest_method(name: str, whose: Whose = own_history) -> Build:
     return build
 
 
-def with_items(cases: Sequence[Case], rank: Ranking, count: int, bench: Bench, soft: int) -> list[PersonalTask]:
+def with_items(
+    cases: Sequence[Case], rank: Ranking, count: int, context: BaselineContext, soft: int
+) -> list[PersonalTask]:
     """The tasks with the best of the user's own items in their prompts."""
 
     def prompt(case: Case) -> str:
         items: list[Item] = [item for item in rank(case) if item.output or not needs_output]
-        assert isinstance(bench.llm, FrozenLLM), "no method retrieves for another engine"
-        return retrieved_prompt(case, items[:count], bench.kind, bench.llm, soft)
+        assert isinstance(context.llm, FrozenLLM), "no method retrieves for another engine"
+        return retrieved_prompt(case, items[:count], context.kind, context.llm, soft)
 
-    needs_output = "{output}" in bench.kind.retrieved_item
+    needs_output = "{output}" in context.kind.retrieved_item
 
     return [replace(case.personal, prompt=prompt(case)) for case in cases]
 
 
-def style_method(bench: Bench) -> Method:
+def style_method(context: BaselineContext) -> Method:
     """The LLM, steered by what sets the user's texts apart from its own."""
-    assert isinstance(bench.llm, FrozenLLM), "no method steers another engine"
-    width = bench.llm.width
-    return Method(user_bytes=lambda _: NUMBER_BYTES * width, texts=steered_answers(bench.llm, bench.kind))
+    assert isinstance(context.llm, FrozenLLM), "no method steers another engine"
+    width = context.llm.width
+    return Method(user_bytes=lambda _: NUMBER_BYTES * width, texts=steered_answers(context.llm, context.kind))
 
 
 def without_persona(cases: Sequence[Case]) -> list[Request]:
@@ -203,12 +205,12 @@ def without_persona(cases: Sequence[Case]) -> list[Request]:
 
 def label_method(answers: Callable[[Sequence[Case], str], list[str]], kept: Kept) -> Build:
     """Answer with the user's past labels, or with everybody's most frequent one."""
-    return lambda bench: Method(user_bytes=kept, texts=lambda cases: answers(cases, bench.common_label))
+    return lambda context: Method(user_bytes=kept, texts=lambda cases: answers(cases, context.common_label))
 
 
-def regression_method(bench: Bench) -> Method:
+def regression_method(context: BaselineContext) -> Method:
     """A logistic regression on the task's vector, the shares of the user's past labels and their vote."""
-    regression = bench.regression
+    regression = context.regression
     assert regression is not None
     return Method(regression.parameters, regression.seconds, kept_labelled_vectors, texts=regression.answers)
 

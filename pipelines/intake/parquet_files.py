@@ -1,6 +1,6 @@
-"""Read Parquet of any writer in pieces of bounded size, however large its rows are and however well they are packed.
+"""Read Parquet of any writer in chunks of bounded size, however large its rows are and however well they are packed.
 
-Columns of texts stay in their dictionaries until a piece is cut: 2,000 rows of one text of 2 MB are 10 KB in a file.
+Columns of texts stay in their dictionaries until a chunk is cut: 2,000 rows of one text of 2 MB are 10 KB in a file.
 """
 
 from collections.abc import Collection, Iterator
@@ -35,7 +35,7 @@ def parquet_chunks(label: str, file: IO[bytes], columns: ColumnNames) -> Iterato
         file.seek(0)
         parquet = pq.ParquetFile(file, read_dictionary=packed, coerce_int96_timestamp_unit="us")
         for batch in _batches(parquet, list(wanted.values()) or names[:1]):
-            yield from pieces(label, batch, number, wanted, frozenset(names))
+            yield from chunks_of_batch(label, batch, number, wanted, frozenset(names))
             number += batch.num_rows
     except (pa.ArrowException, OSError, ValueError):
         reason = "broken_parquet" if number else "not_a_parquet_file"
@@ -65,7 +65,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
 
 
-def pieces(
+def chunks_of_batch(
     label: str, batch: pa.RecordBatch, before: int, wanted: ColumnNames, names: frozenset[str]
 ) -> Iterator[Chunk]:
     """Cut a batch where BATCH_BYTES are full; rows that are too large are refused before anything is unpacked."""
@@ -83,8 +83,8 @@ def pieces(
     parts = np.cumsum(sizes[~large]) // limits.BATCH_BYTES
     cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), kept.num_rows]
     for start, end in pairwise(cuts):
-        piece = kept.slice(start, end - start)
-        found = {ours: piece.column(theirs) for ours, theirs in wanted.items()}
+        part = kept.slice(start, end - start)
+        found = {ours: part.column(theirs) for ours, theirs in wanted.items()}
         yield Chunk([f"{label}:{number}" for number in numbers[start:end]], found, refused, names)
         refused = []
 

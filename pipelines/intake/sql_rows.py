@@ -8,7 +8,7 @@ import duckdb
 
 from embedder.errors import UsageError
 from pipelines.intake.chunks import Chunk, ColumnNames
-from pipelines.intake.parquet_files import pieces
+from pipelines.intake.parquet_files import chunks_of_batch
 from pipelines.store.bucket import Bucket
 from pipelines.store.stored import SCHEMES
 from pipelines.tables.upsert import scratch
@@ -42,7 +42,7 @@ def sql_chunks(query: str, columns: ColumnNames, folder: Path, options: Mapping[
             wanted = {ours: theirs for ours, theirs in columns.items() if theirs in names}
             number = 0
             for batch in rows.to_arrow_reader(BATCH_ROWS):
-                yield from pieces(SQL, batch, number, wanted, frozenset(names))
+                yield from chunks_of_batch(SQL, batch, number, wanted, frozenset(names))
                 number += batch.num_rows
         except duckdb.Error as error:
             said = [line for line in str(error).splitlines() if not line.startswith(("Traceback", " "))]

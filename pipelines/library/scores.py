@@ -13,7 +13,7 @@ from pipelines.answers.models import Models
 from pipelines.answers.queue import QueuedTask, personal_tasks
 from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CHUNK, DRAWS, Case, other_users
-from pipelines.baselines.registry import METHODS, OWN_PLUG, Bench, TrainedPlug
+from pipelines.baselines.registry import METHODS, OWN_PLUG, BaselineContext, TrainedPlug
 from pipelines.baselines.table import OWN, slice_rows
 from pipelines.library.personas import UserPersona
 from pipelines.nights.runs import Progress
@@ -55,8 +55,8 @@ def score_rows(
         progress: told of the tasks done.
     """
     names = [name for name in (OWN, *compared) if name != "other" or all(case.others for case in cases)]
-    bench = Bench(kind, models.llm, {OWN_PLUG: TrainedPlug(plug, None)})
-    methods = {name: METHODS[name].build(bench) for name in names}
+    context = BaselineContext(kind, models.llm, {OWN_PLUG: TrainedPlug(plug, None)})
+    methods = {name: METHODS[name].build(context) for name in names}
     chunks = (cases[start : start + CHUNK] for start in range(0, len(cases), CHUNK))
     arms = answer_arms(chunks, methods, models.llm, len(cases), progress)
     labels = fixed_labels([case.task.choices for case in cases], kind.choices)

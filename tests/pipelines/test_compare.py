@@ -25,7 +25,7 @@ from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CaseReader, other_users
 from pipelines.baselines.lora import LoraConfig
 from pipelines.baselines.plugs import compared_plugs
-from pipelines.baselines.registry import METHODS, Bench
+from pipelines.baselines.registry import METHODS, BaselineContext
 from pipelines.command.evaluations import slice_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.evaluate import evaluate_night, referenced_tasks
@@ -87,8 +87,8 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
         patch.setattr(cases, "CHUNK", chunk)
         reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
         plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
-        bench = Bench(night.kinds["note"], trainable(models.llm), plugs, None, "red")
-        methods = {name: METHODS[name].build(bench) for name in names}
+        context = BaselineContext(night.kinds["note"], trainable(models.llm), plugs, None, "red")
+        methods = {name: METHODS[name].build(context) for name in names}
         told = list[tuple[str, int, int]]()
         arms = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, lambda *one: told.append(one))
         assert (told[0], told[-1]) == tuple(("compared tasks", done, reader.task_count) for done in (0, len(SCORED)))
