@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pipelines.command.cells import decimals_of
 from pipelines.slices import ALL
 from pipelines.tables import Row
-from pipelines.verdicts.evaluated import drawn_interval, main_metric, reach, verdict
+from pipelines.verdicts.evaluated import drawn_interval, kind_verdicts, main_metric, reach
 from pipelines.verdicts.words import ARMS, ERRORS, kind_words, metric_words
 
 Lines = list[dict[str, object]]
@@ -80,8 +80,4 @@ def slice_tables(rows: Iterable[Row]) -> Iterable[tuple[str, Lines]]:
 def verdicts_of(rows: Iterable[Row], user_counts: Mapping[str, int]) -> dict[str, str]:
     """A sentence for each kind."""
     whole = [row for row in rows if row["slice"] in (None, "all")]
-    kinds = dict.fromkeys(row["kind"] for row in whole)
-    return {
-        kind_words(kind): verdict([row for row in whole if row["kind"] == kind], user_counts.get(kind, 0)).sentence
-        for kind in kinds
-    }
+    return {kind_words(kind): found.sentence for kind, found in kind_verdicts(whole, user_counts).items()}

@@ -14,7 +14,7 @@ from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import run_sql
 from pipelines.verdicts.audited import audit_lines
-from pipelines.verdicts.evaluated import Verdict, verdict
+from pipelines.verdicts.evaluated import Verdict, kind_verdicts
 from pipelines.verdicts.words import kind_words
 
 NIGHTS: Final = 14  # nights that trends show, the night itself the last
@@ -89,7 +89,7 @@ def night_numbers(db: duckdb.DuckDBPyConnection, ds: date, example_count: int = 
         quality=quality,
         history=of_nights("evaluation_history"),
         slices=of_night("report/slice_values"),
-        verdicts=kind_verdicts(quality, of_night("jobs/scored_users")),
+        verdicts=kind_verdicts(quality, {row["kind"]: row["user_count"] for row in of_night("jobs/scored_users")}),
         drift=drift,
         staleness=run_query(db, "staleness", {}).to_pylist(),
         cost=of_nights("night_cost"),
@@ -112,15 +112,6 @@ def rows_of_nights(db: duckdb.DuckDBPyConnection, ds: date, query: str) -> Rows:
 def rows_of_night(db: duckdb.DuckDBPyConnection, ds: date, name: str, **params: Any) -> Rows:
     """The rows of a statement below sql/ for the night itself."""
     return with_words(run_sql(db, name, {"ds": ds, **params}).to_pylist())
-
-
-def kind_verdicts(quality: Rows, scored: Rows) -> dict[str, Verdict]:
-    """Whether the answers of each kind are personal, from its numbers and its count of users with a reference."""
-    users = {row["kind"]: row["user_count"] for row in scored}
-    by_kind = dict[str, list[Row]]()
-    for row in quality:
-        by_kind.setdefault(row["kind"], []).append(row)
-    return {kind: verdict(rows, users.get(kind, 0)) for kind, rows in by_kind.items()}
 
 
 def with_words(rows: Rows) -> Rows:

@@ -73,6 +73,12 @@ def verdict(rows: Sequence[Row], user_count: int) -> Verdict:
     return Verdict(Finding.TOO_FEW, told + _more_tasks(value, low, high))
 
 
+def kind_verdicts(rows: Sequence[Row], user_counts: Mapping[str, int]) -> dict[str, Verdict]:
+    """A verdict for each kind, from its rows of all tasks and its users with a reference."""
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    return {kind: verdict([row for row in rows if row["kind"] == kind], user_counts.get(kind, 0)) for kind in kinds}
+
+
 NOTHING: Final = {False: 1.0, True: 0.02}
 """Differences that nobody would notice: in points, and of a rating step."""
 
