@@ -9,8 +9,7 @@ that take single files out. A writer names the counts it began with: if one has 
 yesterday, and it gets a `CommitConflict`; so of two writers of a night one wins, and what was forgotten stays so.
 """
 
-import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -50,13 +49,6 @@ class Change(NamedTuple):
     added: Sequence[DataFile]
     removed: Sequence[DataFile]
     counts: Counts  # what the table counts from then on; see `Warehouse.counts`
-
-
-@contextlib.contextmanager
-def causes_named(store: Store, name: str) -> Generator[None]:
-    """Say what of the disk of a table made something fail; an object store says so itself."""
-    with contextlib.nullcontext() if store.folder is None else named_causes(store.folder / name):
-        yield
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class RunCommits:
         """
         facts = {"run_id": self.run_id, "row_count": str(sum(file.rows for file in change.added))}
         transactions = [Transaction(*count) for count in change.counts.items()]
-        with causes_named(self.store, self.name):
+        with named_causes(f"{self.store}/{self.name}"):
             table.create_write_transaction(
                 [*(file.remove_action() for file in change.removed), *(file.add_action() for file in change.added)],
                 "append",

@@ -19,7 +19,7 @@ from embedder.durable import make_folder
 from embedder.errors import PplugError, UsageError
 from pipelines.store.folder import named_causes
 from pipelines.store.stored import Store, open_store
-from pipelines.tables.commits import Change, RunCommits, causes_named, retried
+from pipelines.tables.commits import Change, RunCommits, retried
 from pipelines.tables.data_files import SWAP, Counts, DataFile, counts_of, live_files, new_name
 from pipelines.tables.delta_log import lost_entry, require_commits, sync_log
 from pipelines.tables.parquet import parquet_bytes, write_batches
@@ -65,7 +65,7 @@ class Warehouse:
         """
         uri, options = f"{self.store.uri}/{_known(name)}", dict(self.store.options)
         if self.store.folder is not None:
-            with causes_named(self.store, name):
+            with named_causes(f"{self}/{name}"):
                 require_commits(self.folder(name))
         try:
             if not DeltaTable.is_deltatable(uri, options):
@@ -91,7 +91,7 @@ class Warehouse:
         found = self.table(name)
         if found is not None:
             return found
-        with causes_named(self.store, name):
+        with named_causes(f"{self}/{name}"):
             if self.store.folder is not None:
                 make_folder(self.folder(name))
             try:
