@@ -34,7 +34,7 @@ from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
 from embedder.weights import load_config
 from llm_jobs.engine.engine import NON_FINITE, Decoded, Prepared, Result, best_choice, split_where, untold
-from llm_jobs.engine.rules import require_no_rules
+from llm_jobs.engine.rules import load_generation_config, require_no_rules
 from llm_jobs.prompts import Ids, Refusal
 from llm_jobs.request_reader import PROBE_TEXT, RequestReader
 from llm_jobs.tasks import AnsweringLLM
@@ -90,22 +90,13 @@ def load_vllm(
     config = load_config(folder)
     if config.is_encoder_decoder:
         raise PplugError(f"model {name} is a sequence-to-sequence LLM, which vLLM cannot run: use another engine")
-    generation = generation_settings(folder, config)
+    generation = load_generation_config(folder, config)
     require_no_rules(generation, f"model {name}")
     table = embedding_table(folder, config).to(getattr(torch, dtype))
     reader = RequestReader.of(config, generation, load_tokenizer(folder), table.shape[1], thinking=thinking)
     engine = VllmEngine(_started(folder, config, dtype, reader.context_length, memory), table, reader.end_ids)
     engine.require_same_embedding([*reader.format.header, *reader.format.token_ids(PROBE_TEXT)])
     return AnsweringLLM(reader, engine, reader.fingerprint(folder), f"vllm {_version()} {dtype}")
-
-
-def generation_settings(folder: Path, config: Any) -> Any:
-    """How a model is to be decoded, as its makers say."""
-    from transformers import GenerationConfig
-
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return GenerationConfig.from_model_config(config)
 
 
 class VllmEngine:

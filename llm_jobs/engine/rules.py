@@ -9,11 +9,12 @@ changed.
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 from embedder.errors import PplugError
 from llm_jobs.prompts import Ids
@@ -93,6 +94,13 @@ class Rules:
             config, len(context), prompt_ids[None], device=prompt_ids.device, model_kwargs={}
         )
         return Guide(context, processors, no_repeat)
+
+
+def load_generation_config(folder: Path, config: Any) -> GenerationConfig:
+    """Load how a model is to be decoded, as its folder says, or else its configuration."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return GenerationConfig.from_model_config(config)
 
 
 def honoured_settings(generation_config: Any) -> dict[str, Any]:

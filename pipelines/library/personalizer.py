@@ -256,8 +256,7 @@ class Personalizer:
         return cls(kind_named(plug.config.kinds[0], known), plug, models, saved, known, read_report(path))
 
     def _read(self, histories: Any, tasks: Any, columns: Mapping[str, str] | None) -> tuple[list[Row], list[Row]]:
-        names = self.saved.columns if columns is None else columns
-        what = (self.kind, self.kinds, names)
+        what = (self.kind, self.kinds, self.saved.columns if columns is None else columns)
         return read_histories(histories, *what), read_tasks(tasks, *what)
 
     def _personas(self, items: Sequence[Row], tasks: Sequence[Row]) -> dict[str, UserPersona]:
@@ -277,9 +276,7 @@ class Personalizer:
             items=[{"kind": item["kind"], "item_id": item["item_id"]} for item in persona.items],
         )
 
-    def _answer_row(
-        self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, UserPersona]
-    ) -> dict[str, Any]:
+    def _answer_row(self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, UserPersona]) -> Row:
         own = {"task_id": task.task_id, "user_id": task.user_id}
         if isinstance(found, Refusal):
             return own | {"finish_reason": found.reason}
@@ -289,9 +286,8 @@ class Personalizer:
             {**texts[item["kind"], item["item_id"]], "weight": item["weight"]}
             for item in top_items(task, found.weights)
         ]
-        source = "history" if persona else "default"
         told = {"answer": found.text, "score": found.score, "finish_reason": found.finish_reason}
-        return own | told | {"why": why, "persona_source": source}
+        return own | told | {"why": why, "persona_source": "history" if persona else "default"}
 
 
 def _decided(saved: Saved) -> Saved:
