@@ -51,7 +51,7 @@ class Request:
     """One thing to be answered."""
 
     prompt: str
-    persona: Tensor | None = None  # (S, E) soft prompt in float32, E = the LLM's width
+    soft_prompt: Tensor | None = None  # (S, E) in float32, E = the LLM's width
     choices: tuple[str, ...] | None = None  # the only answers allowed; None for free text
     max_new_tokens: int = 32  # most tokens of a free answer, the end token included
     stop: tuple[str, ...] = ()  # texts that end a free answer before them

@@ -96,7 +96,7 @@ class RequestReader:
         return (*self.format.token_ids(text), self.end_ids[0])
 
     def _prepared(self, request: Request, placement: Placement) -> Prepared:
-        soft = torch.empty(0, self.width) if request.persona is None else request.persona
+        soft = torch.empty(0, self.width) if request.soft_prompt is None else request.soft_prompt
         choices: tuple[Ids, ...] = ()
         if request.choices is not None:
             if not request.choices or not all(map(self.format.token_ids, request.choices)):

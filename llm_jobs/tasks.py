@@ -9,7 +9,7 @@ from embedder.compact import FloatArray
 from embedder.encoder import Tell
 from embedder.errors import PplugError
 from embedder.histories import History
-from llm_jobs.engine.engine import Engine, run, untold
+from llm_jobs.engine.engine import Engine, run_halving, untold
 from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
 from llm_jobs.request_reader import RequestReader
 
@@ -45,7 +45,7 @@ class AnsweringLLM:
             Exception: the engine's own, if it fails on every request that could be put to it.
         """
         prepared = self.reader.prepare(requests, placement)
-        decoded = run(self.engine, prepared, tell)
+        decoded = run_halving(self.engine, prepared, tell)
         return self.reader.render(prepared, decoded)
 
     def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:

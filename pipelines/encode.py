@@ -44,7 +44,7 @@ from pipelines.personas.nights import (
     require_protection,
 )
 from pipelines.personas.protection import Protection
-from pipelines.personas.stored import read_closed
+from pipelines.personas.stored import base_of_parts
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.views import connect, run_sql
 from pipelines.tables.warehouse import Warehouse
@@ -180,8 +180,8 @@ class EncodeJob:
         When the parts of a user are finished, make the base of all items instead.
         """
         changes, sha256, most = night.facts["changes"], night.facts["encoder_sha256"], self.config.max_vectors
-        if shard.is_closing:
-            return read_closed(db, shard.first_user, changes.with_tonight(sha256), night.facts["width"], most)
+        if shard.joins_parts:
+            return base_of_parts(db, shard.first_user, changes.with_tonight(sha256), night.facts["width"], most)
         return self._way.read_changed(db, shard, changes, sha256, most)
 
     def compute(

@@ -40,7 +40,7 @@ def differences(llm: FrozenLLM, reference: Any) -> Iterator[str]:
     requests = requests_for(llm)
     for request, answer in zip(requests, llm.answer(requests, Placement.AFTER), strict=True):
         kind = "closed" if request.choices else "free"
-        kind += "" if request.persona is None else ", soft prompt"
+        kind += "" if request.soft_prompt is None else ", soft prompt"
         if not isinstance(answer, Answer):
             yield f"{kind}: {answer}"
         elif request.choices:
@@ -51,7 +51,7 @@ def differences(llm: FrozenLLM, reference: Any) -> Iterator[str]:
         else:
             right = [free_answer(llm, reference, request)]
             if (
-                request.persona is not None and not llm.is_encoder_decoder
+                request.soft_prompt is not None and not llm.is_encoder_decoder
             ):  # moshi's `generate` reads embeddings wrongly
                 embeds = inputs_of(llm, request)["inputs_embeds"]
                 right.append(slow_answer(llm, reference, embeds, request.max_new_tokens))
@@ -75,9 +75,9 @@ def inputs_of(llm: FrozenLLM, request: Request) -> dict[str, torch.Tensor]:
     """A prompt as transformers takes it: ids, or embeddings if it has a soft prompt."""
     parts = llm.parts(request.prompt, Placement.AFTER, 24)
     ids = torch.tensor([parts.before + parts.after])
-    if request.persona is None:
+    if request.soft_prompt is None:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    pieces = [embedded(llm, parts.before), request.persona, embedded(llm, parts.after)]
+    pieces = [embedded(llm, parts.before), request.soft_prompt, embedded(llm, parts.after)]
     embeds = torch.cat(pieces)[None]
     return {"inputs_embeds": embeds, "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long)}
 

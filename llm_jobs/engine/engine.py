@@ -84,7 +84,7 @@ class Engine(Protocol):
         ...
 
 
-def run(engine: Engine, prepared: Sequence[Prepared | Refusal], tell: Tell = untold) -> list[Result]:
+def run_halving(engine: Engine, prepared: Sequence[Prepared | Refusal], tell: Tell = untold) -> list[Result]:
     """Decode what can be decoded; what is refused already stays so. What is tried again is told of again.
 
     Raises:

@@ -55,9 +55,9 @@ def run_night(
         run = (runner or Runner()).run
         with noted_cost(night, record):
             finish_shards(night, shards, run, progress)
-            closing = closing_shards(night, shards)
-            finish_shards(night, closing, run, no_progress)
-        job.warn(inputs, publish(inputs, night, [*shards, *closing], since, record))
+            joining = joining_shards(night, shards)
+            finish_shards(night, joining, run, no_progress)
+        job.warn(inputs, publish(inputs, night, [*shards, *joining], since, record))
     return record
 
 
@@ -117,14 +117,14 @@ def _users(batches: Any) -> Iterator[tuple[str, int, int]]:
         yield from zip(*columns, *columns[1:] if len(columns) == 2 else (), strict=True)
 
 
-def closing_shards(night: Night, shards: Sequence[Shard]) -> list[Shard]:
+def joining_shards(night: Night, shards: Sequence[Shard]) -> list[Shard]:
     """One more shard for each user who was cut into parts; it reads what they wrote, too."""
     first = {shard.first_user: shard for shard in shards if shard.parts > 1 and shard.part == 0}
     found = list[Shard]()
     for index, shard in enumerate(first.values(), len(shards)):
         own = [manifest for at in range(shard.parts) if (manifest := night.log.manifest(shard.index + at))]
         files = {name: (*there, *files_of(own, name, night.ds)) for name, there in shard.files.items()}
-        found.append(Shard(index, shard.first_user, shard.last_user, 0, files, is_closing=True))
+        found.append(Shard(index, shard.first_user, shard.last_user, 0, files, joins_parts=True))
     return found
 
 

@@ -44,7 +44,7 @@ class Shard:
     parts: int = 1
     """More than one: all shards of one user who has more rows than a shard takes; this one's are those whose key hashes
     to `part`."""
-    is_closing: bool = False  # it has no rows of its own, and makes what needs all parts of its user
+    joins_parts: bool = False  # it has no rows of its own, and makes what needs all parts of its user
 
 
 @dataclass(frozen=True)

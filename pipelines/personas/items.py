@@ -107,7 +107,7 @@ def read_changed(
 ) -> Changed:
     """Read the changed items of the shard's users, each with the newest vector made of it, and what they add to."""
     rows, nights = changed_rows(db, shard, changes, encoder_sha256)
-    # of a user in parts the base is made at the end, by `read_closed`
+    # of a user in parts the base is made at the end, by `base_of_parts`
     whose = rows["user_id"].unique().to_pylist() if shard.parts == 1 else []
     held = run_sql(db, "jobs/users_held", nights | {"users": whose})
     grown, whole = users_to_merge(rows, held.to_pylist(), max_vectors)

@@ -39,7 +39,7 @@ def read_personas(
     return found
 
 
-def read_closed(
+def base_of_parts(
     db: duckdb.DuckDBPyConnection, user: str, nights: Mapping[str, Any], width: int, max_vectors: int
 ) -> dict[str, Base]:
     """Make the base of a user, of whom all shards of parts are finished, anew from all items, tonight's included.

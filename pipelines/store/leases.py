@@ -107,10 +107,10 @@ class LeasedRun:
 
 def runs_under_way(store: Store) -> list[LeasedRun]:
     """Every lease there is, dead or alive, by what it is for."""
-    return [_leased_run(store, what, generation, row) for what, generation, row in _leases(store) if row]
+    return [_run_of_lease(store, what, generation, row) for what, generation, row in _leases(store) if row]
 
 
-def _leased_run(store: Store, what: str, generation: int, row: Facts) -> LeasedRun:
+def _run_of_lease(store: Store, what: str, generation: int, row: Facts) -> LeasedRun:
     lease = Lease(store, what, generation, row["run_id"])
     return LeasedRun(lease, row, _read(store, lease.beat_name))
 
@@ -142,7 +142,7 @@ def acquire(store: Store, what: str, row: Facts) -> tuple[Lease, list[LeasedRun]
     """
     while True:
         there = [(generation, run) for other, generation, run in _leases(store) if other == what]
-        before = [_leased_run(store, what, generation, run) for generation, run in there if run]
+        before = [_run_of_lease(store, what, generation, run) for generation, run in there if run]
         for other in before:
             if not other.is_dead() and other.lease.is_held():
                 who = f"run {other.row['run_id']} since {other.row['started_at']}"

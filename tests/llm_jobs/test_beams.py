@@ -63,7 +63,7 @@ def test_answers_equal_those_of_transformers(beam_pair: BeamPair, drawn: Any, pl
     pair = beam_pair(width)
     requests = [replace(request, choices=None) for request in requests_of(pair, drawn)]
     for request, answer in zip(requests, pair.llm.answer(requests, placement), strict=True):
-        soft = torch.empty(0, pair.llm.width) if request.persona is None else request.persona
+        soft = torch.empty(0, pair.llm.width) if request.soft_prompt is None else request.soft_prompt
         parts = pair.llm.parts(request.prompt, placement, len(soft) + request.max_new_tokens)
         ids = tuple(pair.generated_ids(parts, soft, request.max_new_tokens, width))
         has_ended = ids[-1] in pair.reference.generation_config.eos_token_id

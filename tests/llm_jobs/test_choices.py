@@ -55,11 +55,11 @@ def test_choices_are_scored_as_one_full_forward_pass_each_would(pair: Any, promp
     ]
     for request, found in zip(requests, pair.llm.answer(requests, placement), strict=True):
         assert isinstance(found, Answer)
-        assert request.persona is not None
+        assert request.soft_prompt is not None
         assert request.choices is not None
         parts = pair.llm.parts(request.prompt, placement, 24)
         slow = [
-            pair.token_log_probs(parts, request.persona, pair.llm.answer_ids(choice)).mean().item()
+            pair.token_log_probs(parts, request.soft_prompt, pair.llm.answer_ids(choice)).mean().item()
             for choice in request.choices
         ]
         assert found.score == pytest.approx(max(slow), abs=1e-4)

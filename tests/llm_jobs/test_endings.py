@@ -22,7 +22,7 @@ def request_of(pair: Any, at: int, **rules: Any) -> Request:
 def said_by_transformers(pair: Any, request: Request, **rules: Any) -> str:
     """What `transformers` generates for the request alone."""
     parts = pair.llm.parts(request.prompt, Placement.AFTER, LIMIT + 2)
-    embeds = pair.embeds(parts, request.persona)
+    embeds = pair.embeds(parts, request.soft_prompt)
     mask = torch.ones(embeds.shape[:2], dtype=torch.long)
     more = {"max_new_tokens": LIMIT, "do_sample": False, "tokenizer": pair.llm.format.tokenizer}
     ids = pair.reference.generate(inputs_embeds=embeds, attention_mask=mask, **more, **rules)[0]
@@ -35,7 +35,7 @@ def unrepeated(pair: Any, request: Request, count: int) -> list[int]:
     ids: list[int] = []
     while len(ids) < LIMIT and not set(ids) & set(pair.llm.reader.end_ids):
         runs = {tuple(ids[at : at + count]) for at in range(len(ids) - count + 1)}
-        order = pair.logits(parts, request.persona, tuple(ids))[-1].argsort(descending=True).tolist()
+        order = pair.logits(parts, request.soft_prompt, tuple(ids))[-1].argsort(descending=True).tolist()
         ids.append(next(token for token in order if (*ids, token)[-count:] not in runs))
     return ids
 

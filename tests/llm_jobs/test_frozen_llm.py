@@ -78,7 +78,7 @@ def state_sha256(model: torch.nn.Module) -> str:
 def test_greedy_answers_equal_those_of_transformers(pair: Any, drawn: Any, placement: Placement) -> None:
     requests = requests_of(pair, drawn)
     for request, answer in zip(requests, pair.llm.answer(requests, placement), strict=True):
-        soft = torch.empty(0, pair.llm.width) if request.persona is None else request.persona
+        soft = torch.empty(0, pair.llm.width) if request.soft_prompt is None else request.soft_prompt
         parts = pair.llm.parts(request.prompt, placement, len(soft) + request.max_new_tokens)
         ids = pair.generated_ids(parts, soft, request.max_new_tokens)
         assert answer.text == pair.llm.format.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -270,11 +270,11 @@ def test_a_window_is_a_mask_and_no_limit_of_the_context(
         parts = pair.llm.parts(request.prompt, Placement.AFTER, 12)
         if request.choices:
             scores = [
-                pair.token_log_probs(parts, request.persona, pair.llm.answer_ids(label)).mean() for label in labels
+                pair.token_log_probs(parts, request.soft_prompt, pair.llm.answer_ids(label)).mean() for label in labels
             ]
             assert answer.score == pytest.approx(max(scores).item(), abs=1e-4)
         else:
-            ids = pair.generated_ids(parts, request.persona, 9)
+            ids = pair.generated_ids(parts, request.soft_prompt, 9)
             assert answer.text == pair.llm.format.tokenizer.decode(ids, skip_special_tokens=True).strip()
     soft = torch.stack([pair.soft_prompt(2, at) for at in range(4)]).requires_grad_()
     parts = [pair.llm.parts(prompt, Placement.BEFORE, 12) for prompt in prompts]

@@ -98,7 +98,7 @@ def test_users_with_the_same_text_get_answers_of_their_own_from_the_prefix_cache
     pair: list[AnsweringLLM], articles: list[tuple[str, str, str]]
 ) -> None:
     text = requests_of(articles[:1], None)[0]
-    requests = [replace(text, persona=other.persona) for other in requests_of(articles[:6], None)]
+    requests = [replace(text, soft_prompt=other.soft_prompt) for other in requests_of(articles[:6], None)]
     for placement in Placement:  # the second time the whole prompt is in the cache
         together, again, ours = (llm.answer(requests, placement) for llm in (pair[1], pair[1], pair[0]))
         assert_same(ours, together)
