@@ -66,17 +66,12 @@ def file(night: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_chart_is_drawn_without_a_word_in_the_console_and_fits_a_telephone(file: Path) -> None:
+def test_every_chart_is_drawn_without_a_word_fits_a_telephone_and_is_dark_on_screen_alone(file: Path) -> None:
     with opened(file, width=390, color_scheme="dark") as (page, said):
         assert said == []
         assert page.locator(".chart").count() >= 7
         assert page.locator(".chart svg").count() == page.locator(".chart").count()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
-
-
-def test_a_dark_screen_prints_black_on_white(file: Path) -> None:
-    with opened(file, color_scheme="dark") as (page, said):
         colour = "getComputedStyle(document.{}).{}".format
         colours = f"[{colour('body', 'backgroundColor')}, {colour('querySelector(`svg text`)', 'fill')}]"
         assert page.evaluate(colours) == ["rgb(20, 24, 28)", "rgb(230, 234, 238)"]
