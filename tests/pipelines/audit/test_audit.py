@@ -37,6 +37,12 @@ WORDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def encode_config(encode_config: EncodeConfig) -> EncodeConfig:
+    """A night of all diaries in one shard: an audit reads what is stored, however it was cut."""
+    return replace(encode_config, shard_items=240)
+
+
 def diaries() -> list[dict[str, Any]]:
     """Ten items of each of 24 users, every one a text of its own; eight of them of the earlier night."""
     drawn = random.Random(3)
