@@ -71,9 +71,10 @@ flink: setup ## Run the tests of workers elsewhere on a Flink cluster of this ma
 check: setup ## Format, lint, types and the site
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/basedpyright
-	$(BIN)/sqlfluff lint --disable-progress-bar sql
-	$(SITE)
+	@# Side by side: none of them takes more than one core.
+	$(BIN)/basedpyright & types=$$!; \
+	$(BIN)/sqlfluff lint --disable-progress-bar sql && $(SITE) && rest=0 || rest=1; \
+	wait $$types && exit $$rest
 
 docs: setup ## Build the site into build/site, every link checked
 	$(SITE)
