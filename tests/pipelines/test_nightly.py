@@ -26,8 +26,6 @@ from pipelines.nights.steps import StepsFailed, raise_worst
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-pytestmark = pytest.mark.beam
-
 Fill = Callable[..., Warehouse]
 DAYS = [NIGHT + timedelta(days=number) for number in range(4)]
 
@@ -111,6 +109,7 @@ def test_another_encoder_needs_a_rebuild_and_mixes_with_nothing(
         assert db.sql(nights).fetchall() == [(ds, 1) for ds in DAYS[:2]]
 
 
+@pytest.mark.beam
 def test_a_whole_night_is_three_recorded_steps(
     fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
@@ -132,6 +131,7 @@ def test_a_whole_night_is_three_recorded_steps(
     raise_worst(steps)
 
 
+@pytest.mark.beam
 def test_a_night_whose_encoding_fails_is_answered_with_the_personas_there_are(
     fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
@@ -213,6 +213,7 @@ def test_a_backfill_plans_no_night_that_is_still_to_come(fill: Fill, caplog: pyt
         nights(DAYS[2], DAYS[1])
 
 
+@pytest.mark.beam
 def test_a_night_that_fails_does_not_stop_a_backfill(
     fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
