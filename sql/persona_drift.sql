@@ -1,7 +1,8 @@
 -- persona_drift: how far a persona that changed in a night moved since the night before, the farthest first.
 -- Grain:  one row per user_id
--- Reads:  encode_nights, changed_personas_at
--- Params: $ds (DATE, default null: the newest night), $limit (INT, default 100)
+-- Reads:  encode_nights, changed_between
+-- Params: $ds (DATE, default null: the newest night), $limit (INT, default 100), $first_user (TEXT, default null),
+--         $last_user (TEXT, default null: all users, a range of them at a time)
 -- Holds:  similarity between -1.00001 and 1.00001; previous_ds < ds; new_item_count = item_count - previous_item_count
 with compared as (
     select
@@ -21,8 +22,14 @@ select
     newer.item_count,
     older.item_count as previous_item_count,
     newer.item_count - older.item_count as new_item_count
-from changed_personas_at((select ds from compared), (select ds from compared), null) as newer
-inner join changed_personas_at((select previous_ds from compared), (select ds from compared), null) as older
+from
+    changed_between(
+        (select ds from compared), (select ds from compared), null, $first_user, $last_user
+    ) as newer
+inner join
+    changed_between(
+        (select previous_ds from compared), (select ds from compared), null, $first_user, $last_user
+    ) as older
     on
         newer.user_id = older.user_id
         -- vectors of two encoders have no angle between them

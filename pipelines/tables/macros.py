@@ -5,8 +5,8 @@ histories, settled_histories, deletions ─▶ item_changes(night, before, kinds
 
 runs ─▶ encode_nights ─┬─▶ live_items_at(night), live_items
 history_vectors ───────┤
-persona_vectors ───────┴─▶ personas_at(night), personas, changed_personas_at(night, changed_night, most),
-                           personas_between(night, first_user, last_user)
+persona_vectors ───────┴─▶ personas_at(night), personas, personas_between(night, first_user, last_user),
+                           changed_personas_at(night, changed_night, most), changed_between(...)
 """
 
 from collections.abc import Sequence
@@ -42,16 +42,19 @@ def create_persona_views(db: duckdb.DuckDBPyConnection) -> None:
 
     `encode_nights`, `live_items_at(night)`, `personas_at(night)`, both also as of the newest night, and
     `changed_personas_at(night, changed_night, most)` with the users alone of whom the night `changed_night` wrote
-    something, at most so many (null: all), and `personas_between(night, first_user, last_user)`.
+    something, at most so many (null: all). With `between` in their names they have those of a range of users.
     """
     db.execute(f"create or replace view encode_nights as {_text('encode_nights')}")
     numbers = ", ".join(f"sum(vector[{at}] * weight)" for at in range(1, _width(db) + 1))
     personas = _text("personas_at").replace("$sums", f"[{numbers}]::double[]")
     _create(db, "live_items_at", ("night",), _text("live_items_at"))
-    between = ("night", "first_user", "last_user")
-    _create(db, "personas_between", between, personas.replace("$is_wanted", BETWEEN))
+    users, changed = ("first_user", "last_user"), ("night", "changed_night", "most")
+    _create(db, "personas_between", ("night", *users), personas.replace("$is_wanted", BETWEEN))
     _create(db, "personas_at", ("night",), "from personas_between($night, null, null)")
-    _create(db, "changed_personas_at", ("night", "changed_night", "most"), personas.replace("$is_wanted", CHANGED))
+    of_range = personas.replace("$is_wanted", f"{BETWEEN} and {CHANGED}")
+    _create(db, "changed_between", (*changed, *users), of_range)
+    all_changed = "from changed_between($night, $changed_night, $most, null, null)"
+    _create(db, "changed_personas_at", changed, all_changed)
     for view, macro in (("live_items", "live_items_at"), ("personas", "personas_at")):
         db.execute(f"create or replace view {view} as from {macro}((select max(ds) from encode_nights))")
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -97,7 +98,8 @@ def run_query(db: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, str
         return _run(db, query.sql, values, next_step)
     parts = [_run(db, query.sql, values | users, next_step) for users in ranges]
     db.from_arrow(pa.concat_tables(parts)).create_view("parts", replace=True)
-    in_order = f"from parts {query.sql[query.sql.rindex('order by ') :]}"
+    order = re.sub(r"\w+\.", "", query.sql[query.sql.rindex("order by ") :])  # the tables' names are gone
+    in_order = f"from parts {order}"
     return _run(db, in_order, {name: value for name, value in values.items() if f"${name}" in in_order}, next_step)
 
 
@@ -153,8 +155,9 @@ def lock_down(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
 def read_query(path: Path) -> Query:
     """Read a file and its header; a ValueError says what is wrong with the header."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    labels = (path.stem, *_HEADER)
-    matches = [_HEADER_LINE.fullmatch(line) for line in lines[: len(labels)]]
+    labels, header = (path.stem, *_HEADER), list(takewhile(lambda line: line.startswith("--"), lines))
+    facts = re.sub(r"\n-- {3,}", " ", "\n".join(header)).splitlines()
+    matches = [_HEADER_LINE.fullmatch(fact) for fact in facts]
     found = {match["label"]: match["text"] for match in matches if match}
     if tuple(found) != labels:
         raise ValueError(f"{path} begins with the lines {', '.join(found) or 'of no header'}, not {', '.join(labels)}")
@@ -166,7 +169,7 @@ def read_query(path: Path) -> Query:
         reads=tuple(reads.split(", ")),
         params=_parse_params(params, path),
         holds=holds,
-        sql="\n".join(lines[len(labels) :]),
+        sql="\n".join(lines[len(header) :]),
     )
 
 

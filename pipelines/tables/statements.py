@@ -29,7 +29,7 @@ _READING_NODES: Final = _names(
 
 _TABLE_FUNCTIONS: Final = _names(
     "range generate_series unnest repeat repeat_row json_each json_tree regexp_split_to_table"
-    " personas_at personas_between changed_personas_at"
+    " personas_at personas_between changed_personas_at changed_between"
     " duckdb_columns duckdb_functions duckdb_keywords duckdb_schemas duckdb_tables duckdb_types duckdb_views"
     " pragma_show pragma_table_info pragma_version"
 )

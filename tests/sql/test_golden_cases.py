@@ -40,6 +40,7 @@ VIEWS = {
     "personas_at",
     "changed_personas_at",
     "personas_between",
+    "changed_between",
     *ALSO,
 }
 OTHERS = sorted([*(SQL_ROOT / "views").glob("*.sql"), *(SQL_ROOT / "jobs").glob("*.sql")])
@@ -110,7 +111,7 @@ def is_same(found: Json, wanted: Json) -> bool:
 
 
 def names_read(sql: str) -> set[str]:
-    return set(re.findall(r"\b(?:from|join) (\w+)", sql)) & {*TABLES, *VIEWS, *ASKED}
+    return set(re.findall(r"\b(?:from|join)\s+(\w+)", sql)) & {*TABLES, *VIEWS, *ASKED}
 
 
 def grain_columns(query: Query) -> list[str]:

@@ -89,8 +89,8 @@ def test_a_description_has_what_the_header_says() -> None:
         Param("user_id", "TEXT", None, ""),
         Param("limit", "INT", "10", ""),
         Param("ds", "DATE", "null", "the newest night"),
-        Param("first_user", "TEXT", "null", "all neighbours, a range at a time"),
-        Param("last_user", "TEXT", "null", "the same"),
+        Param("first_user", "TEXT", "null", ""),
+        Param("last_user", "TEXT", "null", "all neighbours, a range of them at a time"),
     )
 
 
