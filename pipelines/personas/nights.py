@@ -141,7 +141,8 @@ def newest_nights(nights: Sequence[EncodedNight], ds: date, encoder_sha256: str)
         there = found.last
         raise PplugError(
             f"persona_vectors ds={there.ds} was built with encoder {there.encoder_sha256[:8]}, but this plug wants "
-            f"{encoder_sha256[:8]}: run `pplug encode --ds {there.ds}` with that encoder"
+            f"{encoder_sha256[:8]}: run `pplug encode --ds {there.ds}` with that encoder and precision "
+            "(--encoder, --dtype)"
         )
     return found
 
