@@ -116,7 +116,10 @@ class AnsweringFacts:
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         """List everything besides the tasks and the personas that an answer depends on."""
         known = {name: kinds[name] for name in sorted(self.plugs.keys() & kinds)}
-        of_kinds = {name: [kind.sha256, kind.max_new_tokens, kind.stop, kind.no_repeat] for name, kind in known.items()}
+        of_kinds = {
+            name: [kind.sha256, kind.metric, kind.max_new_tokens, kind.stop, kind.no_repeat]
+            for name, kind in known.items()
+        }
         own = {name: value for name, value in vars(self).items() if name not in ("width", "context_length")}
         return own | {"plugs": dict(self.plugs), "kinds": of_kinds}
 

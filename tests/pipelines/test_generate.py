@@ -18,7 +18,7 @@ from embedder.histories import History, PastLabels, pad_histories
 from embedder.plug import PersonaPlug
 from embedder.pointing import ChoiceBatch, PointingHead
 from llm_jobs import FrozenLLM
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Placement
 from llm_jobs.training.fit import seeded_plug
 from pipelines.answers.models import GenerateConfig, answering_facts, load_models
@@ -328,3 +328,14 @@ def test_beams_are_a_setting_of_a_night(plug: Path, kinds: dict[str, Kind], gene
     configs = [replace(generate_config, num_beams=num_beams) for num_beams in (1, 2)]
     settings = [answering_facts(config, (plug,), is_apart=False).settings(kinds) for config in configs]
     assert settings[1] == settings[0] | {"num_beams": 2}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"metric": Metric.RATING}, {"max_new_tokens": 5}, {"stop": ("!",)}, {"no_repeat": 2}, {"query_text": "{query}?"}],
+)
+def test_what_answers_depend_on_in_a_kind_is_a_setting_of_a_night(
+    other: dict[str, Any], plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
+) -> None:
+    facts = answering_facts(generate_config, (plug,), is_apart=False)
+    assert facts.settings(kinds) != facts.settings(kinds | {"note": replace(kinds["note"], **other)})
