@@ -27,8 +27,10 @@ CHANGED: Final = """user_id in (
 )"""
 """Users of whom a night wrote something; at most so many of them, chosen by their ids alone."""
 
-BETWEEN: Final = "user_id >= coalesce(given_first_user, '') and user_id <= coalesce(given_last_user, chr(1114111))"
-"""Users of a range, both ends included; null for all before or after."""
+RANGE: Final = ("first_user", "last_user")
+BETWEEN: Final = "user_id >= coalesce($first_user, '') and user_id <= coalesce($last_user, chr(1114111))"
+"""Users of a range, both ends included; null for all before or after. Said outside of the macro of all users: DuckDB
+hands it on to the files, and there it must find no other condition on `user_id`."""
 
 
 def create_change_macro(db: duckdb.DuckDBPyConnection) -> None:
@@ -48,13 +50,12 @@ def create_persona_views(db: duckdb.DuckDBPyConnection) -> None:
     numbers = ", ".join(f"sum(vector[{at}] * weight)" for at in range(1, _width(db) + 1))
     personas = _text("personas_at").replace("$sums", f"[{numbers}]::double[]")
     _create(db, "live_items_at", ("night",), _text("live_items_at"))
-    users, changed = ("first_user", "last_user"), ("night", "changed_night", "most")
-    _create(db, "personas_between", ("night", *users), personas.replace("$is_wanted", BETWEEN))
-    _create(db, "personas_at", ("night",), "from personas_between($night, null, null)")
-    of_range = personas.replace("$is_wanted", f"{BETWEEN} and {CHANGED}")
-    _create(db, "changed_between", (*changed, *users), of_range)
-    all_changed = "from changed_between($night, $changed_night, $most, null, null)"
-    _create(db, "changed_personas_at", changed, all_changed)
+    changed = ("night", "changed_night", "most")
+    _create(db, "personas_at", ("night",), personas.replace("$is_wanted", "true"))
+    _create(db, "changed_personas_at", changed, personas.replace("$is_wanted", CHANGED))
+    _create(db, "personas_between", ("night", *RANGE), f"from personas_at($night) where {BETWEEN}")
+    all_changed = "from changed_personas_at($night, $changed_night, $most)"
+    _create(db, "changed_between", (*changed, *RANGE), f"{all_changed} where {BETWEEN}")
     for view, macro in (("live_items", "live_items_at"), ("personas", "personas_at")):
         db.execute(f"create or replace view {view} as from {macro}((select max(ds) from encode_nights))")
 
