@@ -31,7 +31,7 @@ Value = str | int | date | None
 TYPES: Final[Mapping[str, Callable[[str], Value]]] = {"TEXT": str, "INT": int, "DATE": date.fromisoformat}
 """How the text of a parameter becomes a value."""
 
-RANGE_VECTORS: Final = 500_000
+RANGE_VECTORS: Final = 250_000
 """Of the users of a range, about: the vectors of all users at once do not fit into `QUERY_MEMORY`."""
 
 _EXAMPLES: Final = {"TEXT": "TEXT", "INT": "10", "DATE": "2026-11-01"}
