@@ -60,6 +60,9 @@ class Folder:
 
     def put_new(self, name: str, data: bytes) -> bool:
         path = self.folder / name
+        is_first = self._link_unnamed(path, data)
+        if is_first is not None:
+            return is_first
         with self._finished(path, data) as fresh:
             try:
                 os.link(fresh, path)
@@ -122,6 +125,30 @@ class Folder:
                 sync(path.parent)
             finally:
                 fresh.unlink(missing_ok=True)
+
+    def _link_unnamed(self, path: Path, data: bytes) -> bool | None:
+        """Give the name to a file that has none before it is whole, of which a kill leaves nothing.
+
+        Returns:
+            Whether the name was free; None where the system or the file system has no such files.
+        """
+        try:
+            make_folder(path.parent)
+            handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+        except (AttributeError, OSError):
+            return None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+                os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle)  # with a folder, or the link is not followed
+        except FileExistsError:
+            return False
+        except OSError:
+            return None
+        sync(path.parent)
+        return True
 
     def _create(self, path: Path, data: bytes) -> bool:
         try:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from embedder.errors import PplugError
 from pipelines.background import repeated
+from pipelines.store.folder import remove_unfinished
 from pipelines.store.stored import Store
 
 Facts = Mapping[str, Any]
@@ -71,8 +72,13 @@ class Lease:
             raise Fenced(f"run {self.run_id} was given up for dead and another has taken over: see `pplug runs`")
 
     def release(self) -> None:
-        """Let others have it; for the holder, when all is recorded."""
+        """Let others have it; for the holder, when all is recorded.
+
+        What runs that were killed while they wrote a lease or a sign of life left in a folder goes with it.
+        """
         if self.is_held():
+            if self.store.folder is not None:
+                remove_unfinished(self.store.folder / RUNNING / self.what, ".")
             self.store.delete([self.beat_name, self.name])
 
 

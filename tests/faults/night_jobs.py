@@ -197,8 +197,6 @@ def stray_files(folder: Path) -> list[Path]:
         needed |= {path for path in log if path.suffix in (".json", ".parquet") or path.name == "_last_checkpoint"}
         newest = tables.versions([name]).get(name, -1)
         needed |= {path for version in range(newest + 1) for path in live_paths(tables, name, version)}
-    # A known gap: a run that is killed between writing and naming its lease leaves a few bytes that nobody reads.
-    needed |= {*root.glob("_running/*/.*.tmp")}
     files = {path for path in root.rglob("*") if path.is_file()}
     return sorted((files - needed) | {*root.glob("_staging/*"), *root.glob("_shards/*/*")})
 

@@ -28,3 +28,10 @@ def test_a_store_that_overwrites_what_is_there_is_refused_before_anything_runs(t
 def test_a_store_that_keeps_the_first_holds_the_lease(tmp_path: Path) -> None:
     lease, dead = acquire(Folder(tmp_path), "encode-2026-11-01", RUN)
     assert (lease.is_held(), dead) == (True, [])
+
+
+def test_the_next_run_of_a_night_removes_what_a_kill_left_beside_its_lease(tmp_path: Path) -> None:
+    lease, _ = acquire(Folder(tmp_path), "encode-2026-11-01", RUN)
+    (tmp_path / "_running/encode-2026-11-01/.r0.beat.5f.tmp").write_bytes(b"{")
+    lease.release()
+    assert not (tmp_path / "_running/encode-2026-11-01").exists()

@@ -1,6 +1,10 @@
 """What every store promises, of a folder and of a bucket."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -57,3 +61,29 @@ def test_a_worker_gets_the_same_store(store: Store) -> None:
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3_options: dict[str, str]) -> None:
     with pytest.raises(PplugError, match=r"^s3://nobody-has-this/w cannot be used \(.*[^\n]*check its name"):
         open_store("s3://nobody-has-this/w", s3_options).put("a", b"1")
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+@pytest.mark.parametrize("moment", ["fsync", "link"])
+def test_a_kill_before_a_new_name_is_there_leaves_no_file(tmp_path: Path, moment: str) -> None:
+    code = f"""
+import os, signal
+from pipelines.store.stored import open_store
+store = open_store({str(tmp_path)!r})
+store.put_new("night/first", b"1")
+os.{moment} = lambda *given, **named: os.kill(os.getpid(), signal.SIGKILL)
+store.put_new("night/second", b"2")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "night").iterdir()] == ["first"]
+
+
+def test_a_folder_without_unnamed_files_keeps_the_first_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    store = open_store(tmp_path)
+    assert (store.put_new("night/it", b"1"), store.put_new("night/it", b"2")) == (True, False)
+    assert [path.name for path in (tmp_path / "night").iterdir()] == ["it"]
+    assert store.get("night/it") == b"1"
