@@ -1,7 +1,7 @@
 """Views of what is stored of some users, so that only their part of the files is read.
 
 ids, spelled out in the view ─▶ DuckDB passes over every row group that holds none of them
-of large tables              ─▶ their pages alone are read, into a temporary table
+of large tables              ─▶ their pages alone are read, into memory
 """
 
 import contextlib
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
 from pipelines.tables.pages import rows_of_users, wanted
 from pipelines.tables.schema import TABLES, file_schema
-from pipelines.tables.views import lost_files, no_rows, selected
+from pipelines.tables.views import lost_files, selected
 
 MOST_SPELLED: Final = 2_000
 """Ids that are spelled out; beyond it nearly every row group holds one, and a join is as good."""
@@ -39,25 +40,25 @@ def ask_for(db: duckdb.DuckDBPyConnection, users: Collection[str], *, by_pages: 
         ids = "select user_id from asked"
     for view, table in VIEWS.items():
         rows = f"select * from {table} where user_id in ({ids})"
-        if by_pages and users and is_few and _read_pages(db, table, users):
-            rows = f"from paged_{table}"
+        paged = _read_pages(db, table, users) if by_pages and users and is_few else None
+        if paged is not None:
+            db.register(f"paged_{table}", paged)
+            rows = f"select {selected(TABLES[table])} from paged_{table}"
         db.execute(f"create or replace temp view {view} as {rows}")
 
 
-def _read_pages(db: duckdb.DuckDBPyConnection, table: str, users: Collection[str]) -> bool:
-    """Make `paged_<table>`, the rows of these users, if the table is large."""
+def _read_pages(db: duckdb.DuckDBPyConnection, table: str, users: Collection[str]) -> pa.Table | None:
+    """The rows of these users, times as they are stored; None if the table is not large."""
     files = db.execute("select path, ds from large_files where view_name = $1", [table]).fetchall()
     if not files:
-        return False
-    columns, schema, condition = selected(TABLES[table]), file_schema(table), wanted(users)
-    db.execute(f"create or replace temp table paged_{table} as select {columns} from ({no_rows(table)})")
+        return None
+    schema, condition = file_schema(table), wanted(users)
+    rows = list[pa.Table]()
     for path, ds in files:
         with lost_files():
-            rows = rows_of_users(Path(path), schema, condition)
-        if rows.num_rows:
-            own = db.from_arrow(rows.append_column("ds", [[ds] * rows.num_rows]))
-            own.project(columns).insert_into(f"paged_{table}")
-    return True
+            own = rows_of_users(Path(path), schema, condition)
+        rows.append(own.append_column("ds", pa.array([ds] * own.num_rows, pa.date32())))
+    return pa.concat_tables(rows)  # once and not file by file, which takes DuckDB half as long as reading the file
 
 
 @contextlib.contextmanager
