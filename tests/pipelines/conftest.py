@@ -32,7 +32,7 @@ from pipelines.training_data import PlugChoice
 
 @pytest.fixture(autouse=True)
 def beam_where_it_matters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nights in modules marked `beam`, and whatever a process of its own runs, go through Beam; others do not.
+    """Nights in tests marked `beam`, and whatever a process of its own runs, go through Beam; others do not.
 
     A pipeline costs .2 CPU seconds a night.
     """

@@ -21,8 +21,6 @@ from pipelines.nights.shards import Shard
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-pytestmark = pytest.mark.beam
-
 Fill = Callable[..., Warehouse]
 
 

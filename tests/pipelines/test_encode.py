@@ -22,8 +22,6 @@ from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 
-pytestmark = pytest.mark.beam
-
 Fill = Callable[..., Warehouse]
 NEXT_NIGHT = NIGHT + timedelta(days=1)
 
@@ -89,6 +87,7 @@ def test_a_second_run_changes_nothing_but_the_run(
     assert first.rows_in == first.rows_out == second.rows_out == len(ITEMS)
 
 
+@pytest.mark.beam
 @pytest.mark.parametrize("shard_items", [1, 7, 1000])
 def test_the_size_of_a_shard_is_irrelevant(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, shard_items: int
@@ -143,6 +142,7 @@ class OneShard(Runner):
         super().run(night, shards[:1])
 
 
+@pytest.mark.beam
 def test_what_a_failed_run_finished_is_not_done_again(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:
@@ -162,6 +162,7 @@ def test_what_a_failed_run_finished_is_not_done_again(
     assert not list((warehouse.root / "_shards").rglob("*.*"))
 
 
+@pytest.mark.beam
 def test_rejects_of_a_shard_that_an_earlier_run_finished_are_kept(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig
 ) -> None:

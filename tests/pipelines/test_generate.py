@@ -28,8 +28,6 @@ from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
 from pipelines.train import plug_config
 
-pytestmark = pytest.mark.beam
-
 Fill = Callable[..., Warehouse]
 
 
@@ -43,6 +41,7 @@ def rejects_of(warehouse: Warehouse) -> list[tuple[str, str]]:
         return db.sql("select row_id, reason from rejects where job = 'generate' order by all").fetchall()
 
 
+@pytest.mark.beam
 def test_each_task_gets_the_choice_that_is_most_probable_after_its_own_users_persona(
     night: Warehouse, plug: Path, kinds: dict[str, Kind], generate_config: GenerateConfig
 ) -> None:
@@ -154,6 +153,7 @@ def test_a_second_run_changes_nothing_but_the_run(
         assert left == right
 
 
+@pytest.mark.beam
 def test_every_task_is_answered_or_rejected_exactly_once(
     fill: Fill, plug: Path, kinds: dict[str, Kind], encode_config: EncodeConfig, generate_config: GenerateConfig
 ) -> None:
