@@ -16,18 +16,17 @@ from hashlib import sha256
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedder.errors import PplugError
 from pipelines.store.folder import remove_unfinished
 from pipelines.store.stored import Store
 from pipelines.tables.data_files import DataFile
+from pipelines.tables.parquet import user_ranges
 from pipelines.tables.schema import TABLES
 from pipelines.tables.warehouse import Warehouse
 
 SHARDS: Final = "_shards"
 READERS: Final = 8  # threads that read the footers of files
-FOOTER_BYTES: Final = 2**14  # read of the end of a file; a footer is 11 KB, pyarrow reads 64
 
 
 @dataclass(frozen=True)
@@ -200,18 +199,12 @@ def user_range(file: DataFile, system: Any) -> tuple[str, str] | None:
     """
     try:
         with system.open_input_file(file.name) as opened:
-            end = opened.read_at(FOOTER_BYTES, max(file.size - FOOTER_BYTES, 0))
-            is_whole = len(end) >= int.from_bytes(end[-8:-4], "little") + 8
-            footer = pq.read_metadata(pa.BufferReader(end) if is_whole else opened)
+            ranges = user_ranges(opened, file.size)
     except (OSError, pa.ArrowInvalid) as error:
         said = str(error).partition("\n")[0]
         told = f"a file of the warehouse cannot be read ({file.name}: {said}): restore it and run again"
         raise PplugError(told) from error
-    at = footer.schema.names.index("user_id")
-    stats = [footer.row_group(group).column(at).statistics for group in range(footer.num_row_groups)]
-    if not stats or not all(each is not None and each.has_min_max for each in stats):
-        return None
-    return min(each.min for each in stats), max(each.max for each in stats)
+    return (min(ranges)[0], max(last for _, last in ranges)) if ranges else None
 
 
 def _overlap(users: tuple[str, str] | None, shard: Shard) -> bool:

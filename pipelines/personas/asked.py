@@ -12,7 +12,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.tables.pages import rows_of_users, wanted
+from pipelines.tables.pages import rows_of_users
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.views import lost_files, selected
 
@@ -52,11 +52,11 @@ def _read_pages(db: duckdb.DuckDBPyConnection, table: str, users: Collection[str
     files = db.execute("select path, ds from large_files where view_name = $1", [table]).fetchall()
     if not files:
         return None
-    schema, condition = file_schema(table), wanted(users)
+    schema, ids = file_schema(table), sorted(users)
     rows = list[pa.Table]()
     for path, ds in files:
         with lost_files():
-            own = rows_of_users(Path(path), schema, condition)
+            own = rows_of_users(Path(path), schema, ids)
         rows.append(own.append_column("ds", pa.array([ds] * own.num_rows, pa.date32())))
     return pa.concat_tables(rows)  # once and not file by file, which takes DuckDB half as long as reading the file
 

@@ -142,7 +142,9 @@ class Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(handle)
-                os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle)  # with a folder, or the link is not followed
+                os.link(
+                    f"/proc/self/fd/{handle}", path, src_dir_fd=handle
+                )  # a folder, or no link is followed
         except FileExistsError:
             return False
         except OSError:

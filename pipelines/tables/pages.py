@@ -1,17 +1,21 @@
 """Rows of a few users out of large Parquet files of this machine: only the pages that hold them are read.
 
-    ids ─▶ DataFusion looks through the column of ids ─▶ the index of pages ─▶ the pages of the other columns
+    ids ─▶ those that a file may hold, by its footer ─▶ DataFusion looks through the column of ids where one may be
+        ─▶ the index of pages ─▶ the pages of the other columns
 
 DuckDB and pyarrow read whole row groups, and nearly each has one user of a hundred. A store of objects is read by row
 groups all the same: a request for less than a megabyte takes as long.
 """
 
-from collections.abc import Collection
-from functools import cache
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+
+from pipelines.tables.parquet import user_ranges
 
 OPTIONS: Final = {
     "datafusion.execution.parquet.pushdown_filters": "true",
@@ -28,7 +32,8 @@ def _session() -> Any:
     return SessionContext(SessionConfig(OPTIONS))
 
 
-def wanted(users: Collection[str]) -> Any:
+@lru_cache(maxsize=4)
+def _wanted(users: tuple[str, ...]) -> Any:
     """A condition on `user_id`.
 
     The least and the greatest id look needless, but let DataFusion open the index, which it does not for a list of more
@@ -36,24 +41,40 @@ def wanted(users: Collection[str]) -> Any:
     """
     from datafusion import col, functions, lit
 
-    own, ids = col("user_id"), sorted(users)
-    return (own >= lit(ids[0])) & (own <= lit(ids[-1])) & functions.in_list(own, [lit(one) for one in ids])
+    own = col("user_id")
+    return (own >= lit(users[0])) & (own <= lit(users[-1])) & functions.in_list(own, [lit(one) for one in users])
 
 
-def rows_of_users(path: Path, schema: pa.Schema, condition: Any) -> pa.Table:
-    """Read the rows that meet a condition.
+def users_within(path: Path, users: Sequence[str]) -> Sequence[str]:
+    """Those of the users, in the order of their ids, whom a row group of a file may hold, by its footer.
+
+    All of them where that is more than half: a list of its own would cost more than it saves.
+    """
+    with pa.OSFile(str(path)) as opened:
+        ranges = user_ranges(opened, path.stat().st_size)
+    if not ranges:
+        return users
+    spans = {(bisect_left(users, first), bisect_right(users, last)) for first, last in ranges}
+    found = sorted({at for first, last in spans for at in range(first, last)})
+    return users if len(found) > len(users) / 2 else [users[at] for at in found]
+
+
+def rows_of_users(path: Path, schema: pa.Schema, users: Sequence[str]) -> pa.Table:
+    """Read the rows of some users.
 
     Args:
         path: of a file that `parquet_bytes` packed; any other is read whole.
         schema: of the file.
-        condition: from `wanted`.
+        users: in the order of their ids.
 
     Raises:
         OSError: if the file is not there, or cannot be read.
     """
     try:
+        if not (own := users_within(path, users)):
+            return schema.empty_table()
         frame = _session().read_parquet(path.absolute().as_uri(), schema=schema)
-        rows = frame.filter(condition).to_arrow_table()
+        rows = frame.filter(_wanted(tuple(own))).to_arrow_table()
     except Exception as error:  # DataFusion has no class of its own
         raise OSError(f"{path}: {str(error).partition(chr(10))[0]}") from error
     path.stat()  # to DataFusion no file is no rows

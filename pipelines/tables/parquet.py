@@ -24,6 +24,8 @@ PAGE_BYTES: Final = 4_096
 """Of a column in a file with vectors: who asks for few users reads their pages alone (pages.py)."""
 PAGE_ROWS: Final = 64
 """Rows, or numbers of a vector, after which it is looked whether a page is full."""
+FOOTER_BYTES: Final = 2**14
+"""Read of the end of a file to begin with: a footer is 11 KB, pyarrow would read 64."""
 FILE_ROWS: Final = 256 * 1024
 """Of files that may be rewritten when one of their rows changes."""
 FILE_BYTES: Final = 256 * 2**20
@@ -90,6 +92,22 @@ def _packing(names: Sequence[str]) -> dict[str, Any]:
 
 def _group_rows(table: pa.Table) -> int:
     return max(256, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
+
+
+def user_ranges(file: Any, size: int) -> list[tuple[str, str]]:
+    """The least and the greatest user id of each row group of an open file; empty if the footer does not say.
+
+    Raises:
+        OSError, ArrowInvalid: if the footer cannot be read.
+    """
+    end = file.read_at(FOOTER_BYTES, max(size - FOOTER_BYTES, 0))
+    is_whole = len(end) >= int.from_bytes(end[-8:-4], "little") + 8
+    footer = pq.read_metadata(pa.BufferReader(end) if is_whole else file)
+    at = footer.schema.names.index("user_id")
+    stats = [footer.row_group(group).column(at).statistics for group in range(footer.num_row_groups)]
+    if not all(each is not None and each.has_min_max for each in stats):
+        return []
+    return [(each.min, each.max) for each in stats]
 
 
 def rows_within(meta: pq.FileMetaData, most_bytes: int) -> int:

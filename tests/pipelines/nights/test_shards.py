@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.nights import shards
 from pipelines.nights.shards import Manifest, Shard, ShardFile, ShardLog, clear_night, cut_shards, data_name, with_files
 from pipelines.store.folder import Folder
+from pipelines.tables import parquet
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import parquet_bytes
 from pipelines.tables.warehouse import Warehouse
@@ -33,11 +33,11 @@ def test_no_rows_give_no_shards() -> None:
     assert cut_shards([], 10) == list[Shard]()
 
 
-@pytest.mark.parametrize("read", [16, shards.FOOTER_BYTES])
+@pytest.mark.parametrize("read", [16, parquet.FOOTER_BYTES])
 def test_a_shard_names_the_files_that_may_hold_its_users(
     read: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "FOOTER_BYTES", read)
+    monkeypatch.setattr(parquet, "FOOTER_BYTES", read)
     warehouse = Warehouse(tmp_path)
     files = list[DataFile]()
     for number, who in enumerate((["ann", "bob"], ["bob", "dan"], ["éva", "\U0001f600"])):

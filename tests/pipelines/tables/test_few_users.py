@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tables.pages import rows_of_users, wanted
+from pipelines.tables.pages import rows_of_users
 from pipelines.tables.parquet import parquet_bytes
 from pipelines.tables.schema import file_schema
 
@@ -41,7 +41,7 @@ def test_the_rows_are_those_of_the_users_in_their_order(
     path = tmp_path_factory.mktemp("pages") / "a.parquet"
     table = items(users)
     path.write_bytes(parquet_bytes(table))
-    found = rows_of_users(path, SCHEMA, wanted(asked))
+    found = rows_of_users(path, SCHEMA, sorted(asked))
     assert found.cast(SCHEMA).equals(table.sort_by("user_id").filter(pc.field("user_id").isin([*asked])))
 
 
@@ -55,16 +55,16 @@ def test_of_a_hundred_users_one_costs_a_few_pages(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(parquet_bytes(items([f"u{at // 20:04}" for at in range(6_000)], width=384)))
     every = [f"u{at:04}" for at in range(300)]
-    rows_of_users(path, SCHEMA, wanted(every[:1]))  # what is read once
+    rows_of_users(path, SCHEMA, every[:1])  # what is read once
     before = bytes_read()
-    found = rows_of_users(path, SCHEMA, wanted(every[::100]))
+    found = rows_of_users(path, SCHEMA, every[::100])
     assert found.num_rows == 60
     assert bytes_read() - before < path.stat().st_size / 20
 
 
 def test_a_file_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"gone\.parquet"):
-        rows_of_users(tmp_path / "gone.parquet", SCHEMA, wanted(["a"]))
+        rows_of_users(tmp_path / "gone.parquet", SCHEMA, ["a"])
 
 
 @pytest.mark.parametrize("name", ["it's", "a b", "a%20b", "a#b?c", "[a]", "a*b", "é😀", "ds=2026-11-01"])
@@ -72,4 +72,4 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "a.parquet"
     path.parent.mkdir()
     path.write_bytes(parquet_bytes(items(["a", "b"])))
-    assert rows_of_users(path, SCHEMA, wanted(["b"])).num_rows == 1
+    assert rows_of_users(path, SCHEMA, ["b"]).num_rows == 1
