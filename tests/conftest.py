@@ -14,7 +14,7 @@ del os.environ["TQDM_DISABLE"]
 
 TESTS = Path(__file__).parent
 
-os.fsync = lambda _: None  # no test cuts the power, and a fifth of the time of a small night is waiting for the disk
+os.fsync = lambda _: None  # a fifth of the time of a small night; the test of a power loss has a process of its own
 
 for name in [name for name in os.environ if name.startswith("PPLUG_")]:
     del os.environ[name]
