@@ -142,9 +142,7 @@ class Folder:
                 file.write(data)
                 file.flush()
                 os.fsync(handle)
-                os.link(
-                    f"/proc/self/fd/{handle}", path, src_dir_fd=handle
-                )  # a folder, or no link is followed
+                os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle)  # a folder, or no link is followed
         except FileExistsError:
             return False
         except OSError:
