@@ -13,7 +13,7 @@ from pipelines.cli import main
 from pipelines.tables.parquet import write_shard
 from pipelines.tables.schema import TABLES, file_schema
 from pipelines.tables.sql_files import query_text
-from pipelines.tables.views import QUERY_MEMORY, connect, run_sql
+from pipelines.tables.views import GAP_BYTES, QUERY_MEMORY, connect, run_sql
 from pipelines.tables.warehouse import Warehouse
 
 NIGHT = date(2026, 11, 20)
@@ -138,6 +138,11 @@ def test_connections_see_nothing_of_each_other(tmp_path: Path) -> None:
         for name in ("own", "mine"):
             with pytest.raises(duckdb.CatalogException):
                 other.execute(f"from {name}")
+
+
+def test_no_connection_reads_over_vectors_as_it_likes(tmp_path: Path) -> None:
+    with connect(Warehouse(tmp_path)) as db:
+        assert db.sql("select current_setting('parquet_prefetch_column_gap')").fetchall() == [(GAP_BYTES,)]
 
 
 def test_a_query_that_is_not_there_is_refused_with_the_names_of_those_that_are() -> None:
