@@ -35,8 +35,8 @@ LARGE_BYTES: Final = 16 * 2**20
 """Of a table on this machine, from which on some users' rows are read by pages."""
 
 GAP_BYTES: Final = 2**14
-"""Most that DuckDB reads over between two columns. Left alone, a cost model of its own decides; seen once in seven runs:
-445 MB for 17 MB of keys, as if it had read over the vectors."""
+"""Most that DuckDB reads over between two columns. Left alone, a cost model of its own decides; once in seven runs it
+took 445 MB for 17 MB of keys, as if it had read over the vectors."""
 
 QUERY_MEMORY: Final = "PPLUG_QUERY_MEMORY"
 """The variable that says how much memory a DuckDB takes, like 4G; 640M unless set."""
