@@ -19,7 +19,6 @@ from deltalake.exceptions import DeltaError
 
 from embedder.errors import PplugError, error_line
 from pipelines.nights.shards import clear_night, tokens_of_run
-from pipelines.store.folder import remove_unfinished
 from pipelines.store.leases import (
     LOOK_SECONDS,
     Fenced,
@@ -230,8 +229,7 @@ def sweep(warehouse: Warehouse, run_id: str) -> None:
         there = [entry.name for entry in warehouse.store.list(table) if is_of_run(entry.name, run_id)]
         live = {file.name for file in warehouse.live(table)} if there else set[str]()
         warehouse.store.delete(name for name in there if name not in live)
-        if warehouse.store.folder is not None:
-            remove_unfinished(warehouse.store.folder / table, run_id)
+        warehouse.store.delete_unfinished(table, run_id)
     if warehouse.store.folder is not None:
         for folder in (warehouse.root / "_staging").glob("*"):
             if run_id in (folder.name, folder.name.rpartition("_")[0]):  # a run's own name may hold a `_` as well

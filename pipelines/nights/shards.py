@@ -18,7 +18,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from embedder.errors import PplugError
-from pipelines.store.folder import remove_unfinished
 from pipelines.store.stored import Store
 from pipelines.tables.data_files import DataFile
 from pipelines.tables.parquet import user_ranges
@@ -226,9 +225,8 @@ def clear_night(warehouse: Warehouse, job: str, ds: date) -> None:
         there = (entry.name for entry in store.list(f"{table}/ds={ds.isoformat()}"))
         gone = (name for name in there if name not in live and name.rpartition("/")[2].rsplit("-", 2)[0] in works)
         store.delete(gone)
-        if store.folder is not None:
-            for work in works:
-                remove_unfinished(store.folder / table / f"ds={ds.isoformat()}", work)
+        for work in works:
+            store.delete_unfinished(f"{table}/ds={ds.isoformat()}", work)
     store.delete(entry.name for entry in store.list(f"{SHARDS}/{job}/{ds.isoformat()}"))
 
 

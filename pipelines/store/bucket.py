@@ -73,6 +73,9 @@ class Bucket:
             if gone := list(names):
                 self._client.delete(gone)
 
+    def delete_unfinished(self, prefix: str, part: str = "") -> None:
+        """Do nothing: no object has a name before it is whole."""
+
     def filesystem(self) -> Any:
         from deltalake.fs import DeltaStorageHandler
         from pyarrow.fs import PyFileSystem

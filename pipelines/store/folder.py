@@ -20,12 +20,6 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNFINISHED: Final = ".tmp"  # how the name of a file ends that is being written
 
 
-def remove_unfinished(folder: Path, part: str) -> None:
-    """Delete what a killed run had not finished writing below a folder: files with `part` in their names."""
-    for path in folder.rglob(f".*{part}*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def named_causes(path: Path | str) -> Generator[None]:
     """Turn the failures of a disk that the user can mend into one line that says how."""
@@ -96,6 +90,11 @@ class Folder:
             with contextlib.suppress(OSError):  # others are in it, or have removed it
                 for folder in path.relative_to(self.folder).parents[:-1]:
                     (self.folder / folder).rmdir()
+
+    def delete_unfinished(self, prefix: str, part: str = "") -> None:
+        for path in (self.folder / prefix).rglob(f".*{UNFINISHED}"):
+            if part in path.name:
+                path.unlink(missing_ok=True)
 
     def filesystem(self) -> Any:
         from pyarrow.fs import LocalFileSystem, SubTreeFileSystem

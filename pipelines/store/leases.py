@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from embedder.errors import PplugError
 from pipelines.background import repeated
-from pipelines.store.folder import remove_unfinished
 from pipelines.store.stored import Store
 
 Facts = Mapping[str, Any]
@@ -77,8 +76,7 @@ class Lease:
         What runs that were killed while they wrote a lease or a sign of life left in a folder goes with it.
         """
         if self.is_held():
-            if self.store.folder is not None:
-                remove_unfinished(self.store.folder / RUNNING / self.what, ".")
+            self.store.delete_unfinished(f"{RUNNING}/{self.what}")
             self.store.delete([self.beat_name, self.name])
 
 

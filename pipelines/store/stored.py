@@ -61,6 +61,10 @@ class Store(Protocol):
         """Delete objects; one that is not there counts as deleted."""
         ...
 
+    def delete_unfinished(self, prefix: str, part: str = "") -> None:
+        """Delete what killed runs had not finished writing below a folder, where `part` is in the name it was for."""
+        ...
+
     def filesystem(self) -> Any:
         """A pyarrow file system whose paths are the names."""
         ...
