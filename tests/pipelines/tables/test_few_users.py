@@ -62,6 +62,14 @@ def test_of_a_hundred_users_one_costs_a_few_pages(tmp_path: Path) -> None:
     assert bytes_read() - before < path.stat().st_size / 20
 
 
+def test_rows_are_in_memory_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet_bytes(items([f"u{at // 20:04}" for at in range(600)], width=384)))
+    before = pa.total_allocated_bytes()
+    found = rows_of_users(path, SCHEMA, ["u0007"])
+    assert pa.total_allocated_bytes() - before >= found.nbytes  # else they keep what DataFusion read them among
+
+
 def test_a_file_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"gone\.parquet"):
         rows_of_users(tmp_path / "gone.parquet", SCHEMA, ["a"])
