@@ -11,8 +11,13 @@ select
     min(ds) as first_ds,
     max(ds) as last_ds
 from histories
+where
+    $ds is null
+    or (user_id, kind, item_id) in (
+        select (asked.user_id, asked.kind, asked.item_id)
+        from histories as asked
+        where asked.ds = $ds
+    )
 group by user_id, kind, item_id
-having
-    row_count > 1
-    and ($ds is null or bool_or(ds = $ds))
+having row_count > 1
 order by user_id, kind, item_id

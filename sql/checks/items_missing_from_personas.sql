@@ -37,6 +37,18 @@ expected as (
         or histories.posted_at >= nights.before_ds + 1
 ),
 
+encoded as (
+    select
+        ds,
+        user_id,
+        kind,
+        item_id
+    from history_vectors
+    where
+        not is_deleted
+        and ($ds is null or ds = $ds)
+),
+
 refused as (
     select distinct
         ds,
@@ -53,13 +65,12 @@ select
     count(encoded.item_id) as encoded_item_count,
     count(refused.row_id) as rejected_item_count
 from expected
-left join history_vectors as encoded
+left join encoded
     on
         expected.ds = encoded.ds
         and expected.user_id = encoded.user_id
         and expected.kind = encoded.kind
         and expected.item_id = encoded.item_id
-        and not encoded.is_deleted
 left join refused
     on
         expected.ds = refused.ds
