@@ -1,7 +1,7 @@
 """Attacks that succeed on what is stored by default, and fail where it is protected."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,23 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from one_night import encode_night
 from small_night import ITEMS, NIGHT, item
 
 from embedder.errors import InputMissing
+from embedder.plug import PersonaPlug
+from embedder.pointing import PointingHead
 from llm_jobs.kinds import Kind
-from pipelines.answers.models import GenerateConfig
-from pipelines.audit.attacks import link_items, link_nights
+from llm_jobs.training.data import Example
+from pipelines.answers.models import GenerateConfig, load_models
+from pipelines.audit.attacks import Scene, attack_on_soft_prompts, link_items, link_nights
 from pipelines.audit.audit import AuditConfig, audit_night
 from pipelines.audit.inversion import ridge
 from pipelines.audit.membership import area, chosen_users
 from pipelines.encode import EncodeConfig
+from pipelines.examples import examples_of
 from pipelines.personas.protection import Protection
 from pipelines.tables.queries import run_checks
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
+from pipelines.training_data import PlugChoice, training_data
 
 Fill = Callable[..., Warehouse]
 Train = Callable[..., object]
@@ -111,22 +117,79 @@ def test_what_older_nights_left_is_attacked_too(
     assert values["personas", "texts-found"] < 0.25
 
 
-def test_a_plug_is_attacked_by_its_losses(
+@pytest.mark.parametrize("is_by_heart", [True, False])
+def test_members_are_told_where_a_plug_knows_their_answers_by_heart_and_not_where_it_knows_nothing(
     fill: Fill,
     kinds: dict[str, Kind],
     encode_config: EncodeConfig,
     generate_config: GenerateConfig,
     train_notes: Train,
     tmp_path: Path,
+    *,
+    is_by_heart: bool,
 ) -> None:
-    warehouse, plug = fill(diaries()[:120], ds=BEFORE), tmp_path / "plug"
-    train_notes(warehouse, plug, batch_size=16)
-    fill(diaries()[120:], ds=NIGHT)
+    drawn = random.Random(5)
+    few = [one | {"output": drawn.choice(("red", "blue"))} for at, one in enumerate(diaries()) if at % 10 >= 7]
+    warehouse, folder = fill(few[:27], ds=BEFORE), tmp_path / "plug"
+    train_notes(warehouse, folder, batch_size=16)
+    data, encoder = training_data(warehouse, PlugChoice("note", NIGHT), kinds), load_models(generate_config).encoder
+    examples = examples_of(data.targets.found, data.items, kinds, encoder)
+    learn_by_heart(folder, examples, 4.0 if is_by_heart else 0.0)
+    fill(few[27:], ds=NIGHT)
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config, [plug]).to_pylist()
+    rows = audit_night(warehouse, NIGHT, kinds, AuditConfig(24), generate_config, [folder]).to_pylist()
     (auc,) = [row for row in rows if row["metric"] == "membership-auc"]
-    assert auc["kind"] == "plug of note"
+    assert (auc["kind"], auc["task_count"]) == ("plug of note", 18)
     assert 0 <= auc["low"] <= auc["value"] <= auc["high"] <= 1
+    assert auc["low"] > 0.5 if is_by_heart else auc["value"] == 0.5
+
+
+def learn_by_heart(folder: Path, examples: Sequence[Example], surety: float) -> None:
+    """Have a plug score labels by nothing but its text bodies, and these give just what the examples' users gave.
+
+    With a `surety` of 0 all labels are alike to it.
+    """
+    plug = PersonaPlug.from_pretrained(folder)
+    assert isinstance(plug.head, PointingHead)
+    seen = np.array([[*example.task, 1] for example in examples])
+    scores = [[surety * (label == example.target) for label in plug.config.labels] for example in examples]
+    weights = torch.from_numpy(np.linalg.lstsq(seen, np.array(scores), rcond=None)[0]).float()
+    with torch.no_grad():
+        plug.head.text_weight.copy_(weights[:-1])
+        plug.head.text_bias.copy_(weights[-1])
+        for weight in plug.head.scorers.parameters():
+            weight.zero_()
+        plug.head.scorers.straight.weight[:, 0] = 1
+        plug.head.feature_mean.zero_()
+        plug.head.feature_deviation.fill_(1)
+    plug.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("noise", "is_read"), [(0.0, True), (4.0, False)])
+def test_soft_prompts_tell_a_users_words_unless_noise_hides_them(
+    fill: Fill,
+    kinds: dict[str, Kind],
+    encode_config: EncodeConfig,
+    generate_config: GenerateConfig,
+    plug: Path,
+    *,
+    noise: float,
+    is_read: bool,
+) -> None:
+    drawn = random.Random(3)
+    subjects = [drawn.sample(WORDS, 4) for _ in range(60)]
+    texts = [(user, at, " ".join(drawn.sample(own, 3))) for user, own in enumerate(subjects) for at in range(5)]
+    warehouse = fill([item(f"user {user}", at, text, "red", day=at) for user, at, text in texts])
+    protected = replace(encode_config, protection=Protection(noise=noise), shard_items=300)
+    encode_night(warehouse, NIGHT, protected, kinds)
+    models = load_models(generate_config)
+    with connect(warehouse) as db:
+        scene = Scene.of(db, NIGHT, kinds, models.encoder, 60, 0)
+    rows = list(attack_on_soft_prompts(scene, "note", PersonaPlug.from_pretrained(plug)))
+    assert {row["kind"] for row in rows} == {"soft prompts of note"}
+    more = {row["metric"]: row["difference_low"] for row in rows if row["arm"] == "own"}
+    assert set(more) == {"texts-found", "token-f1"}
+    assert {least > 0 for least in more.values()} == {is_read}
 
 
 def test_a_plug_that_was_trained_with_everybody_is_told_of(
