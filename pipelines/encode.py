@@ -205,14 +205,12 @@ class EncodeJob:
         return Made(tables, row_count, results.tokens, {"gone_count": results.gone.num_rows})
 
     def warn(self, inputs: NightInputs, counts: Mapping[str, int]) -> None:
-        """Tell of later nights that stood on what this one was before, and of earlier ones that protect nothing."""
-        if (
-            self.config.protection.is_on
-            and any(night.ds < inputs.ds for night in inputs.seen["nights"])
-            and inputs.notes["is_full"]
-        ):
-            told = "vectors of the nights before %s are stored as they were: `pplug expire --keep 1` removes them"
-            logger.warning(told, inputs.ds)
+        """Tell of later nights that stood on what this one was before, and of vectors with another protection."""
+        own = inputs.settings["protection"]
+        others = [one for one in inputs.seen["nights"] if one.ds <= inputs.ds and one.config.get("protection") != own]
+        if self.config.protection.is_on and inputs.notes["is_full"] and others:
+            told = "vectors of nights up to %s are stored without this protection: `pplug expire --keep 1` removes them"
+            logger.warning(told, others[-1].ds)
         later = [night.ds for night in inputs.seen["nights"] if night.ds > inputs.ds and not night.is_full]
         if later:
             told = "the nights after %s stand on it: `pplug backfill encode --start %s --end %s` brings them up to date"

@@ -153,6 +153,20 @@ def test_noise_keeps_vectors_at_length_one_at_its_distance_and_is_another_under_
     assert np.abs(a - b).max() > 0.1
 
 
+@pytest.mark.parametrize("before", [DAYS[0], DAYS[1]])
+def test_vectors_without_the_protection_are_told_of_also_in_old_versions_of_a_night(
+    before: date, fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    warehouse, config = fill(ITEMS), replace(encode_config, protection=Protection(3))
+    encode_night(warehouse, before, encode_config, kinds)
+    with caplog.at_level(logging.WARNING):
+        encode_night(warehouse, DAYS[1], config, kinds, rebuild=True)
+        assert f"nights up to {before} are stored without this protection" in caplog.text
+        caplog.clear()
+        encode_night(warehouse, DAYS[2], config, kinds)
+    assert "without this protection" not in caplog.text
+
+
 def test_another_protection_makes_a_full_night_and_expire_removes_what_was_stored_without(
     fill: Fill, kinds: dict[str, Kind], encode_config: EncodeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
