@@ -78,7 +78,7 @@ def themes(items: Sequence[Row], vectors: Any) -> list[Row]:
         count = sum(item["item_count"] for item in mine)
         texts = [str(item["text"]) for item in mine[:TYPICAL] if item["text"]]
         labels = [item["output"] for item in mine if item["output"]]
-        common = max(set(labels), key=labels.count) if labels else None
+        common = max(labels, key=labels.count, default=None)  # of several the one of the most typical text
         found.append({"items": count, "share": count / total, "often": common, "typical texts": "\n".join(texts)})
     return sorted(found, key=lambda row: -row["items"])
 

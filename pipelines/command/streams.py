@@ -60,8 +60,8 @@ waiting_line: Final = WaitingLine()
 
 
 def visible(text: str) -> str:
-    r"""The text with everything a terminal would obey written out, like \x1b."""
-    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+    r"""The text with everything a terminal would obey written out, like \x1b; line ends of Windows are line ends."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
 def visible_json(line: str) -> str:

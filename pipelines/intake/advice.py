@@ -1,4 +1,4 @@
-"""Find what a file most likely calls our columns, and say so where every row was refused for one reason."""
+"""Find what a file most likely calls our columns, and say what to do where rows were refused for one reason."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +11,9 @@ from pipelines.intake.staging import Seen
 
 _NAME: Final = re.compile(r"[^\W\d][\w.-]{0,40}")
 """What is shown as a column's name: the first row of a file without a header is somebody's text."""
+
+TO_UTF8: Final = "save it as UTF-8, or convert it with `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
+"""What to do with a file of another encoding, most often that of Windows' spreadsheets."""
 
 TITLES: Final = ("headline", "title", "subject")
 """What other people call an output that is free text."""
@@ -60,7 +63,7 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def advice(seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, str], rules: RowRules) -> Iterator[str]:
-    """A line for each source of which nothing was taken.
+    """A line for each source that is not UTF-8, and for each of which nothing was taken for another reason.
 
     Args:
         seen: what the rows of each source were.
@@ -69,10 +72,13 @@ def advice(seen: Mapping[str, Seen], names: Sequence[str], given: Mapping[str, s
         rules: what the rows might hold.
     """
     for source, file in seen.items():
+        label = source.rpartition("/")[2]
+        if count := file.reasons["not_utf8"]:
+            yield f"{label}: {count:,} of {file.rows_in:,} rows hold text that is not UTF-8: {TO_UTF8}"
+            continue
         if not file.rows_in or len(file.reasons) != 1 or file.reasons.total() < file.rows_in:
             continue
         (reason,) = file.reasons
-        label = source.rpartition("/")[2]
         line = f"{label}: all {file.rows_in} rows were refused: {reason}"
         if file.names and len(names) == 1:
             line += "; " + _columns(file.names, names[0], given, rules)

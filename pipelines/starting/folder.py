@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llm_jobs.kinds import Kind
-from pipelines.intake.advice import as_option
+from pipelines.intake.advice import TO_UTF8, as_option
 from pipelines.intake.remote import spelled
 from pipelines.starting.columns import Looked
 from pipelines.starting.samples import NEWCOMER, USERS, history_rows, task_rows
@@ -143,7 +143,8 @@ def _told(start: Start, *, is_new: bool) -> Iterator[str]:
         told = f"its {len(looked.labels)} labels are not all of {start.spoken}'s own"
         yield f"{told}: {'pplug.toml lists them' if is_new else f'list them in [kinds.{start.kind.name}]'} as choices"
     for reason, count in looked.refused.items():
-        yield f"of its first {looked.row_count} rows {count} would be refused: {reason}"
+        mend = f"; {TO_UTF8}" if reason == "not_utf8" else ""
+        yield f"of its first {looked.row_count} rows {count} would be refused: {reason}{mend}"
 
 
 def settings_text(start: Start) -> str:

@@ -1,5 +1,6 @@
 """What `pplug kinds` shows: every kind in a row, or one kind field by field with what a task of it looks like."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -76,5 +77,5 @@ def sample_rows(kind: Kind) -> Iterator[Row]:
 
 def _spelled(value: object) -> str | None:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(part if part.strip() else json.dumps(part) for part in map(str, value))  # line breaks are seen
     return str(value).lower() if isinstance(value, bool) else None if value in (None, "") else str(value)

@@ -78,3 +78,14 @@ def test_themes_are_groups_of_near_vectors() -> None:
     assert sum(row["items"] for row in found) == 5
     assert all(len({text.split()[0] for text in row["typical texts"].split("\n")}) == 1 for row in found)
     assert themes([], vectors[:0]) == []
+
+
+def test_of_outputs_that_are_as_frequent_that_of_the_most_typical_text_stands_for_a_theme() -> None:
+    """A set of texts has another order in every process."""
+    vectors = np.array([[1, at / 100] for at in range(40)], np.float32)
+    items = [
+        {"vector_number": at, "item_count": 1, "text": f"text {at}", "output": f"output {at}"}
+        for at in range(1, len(vectors) + 1)
+    ]
+    for theme in themes(items, vectors):
+        assert theme["often"].removeprefix("output") == theme["typical texts"].partition("\n")[0].removeprefix("text")

@@ -114,6 +114,21 @@ def test_the_columns_of_mails_are_known_in_tasks(pplug: Pplug, tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("body", ["It rained.", "Il a plu à Orléans."])
+def test_a_file_that_is_not_utf8_names_the_command_that_mends_it(body: str, pplug: Pplug, tmp_path: Path) -> None:
+    rows = [ROW, {**ROW, "body": "Jürgen was late."}, {**ROW, "body": body}]
+    text = "\n".join(",".join(row.values()) for row in ({name: name for name in ROW}, *rows[1:]))
+    (tmp_path / "old.csv").write_text(text, encoding="cp1252")
+    count = 1 + (not body.isascii())
+    hint = "save it as UTF-8, or convert it with `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
+    said = pplug("init", "--kind", "headline", "--from", "old.csv")
+    assert f"{count} would be refused: not_utf8; {hint}\n" in said.err
+    said = pplug("ingest", "histories", "old.csv", "--like", "old")
+    (line,) = [line for line in said.err.splitlines() if "UTF-8" in line]
+    assert line.endswith(f"old.csv: {count} of 2 rows hold text that is not UTF-8: {hint}")
+    assert "try --map" not in said.err
+
+
 def test_a_kind_that_is_not_there_is_wrong_usage(pplug: Pplug, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id\n1\n", encoding="utf8")
     said = pplug("ingest", "tasks", "t.csv", "--kind", "nope")

@@ -69,6 +69,11 @@ def test_a_kind_of_ones_own_is_shown_with_a_filled_prompt(pplug: Pplug, tmp_path
     assert "Which tag? red, blue, green note: A new text" in said.out
 
 
+def test_a_line_break_that_ends_an_answer_is_seen(pplug: Pplug) -> None:
+    (line,) = [line for line in pplug("kinds", "headline").out.splitlines() if line.startswith("stop ")]
+    assert line.split()[1] == '"\\n"'
+
+
 def test_a_kind_that_is_not_there_names_the_next_command(pplug: Pplug) -> None:
     for words in (("kinds", "hedline"), ("init", "--kind", "hedline")):
         said = pplug(*words)

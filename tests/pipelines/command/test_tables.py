@@ -97,6 +97,14 @@ def test_a_text_of_two_lines_and_of_any_script_is_shown_as_it_is(capsys: pytest.
     assert "中文 и 🙂" in out
 
 
+def test_the_line_ends_of_windows_are_line_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([{"text": "one\r\n\r\ntwo\rthree"}])
+    print_rows([{"text": "one\r\ntwo"}], OutputFormat.JSON)
+    table, as_json = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    assert [line.strip() for line in table.splitlines()[-3:]] == ["one", "", "two\\rthree"]
+    assert json.loads(as_json) == {"text": "one\r\ntwo"}
+
+
 def test_a_long_table_says_how_many_rows_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows({"n": n} for n in range(TABLE_ROWS + 7))
     said = capsys.readouterr()
