@@ -110,7 +110,7 @@ class GreedySearch(Search):
         self.counts[rows] = counts = counts + going
         self._scores[rows] += best.log_probs.where(going, 0)
         self._ties[rows] += best.is_tie & going
-        is_end = torch.isin(best.tokens, self._end_ids)
+        is_end = (best.tokens[:, None] == self._end_ids).any(1)  # torch.isin waits for a GPU if there are many end ids
         self._has_ended[rows] = is_end.where(going, self._has_ended[rows])
         self._is_done[rows] = ~going | is_end | (counts >= self._limits[rows]) | ~best.log_probs.isfinite()
 

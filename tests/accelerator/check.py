@@ -1,7 +1,7 @@
 """All checks on a GPU, each in a process of its own, and the table of what they found; check.sh runs it.
 
 The table is written anew after each check, so that a run that is cut off leaves what it had. A check that fails, or for
-which there is no time, is a row that says so.
+which there is no time, is a row that says so; so is a device that is not there.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from rows import FAILED, NOT_RUN, Row, Setting
 
 from embedder.devices import chosen_device, device_facts
+from embedder.errors import UsageError
 
 CHECKS: Final[dict[str, Callable[[Setting], list[Row]]]] = {
     "vectors": agreement.vectors,
@@ -37,6 +38,9 @@ CHECKS: Final[dict[str, Callable[[Setting], list[Row]]]] = {
 }
 """What matters most comes first."""
 
+LONGEST: Final = 150
+"""Seconds that one check may take, so that one that hangs leaves time for others."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the checks and write the table; 1 if one of them failed."""
@@ -47,11 +51,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=470, help="for all checks together")
     parser.add_argument("--only", nargs="*", choices=list(CHECKS), default=list(CHECKS))
     asked = parser.parse_args(words)
-    setting = Setting(str(chosen_device(asked.device)), asked.tiny)
     ends_at, rows = time.monotonic() + asked.seconds, list[Row]()
+    try:
+        setting = Setting(str(chosen_device(asked.device)), asked.tiny)
+    except UsageError as error:
+        rows.append(Row("device", "", "", f"{FAILED}: {error}"))
+        asked.table.write_text(document(rows, Setting("cpu", asked.tiny)), encoding="utf8")
+        return 1
     for name in asked.only:
         start = time.monotonic()
-        rows += in_time(name, setting, ends_at - start)
+        rows += in_time(name, setting, min(LONGEST, ends_at - start))
         sys.stderr.write(f"{name}: {time.monotonic() - start:.0f} s\n")
         asked.table.write_text(document(rows, setting), encoding="utf8")
     return int(any(row.result.startswith(FAILED) for row in rows))
@@ -67,7 +76,7 @@ def in_time(name: str, setting: Setting, seconds: float) -> list[Row]:
     process.start()
     there.close()
     try:
-        found: Any = here.recv() if here.poll(seconds) else f"{NOT_RUN}: no time left"
+        found: Any = here.recv() if here.poll(seconds) else f"{NOT_RUN}: not done in {seconds:.0f} s"
     except EOFError:
         process.join()
         found = f"{FAILED}: the process ended with {process.exitcode}"

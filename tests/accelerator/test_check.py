@@ -8,6 +8,30 @@ from pathlib import Path
 SCRIPT = Path(__file__).parent / "check.sh"
 
 
+def failure(table: Path, *words: str, **environment: str) -> str:
+    """Run the script where it must fail; its table."""
+    table.write_text("of an earlier run", "utf8")
+    done = subprocess.run(
+        [SCRIPT, table, *words], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    return table.read_text("utf8")
+
+
+def test_without_the_device_the_table_says_so(tmp_path: Path) -> None:
+    text = failure(tmp_path / "table.md", "--tiny", PYTHON=sys.executable, CUDA_VISIBLE_DEVICES="")
+    assert "| device |  |  | FAILED: device cuda: torch" in text
+
+
+def test_without_packages_the_table_says_so(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n', "utf8")  # sees no installed package, nor pip
+    bare.chmod(0o755)
+    text = failure(tmp_path / "table.md", "--tiny", PYTHON=str(bare), WHEELS=str(tmp_path))
+    assert "| packages | | | FAILED: pip does not install torch" in text
+    assert "No module named pip" in text
+
+
 def test_every_check_runs_on_a_cpu_and_is_a_row_of_the_table(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}

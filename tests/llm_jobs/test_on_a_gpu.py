@@ -1,5 +1,6 @@
 """What the engine does on a GPU, without one: the same answers, no number waited for, less memory than wanted."""
 
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_requests import prepared
 from tiny_models import tiny_llama
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedder.errors import InputMissing
 from llm_jobs import FrozenLLM
@@ -23,6 +25,7 @@ from llm_jobs.engine.prefill import PromptRows, read
 from llm_jobs.engine.recorded import Recorded
 from llm_jobs.engine.rules import Rules
 from llm_jobs.prompts import Placement, Request
+from llm_jobs.quantised import FrozenLinear
 
 drawn_requests = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 14), st.booleans()), min_size=1, max_size=12
@@ -68,16 +71,40 @@ def test_reading_and_a_step_wait_for_no_number() -> None:
         (4, 32),
     ]
     requests = [prepared((5, 6), limit=9) for _ in range(4)]
-    decoding = scheduler._Decoding(
-        PromptRows(trunk, cache, 0), requests, torch.tensor([2], device="meta"), rules, beams=1
-    )
-    decoding._step(4)
-    decoding._step(2)
+    end_ids = torch.arange(2, 300, device="meta")  # a kind's `stop`: every token that holds a line break
+    decoding = scheduler._Decoding(PromptRows(trunk, cache, 0), requests, end_ids, rules, beams=1)
+    with NothingThatWaits():
+        decoding._step(4)
+        decoding._step(2)
 
 
-@pytest.mark.parametrize("can_be_recorded", [True, False])
-def test_a_step_is_recorded_when_it_comes_again(can_be_recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+class NothingThatWaits(TorchDispatchMode):
+    """Refuses what needs no number on "meta" but waits inside on CUDA; `isin` sorts out equal ids if there are many."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert operator.overloadpacket.__name__ not in ("isin", "_unique2", "nonzero", "masked_select", "bincount")
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("can_be_recorded", "waits", "wanted"),
+    [
+        (True, False, ["step 4", "record", "replay", "replay", "step 2", "replay", "record", "replay"]),
+        (False, False, ["step 4", "record", "step 4", "step 4", "step 2", "step 4", "step 2"]),
+        (True, True, ["step 4", "step 4", "step 4", "step 2", "step 4", "record", "replay"]),
+        (False, True, ["step 4", "step 4", "step 4", "step 2", "step 4", "record", "step 2"]),
+    ],
+)
+def test_a_step_is_recorded_when_it_comes_again_unless_it_waits(
+    can_be_recorded: bool, waits: bool, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
+    modes: list[str] = []
+
+    def step(size: int) -> None:
+        done.append(f"step {size}")
+        if waits and size == 4 and modes[-1:] == ["warn"]:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
     class Graph:
         """What torch does with a GPU."""
@@ -97,13 +124,12 @@ def test_a_step_is_recorded_when_it_comes_again(can_be_recorded: bool, monkeypat
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
-    advance = Recorded(lambda size: done.append(f"step {size}"), torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    advance = Recorded(step, torch.device("cuda"))
     for size in (4, 4, 4, 2, 4, 2):
         advance(size)
-    if can_be_recorded:
-        assert done == ["step 4", "record", "replay", "replay", "step 2", "replay", "record", "replay"]
-    else:
-        assert done == ["step 4", "record", "step 4", "step 4", "step 2", "step 4", "step 2"]
+    assert done == wanted
+    assert modes == ["warn", "default"] * (len(modes) // 2)
 
 
 def test_a_queue_without_memory_goes_on_with_fewer_rows(
@@ -149,3 +175,28 @@ def test_weights_of_eight_bits_answer_and_let_gradients_through(tiny_llm_folder:
         assert (found - exact).abs().max() < (0.5 if dtype == "int8" else 3)
         (gradient,) = torch.autograd.grad(found.sum(), vectors)
         assert gradient.abs().sum() > 0
+
+
+class WithoutGradient(torch.Tensor):
+    """A weight as torchao's of 4 bits on a GPU: the product with it is an operator that has no gradient."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.nn.functional.linear:
+            return super().__torch_function__(function, types, args, kwargs or {})
+        x, weight, *bias = args
+        return torch.nn.functional.linear(x.detach(), weight.as_subclass(torch.Tensor), *bias)
+
+
+def test_a_gradient_goes_through_a_product_that_has_none() -> None:
+    torch.manual_seed(0)
+    plain, x = torch.nn.Linear(6, 4).requires_grad_(False), torch.randn(2, 3, 6, requires_grad=True)
+    factor = torch.randn(2, 3, 4)
+    wanted = torch.autograd.grad((plain(x) * factor).sum(), x)[0]
+    frozen = torch.nn.Linear(6, 4).requires_grad_(False)
+    frozen.bias = plain.bias
+    frozen.weight = torch.nn.Parameter(plain.weight.data.as_subclass(WithoutGradient), requires_grad=False)
+    assert not frozen(x).requires_grad
+    frozen.__class__ = FrozenLinear
+    torch.testing.assert_close(frozen(x), plain(x))
+    torch.testing.assert_close(torch.autograd.grad((frozen(x) * factor).sum(), x)[0], wanted)
