@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from embedder.devices import LLMDtype, chosen_device
+from embedder.devices import LLMDtype, chosen_device, in_halves
 from embedder.errors import PplugError, UsageError
 from embedder.models import model_folder
 from embedder.plain_text import load_tokenizer
@@ -160,12 +160,14 @@ class FrozenLLM(AnsweringLLM):
     def prefixes(self, befores: Sequence[Ids]) -> list[Prefix]:
         """Compute what a causal LLM keeps of the tokens before the soft prompts; equal ones are computed once.
 
+        Without memory for all at once it is done in halves.
+
         Raises:
             PplugError: for an LLM that reads prompt and soft prompt together (see `has_prefixes`).
         """
         if not isinstance(self.engine, CausalLM):
             raise PplugError(f"an LLM that runs in {self.kernel} has no prefixes: leave them out")
-        return self.engine.prefixes(befores)
+        return [prefix for part in in_halves(self.engine.prefixes, befores) for prefix in part]
 
     def pooled_values(self, befores: Sequence[Ids]) -> Tensor:
         values: list[Tensor] = []

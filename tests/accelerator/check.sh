@@ -6,14 +6,18 @@
 #
 # Packages that are missing are installed from the package index, or, with WHEELS=FOLDER, from wheels in a folder.
 # PYTHON names the interpreter; one that has torch and transformers already saves most of the time. No model is
-# downloaded: models are made from their configurations, with drawn weights. With vLLM installed it is measured too.
+# downloaded: models are made from their configurations, with drawn weights. vLLM wants other versions of packages: where
+# it is not installed, it is installed into a folder of its own while the other checks run, and checked last.
 # The table is written whatever happens: what failed, packages that could not be installed too, is a row that says so.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
 table=accelerator.md
-case "${1:--}" in -*) ;; *) table=$1 ;; esac
+case "${1:--}" in -*) ;; *) table=$1; shift ;; esac
 rm -f "$table"
+vllm=$root/docs/requirements-vllm-gpu.txt
+case " $* " in *" --tiny "* | *" --only "*) vllm= ;; esac
+vllm=${VLLM_REQUIREMENTS-$vllm}
 
 failed() {  # WHAT WHY: a table of nothing but this
   printf '| check | found | wanted | result |\n|---|---|---|---|\n| %s | | | FAILED: %s |\n' "$1" "${2//|//}" > "$table"
@@ -30,18 +34,32 @@ NEEDED = {
 print(*(package for module, package in NEEDED.items() if find_spec(module) is None))
 END
 ) || failed packages "$python does not run"
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
-export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)' && vllm=
+sites=$(mktemp -d)
+trap 'kill "${installing:-}" 2> /dev/null || true; wait; rm -rf "$sites"' EXIT
+pip=(timeout 300 "$python" -m pip install -q --disable-pip-version-check --no-compile)  # little can be done meanwhile
+[ -z "${WHEELS:-}" ] || pip+=(--no-index --no-deps --find-links "$WHEELS")
 
-install() {  # PACKAGE...: five minutes at most, as nothing can be done meanwhile
-  timeout 300 "$python" -m pip install -q --disable-pip-version-check --no-compile --target "$site" \
-    ${WHEELS:+--no-index --no-deps --find-links "$WHEELS"} "$@" 2> >(tee "$site/pip.log" >&2)
+install() {  # PACKAGE...
+  "${pip[@]}" --target "$sites/own" "$@" 2> >(tee "$sites/own.log" >&2)
 }
 
+why() {  # FOLDER: the last that pip said
+  tail -n 1 "$sites/$1.log" | cut -c 1-200 | tr '|' /
+}
+
+check() {  # WORD...
+  "$python" "$root/tests/accelerator/check.py" "$@"
+}
+
+if [ -n "$vllm" ]; then
+  "${pip[@]}" --target "$sites/vllm" --no-deps -r "$vllm" 2> "$sites/vllm.log" &
+  installing=$!
+fi
+export PYTHONPATH="$sites/own${PYTHONPATH:+:$PYTHONPATH}"
 if [ -n "$missing" ]; then
   # shellcheck disable=SC2086  # one word a package
-  install $missing || failed packages "pip does not install $missing: $(tail -n 1 "$site/pip.log" | cut -c 1-200)"
+  install $missing || failed packages "pip does not install $missing: $(why own)"
 fi
 case " $* " in
   *" --tiny "*) ;;
@@ -51,6 +69,16 @@ esac
 export PYTHONPATH="$root:$root/tests:$root/tests/accelerator:$PYTHONPATH"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 code=0
-"$python" "$root/tests/accelerator/check.py" --seconds $((470 - SECONDS)) "$@" || code=$?  # bash counts from its start
+check "$table" --seconds $((${vllm:+-150} + 470 - SECONDS)) "$@" || code=$?  # bash counts from its start
 [ -e "$table" ] || failed checks "check.py ended with $code before the first one"
+if [ -n "$vllm" ] && ! grep -q '^| device ' "$table"; then
+  sed -i '/vLLM is not installed/d' "$table"
+  if wait "$installing"; then
+    export PYTHONPATH="$sites/vllm:$PYTHONPATH"
+    check "$sites/vllm.md" --seconds $((470 - SECONDS)) "$@" --only 'vLLM, small' 'vLLM, large' || code=$?
+    tail -n +5 "$sites/vllm.md" >> "$table"  # below the heading
+  else
+    printf '| vLLM | | | not run: pip does not install %s: %s |\n' "${vllm##*/}" "$(why vllm)" >> "$table"
+  fi
+fi
 exit "$code"

@@ -4,16 +4,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 SCRIPT = Path(__file__).parent / "check.sh"
+
+
+def checked(table: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script."""
+    return subprocess.run(
+        [SCRIPT, table, *words], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
 
 
 def failure(table: Path, *words: str, **environment: str) -> str:
     """Run the script where it must fail; its table."""
     table.write_text("of an earlier run", "utf8")
-    done = subprocess.run(
-        [SCRIPT, table, *words], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    done = checked(table, *words, **environment)
     assert done.returncode == 1, done.stderr
     return table.read_text("utf8")
 
@@ -32,12 +38,34 @@ def test_without_packages_the_table_says_so(tmp_path: Path) -> None:
     assert "No module named pip" in text
 
 
+def test_vllm_is_installed_apart_and_checked_last(tmp_path: Path) -> None:
+    (tmp_path / "vllm.txt").write_text("vllm==1\n", "utf8")
+    with ZipFile(tmp_path / "vllm-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("vllm/__init__.py", "raise ImportError('a stand-in')\n")
+        wheel.writestr("vllm-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: vllm\nVersion: 1\n")
+        wheel.writestr("vllm-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("vllm-1.dist-info/RECORD", "")
+    words = ("--device", "cpu", "--tiny", "--only", "vectors")
+    environment = {"PYTHON": sys.executable, "WHEELS": str(tmp_path)}
+    text = failure(tmp_path / "table.md", *words, **environment, VLLM_REQUIREMENTS=str(tmp_path / "vllm.txt"))
+    assert [line.split("|")[1].strip() for line in text.splitlines()[-2:]] == ["vLLM, small", "vLLM, large"]
+    assert text.count("FAILED: ImportError: a stand-in") == 2
+    assert "| vectors of 16 texts, float32" in text
+
+
+def test_a_vllm_that_cannot_be_installed_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "vllm.txt").write_text("vllm==2\n", "utf8")
+    words = ("--device", "cpu", "--tiny", "--only", "vectors")
+    environment = {"PYTHON": sys.executable, "WHEELS": str(tmp_path), "VLLM_REQUIREMENTS": str(tmp_path / "vllm.txt")}
+    done = checked(tmp_path / "table.md", *words, **environment)
+    assert done.returncode == 0, done.stderr
+    last = (tmp_path / "table.md").read_text("utf8").splitlines()[-1]
+    assert last.startswith("| vLLM | | | not run: pip does not install vllm.txt: ERROR: No matching distribution")
+
+
 def test_every_check_runs_on_a_cpu_and_is_a_row_of_the_table(tmp_path: Path) -> None:
     table = tmp_path / "table.md"
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [SCRIPT, table, "--device", "cpu", "--tiny"], env=environment, capture_output=True, text=True, check=False
-    )
+    done = checked(table, "--device", "cpu", "--tiny", PYTHON=sys.executable, OMP_NUM_THREADS="1")
     text = table.read_text("utf8")
     assert done.returncode == 0, done.stderr + text
     assert "FAILED" not in text

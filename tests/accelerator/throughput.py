@@ -1,10 +1,12 @@
 """How fast a device is, and how much memory it takes: the encoder, both engines, training."""
 
 import gc
+import logging
 import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,7 @@ from stand_ins import drawn_llm, llm_config, save, text_encoder, texts
 from transformers import AutoModelForCausalLM
 
 from embedder.devices import Dtype
+from llm_jobs.engine import recorded
 from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.tasks import AnsweringLLM
 from llm_jobs.training.data import TrainConfig, batches
@@ -112,7 +115,24 @@ def engine(name: str, setting: Setting, weights: str = "") -> list[Row]:
     """Time the default engine."""
     llm = drawn_llm(llm_config(name, setting), setting.device, precision(setting), weights)
     told = f"engine, {name}, {llm.kernel}" + (f", weights {weights}" if weights else "")
-    return [answering(told, llm, llm.embedding_norm, setting)]
+    with said_by(recorded.logger) as said:
+        row = answering(told, llm, llm.embedding_norm, setting)
+    return [replace(row, found="; ".join([row.found, *dict.fromkeys(said)]))]
+
+
+@contextmanager
+def said_by(logger: logging.Logger) -> Generator[list[str]]:
+    """Listen to a logger: whether steps are recorded only it tells."""
+    said, handler = list[str](), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def small_engine(setting: Setting) -> list[Row]:

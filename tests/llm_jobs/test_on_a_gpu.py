@@ -1,7 +1,7 @@
 """What the engine does on a GPU, without one: the same answers, no number waited for, less memory than wanted."""
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from embedder.errors import InputMissing
 from llm_jobs import FrozenLLM
 from llm_jobs.engine import scheduler
-from llm_jobs.engine.kv_cache import KVCache
+from llm_jobs.engine.kv_cache import KVCache, Prefix
 from llm_jobs.engine.llama import LlamaTrunk
 from llm_jobs.engine.packing import NewTokens
 from llm_jobs.engine.prefill import PromptRows, read
 from llm_jobs.engine.recorded import Recorded
 from llm_jobs.engine.rules import Rules
-from llm_jobs.prompts import Placement, Request
+from llm_jobs.prompts import Ids, Placement, Request
 from llm_jobs.quantised import FrozenLinear
 
 drawn_requests = st.lists(
@@ -151,6 +151,22 @@ def test_a_queue_without_memory_goes_on_with_fewer_rows(
     monkeypatch.setattr(KVCache, "empty", lambda *_: small(None, 9, 9))
     with pytest.raises(torch.OutOfMemoryError):
         tiny_llm.answer(requests, Placement.AFTER)
+
+
+def test_prompts_of_a_training_that_do_not_fit_are_read_in_halves(
+    tiny_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    befores = [tiny_llm.parts("which " * (1 + at % 4), Placement.AFTER, 20).before for at in range(7)]
+    wanted = tiny_llm.pooled_values(befores)
+    plain = tiny_llm.engine.prefixes  # type: ignore[union-attr]  # it is causal
+
+    def small(some: Sequence[Ids]) -> list[Prefix]:
+        if len(some) > 2:
+            raise torch.OutOfMemoryError
+        return plain(some)
+
+    monkeypatch.setattr(tiny_llm.engine, "prefixes", small)
+    torch.testing.assert_close(tiny_llm.pooled_values(befores), wanted)
 
 
 @pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
