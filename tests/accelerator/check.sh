@@ -76,7 +76,11 @@ if [ -n "$vllm" ] && ! grep -q '^| device ' "$table"; then
   if wait "$installing"; then
     export PYTHONPATH="$sites/vllm:$PYTHONPATH"
     check "$sites/vllm.md" --seconds $((470 - SECONDS)) "$@" --only 'vLLM, small' 'vLLM, large' || code=$?
-    tail -n +5 "$sites/vllm.md" >> "$table"  # below the heading
+    if [ -e "$sites/vllm.md" ]; then
+      tail -n +5 "$sites/vllm.md" >> "$table"  # below the heading
+    else
+      printf '| vLLM | | | FAILED: check.py ended with %s before the first one |\n' "$code" >> "$table"
+    fi
   else
     printf '| vLLM | | | not run: pip does not install %s: %s |\n' "${vllm##*/}" "$(why vllm)" >> "$table"
   fi

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 SCRIPT = Path(__file__).parent / "check.sh"
 
 
@@ -38,19 +40,23 @@ def test_without_packages_the_table_says_so(tmp_path: Path) -> None:
     assert "No module named pip" in text
 
 
-def test_vllm_is_installed_apart_and_checked_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["vllm", "torch"])
+def test_vllm_is_installed_apart_and_checked_last(module: str, tmp_path: Path) -> None:
     (tmp_path / "vllm.txt").write_text("vllm==1\n", "utf8")
     with ZipFile(tmp_path / "vllm-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("vllm/__init__.py", "raise ImportError('a stand-in')\n")
+        wheel.writestr(f"{module}/__init__.py", "raise ImportError('a stand-in')\n")
         wheel.writestr("vllm-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: vllm\nVersion: 1\n")
         wheel.writestr("vllm-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("vllm-1.dist-info/RECORD", "")
     words = ("--device", "cpu", "--tiny", "--only", "vectors")
     environment = {"PYTHON": sys.executable, "WHEELS": str(tmp_path)}
     text = failure(tmp_path / "table.md", *words, **environment, VLLM_REQUIREMENTS=str(tmp_path / "vllm.txt"))
+    assert "| vectors of 16 texts, float32" in text
+    if module == "torch":
+        assert text.splitlines()[-1] == "| vLLM | | | FAILED: check.py ended with 1 before the first one |"
+        return
     assert [line.split("|")[1].strip() for line in text.splitlines()[-2:]] == ["vLLM, small", "vLLM, large"]
     assert text.count("FAILED: ImportError: a stand-in") == 2
-    assert "| vectors of 16 texts, float32" in text
 
 
 def test_a_vllm_that_cannot_be_installed_is_a_row(tmp_path: Path) -> None:
