@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.tables.parquet import user_ranges
@@ -78,4 +79,4 @@ def rows_of_users(path: Path, schema: pa.Schema, users: Sequence[str]) -> pa.Tab
     except Exception as error:  # DataFusion has no class of its own
         raise OSError(f"{path}: {str(error).partition(chr(10))[0]}") from error
     path.stat()  # to DataFusion no file is no rows
-    return rows.take(pa.array(range(rows.num_rows), pa.int64()))  # a copy: one row would keep a batch's megabytes
+    return rows.take(np.arange(rows.num_rows))  # a copy: one row would keep a batch's megabytes
