@@ -24,15 +24,19 @@ PATIENCE = 120
 """Seconds of the clock, where the system cannot bound those of the processor; starting takes one or two."""
 
 
-def rendered_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, *, thinking: bool) -> str:
-    """Render one message of the user by the chat template, ready for the answer; some let the LLM think aloud first.
+def rendered_chat(tokenizer: PreTrainedTokenizerBase, *messages: str, thinking: bool) -> str:
+    """Render messages of user and assistant in turn by the chat template, ready for the answer to the last one.
+
+    Some templates let the LLM think aloud first.
 
     Raises:
         PplugError: if the template fails, or takes without end.
     """
     untyped: Any = tokenizer
     variables = untyped.special_tokens_map | {
-        "conversations": [[{"role": "user", "content": prompt}]],
+        "conversations": [
+            [{"role": ("user", "assistant")[at % 2], "content": message} for at, message in enumerate(messages)]
+        ],
         "add_generation_prompt": True,
         "date_string": DATE_STRING,
         "enable_thinking": thinking,

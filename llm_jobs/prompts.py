@@ -3,15 +3,18 @@
     header ▲ input   footer         Placement.BEFORE, as in the paper
     header   input   footer ▲       Placement.AFTER: equal prompts of different users share everything before ▲
 
-Header and footer come from the LLM's chat template. Header, input and footer are tokenised one by one, so training and
-answering see the same tokens with either placement.
+Earlier turns, another input and its answer each, stand between header and input. Header and footer come from the LLM's
+chat template. Header, input and footer are tokenised one by one, so training and answering see the same tokens with
+either placement.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from torch import Tensor
@@ -24,7 +27,10 @@ from llm_jobs.chat_template import rendered_chat
 
 Ids = tuple[int, ...]  # token ids
 
-PROBE = "PPLUGPROBE"
+Turns = tuple[tuple[str, str], ...]
+"""Earlier turns of a conversation, the oldest first: an input, and the answer to it."""
+
+PROBE, ANSWER_PROBE = "PPLUGPROBE", "PPLUGANSWER"
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half characters: Python strings may hold them, UTF-8 and tokenizers may not."""
@@ -56,6 +62,7 @@ class Request:
     max_new_tokens: int = 32  # most tokens of a free answer, the end token included
     stop: tuple[str, ...] = ()  # texts that end a free answer before them
     no_repeat: int = 0  # no run of so many tokens comes twice in a free answer; 0 for no such rule
+    turns: Turns = ()  # earlier ones, before the prompt
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -148,6 +155,27 @@ class PromptFormat:
         return self._stop_ids[stop]
 
     @cached_property
+    def turn(self) -> tuple[Ids, Ids]:
+        """What stands behind an earlier input, and behind the answer to it.
+
+        As the chat template writes it; line breaks where there is no template, or one that changes earlier answers.
+        """
+        if self.tokenizer.chat_template:
+            with suppress(PplugError):  # some templates take one message only
+                chat = rendered_chat(self.tokenizer, PROBE, ANSWER_PROBE, PROBE, thinking=False)
+                if (chat.count(PROBE), chat.count(ANSWER_PROBE)) == (2, 1):
+                    found = chat.split(PROBE)[1].split(ANSWER_PROBE)
+                    behind, before = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in found)
+                    return tuple(behind), tuple(before)
+        return self.token_ids("\n"), self.token_ids("\n\n")
+
+    def turn_ids(self, turns: Turns) -> Ids:
+        """What stands between header and input of a conversation with earlier turns."""
+        behind, before = self.turn if turns else ((), ())
+        found = [(*self.token_ids(said), *behind, *self.token_ids(answer), *before) for said, answer in turns]
+        return tuple(chain.from_iterable(found))
+
+    @cached_property
     def _stop_ids(self) -> dict[tuple[str, ...], Ids]:
         return {}
 
@@ -155,14 +183,15 @@ class PromptFormat:
     def _plain(self) -> PlainTextTokenizer:
         return PlainTextTokenizer(self.tokenizer)
 
-    def parts(self, prompt: str, placement: Placement, room: int) -> PromptParts:
+    def parts(self, prompt: str, placement: Placement, room: int, turns: Turns = ()) -> PromptParts:
         """Cut a prompt around the place of the soft prompt.
 
         Args:
             prompt: the task's input.
             placement: where the soft prompt goes.
-            room: tokens that header, input and footer may take together. A longer input loses its middle: what
-                is asked stands at either end of it.
+            room: tokens that header, turns, input and footer may take together. A longer input loses its middle:
+                what is asked stands at either end of it.
+            turns: earlier ones, never cut.
 
         Raises:
             PromptRefused: empty_prompt, or prompt_too_long if not even one token of the input fits.
@@ -170,14 +199,15 @@ class PromptFormat:
         ids = self.token_ids(prompt)
         if not prompt.strip() or not ids:
             raise PromptRefused("empty_prompt", "the task's input is empty")
-        room -= len(self.header) + len(self.footer)
+        header = self.header + self.turn_ids(turns)
+        room -= len(header) + len(self.footer)
         if room < 1:
             raise PromptRefused("prompt_too_long", f"{len(ids)} tokens of input, but the context has room for {room}")
         shortened = shorten_middle(ids, room)
         is_shortened = len(shortened) < len(ids)
         if placement is Placement.BEFORE:
-            return PromptParts(self.header, shortened + self.footer, is_shortened)
-        return PromptParts(self.header + shortened + self.footer, (), is_shortened)
+            return PromptParts(header, shortened + self.footer, is_shortened)
+        return PromptParts(header + shortened + self.footer, (), is_shortened)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:

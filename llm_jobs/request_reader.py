@@ -25,6 +25,7 @@ from llm_jobs.prompts import (
     PromptRefused,
     Refusal,
     Request,
+    Turns,
     before_stop,
 )
 
@@ -87,9 +88,9 @@ class RequestReader:
             for one, result in zip(prepared, results, strict=True)
         ]
 
-    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
+    def parts(self, prompt: str, placement: Placement, reserve: int, turns: Turns = ()) -> PromptParts:
         """Cut a prompt around the place of its soft prompt, with `reserve` tokens of the context left."""
-        return self.format.parts(prompt, placement, self.context_length - reserve)
+        return self.format.parts(prompt, placement, self.context_length - reserve, turns)
 
     def answer_ids(self, text: str) -> Ids:
         """Split an answer into token ids, the end token included."""
@@ -103,7 +104,8 @@ class RequestReader:
                 raise PromptRefused("empty_choice", "no choice, or one without tokens")
             choices = tuple(map(self.answer_ids, request.choices))
         longest = max(map(len, choices), default=request.max_new_tokens)
-        parts = self.parts(request.prompt, placement, len(soft) + (0 if self.is_encoder_decoder else longest))
+        reserve = len(soft) + (0 if self.is_encoder_decoder else longest)
+        parts = self.parts(request.prompt, placement, reserve, request.turns)
         return Prepared(request, parts, soft.detach(), choices, () if choices else self.format.stop_ids(request.stop))
 
     def _answer(self, prepared: Prepared, decoded: Decoded) -> Answer:

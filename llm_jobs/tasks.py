@@ -10,7 +10,7 @@ from embedder.encoder import Tell
 from embedder.errors import PplugError
 from embedder.histories import History
 from llm_jobs.engine.engine import Engine, run_halving, untold
-from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request
+from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request, Turns
 from llm_jobs.request_reader import RequestReader
 
 
@@ -48,13 +48,15 @@ class AnsweringLLM:
         decoded = run_halving(self.engine, prepared, tell)
         return self.reader.render(prepared, decoded)
 
-    def parts(self, prompt: str, placement: Placement, reserve: int) -> PromptParts:
+    def parts(self, prompt: str, placement: Placement, reserve: int, turns: Turns = ()) -> PromptParts:
         """Cut a prompt around the place of its soft prompt, with `reserve` tokens kept free for that and the answer.
+
+        Earlier `turns` are never cut.
 
         Raises:
             PromptRefused: if the prompt is empty, or nothing of it fits.
         """
-        return self.reader.parts(prompt, placement, reserve)
+        return self.reader.parts(prompt, placement, reserve, turns)
 
     def answer_ids(self, text: str) -> Ids:
         return self.reader.answer_ids(text)

@@ -32,7 +32,7 @@ from pipelines.baselines.kept import (
     kept_texts,
 )
 from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
-from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, retrieved_prompt
+from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, few_shot, retrieved_prompt
 from pipelines.baselines.style import steered_answers
 
 LORA: Final = "lora"
@@ -156,6 +156,24 @@ def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) ->
     return build
 
 
+def few_shot_method(count: int) -> Build:
+    """Let the user's nearest items with an output be earlier turns of the conversation; no soft prompt."""
+
+    def build(context: BaselineContext) -> Method:
+        def request(case: Case, plain: Request) -> Request:
+            assert isinstance(context.llm, FrozenLLM), "no method retrieves for another engine"
+            nearest = by_cosine(replace(case, items=case.labelled))
+            prompt, turns = few_shot(case, nearest[:count], context.kind, context.llm)
+            return replace(plain, prompt=prompt, turns=turns)
+
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            return [request(case, plain) for case, plain in zip(cases, without_persona(cases), strict=True)]
+
+        return Method(user_bytes=kept_items, requests=requests)
+
+    return build
+
+
 def nearest_method(name: str, whose: Whose = own_history) -> Build:
     """A plug, and the user's one nearest item in the prompt."""
 
@@ -263,6 +281,8 @@ METHODS: Final[Mapping[str, Entry]] = {
         for name, (rank, kept) in RANKINGS.items()
         for count in (1, 4)
     },
+    "few_shot_1": Entry(few_shot_method(1)),
+    "few_shot_4": Entry(few_shot_method(4)),
     "label_mode": Entry(label_method(mode_answers, kept_labels), is_closed=True),
     "label_vote": Entry(label_method(vote_answers, kept_labelled_vectors), is_closed=True),
     "label_regression": Entry(regression_method, is_closed=True),

@@ -1,6 +1,7 @@
-"""Put the user's own items into the prompt, in LaMP's wording: the newest, or those nearest to the task.
+"""Put the user's own items into the prompt: the newest, or those nearest to the task.
 
-    items ─▶ rank (recency, BM25, cosine) ─▶ the k first ─▶ their texts cut to fit ─▶ LaMP's prompt
+    items ─▶ rank (recency, BM25, cosine) ─▶ the k first ─▶ their texts cut to fit ─┬─▶ LaMP's prompt
+                                                                                    └─▶ earlier turns (few-shot)
 
 An item is cut at the end of its text, its output and the task itself never are.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Placement, PromptRefused
+from llm_jobs.prompts import Placement, PromptRefused, Turns
 from llm_jobs.training.data import Example
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
@@ -96,25 +97,61 @@ def retrieved_prompt(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenL
         llm: whose tokens and context count.
         soft: soft prompt vectors that must fit too.
     """
-    task = case.task
-    longest = max((len(llm.answer_ids(choice)) for choice in task.choices or ()), default=case.personal.max_new_tokens)
-    return fitting_prompt(task.input, [(item.text, item.output) for item in items], kind, llm, soft + longest)
+    return fitting_prompt(case.task.input, items_of(items), kind, llm, soft + answer_tokens(case, llm))
+
+
+def items_of(items: Sequence[Item]) -> list[Pair]:
+    """Text and output of each."""
+    return [(item.text, item.output) for item in items]
+
+
+def answer_tokens(case: Case, llm: FrozenLLM) -> int:
+    """Most tokens that an answer takes."""
+    choices = case.task.choices or ()
+    return max((len(llm.answer_ids(choice)) for choice in choices), default=case.personal.max_new_tokens)
 
 
 def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> str:
     """The same of a prompt and items' texts and outputs, where so many tokens must fit behind it."""
     if not fits(asked, llm, reserve):
         return asked
+    found = fitting(items, llm, lambda pairs: fits(kind.with_retrieved(pairs, asked), llm, reserve))
+    return kind.with_retrieved(found, asked)
+
+
+def few_shot(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenLLM) -> tuple[str, Turns]:
+    """The task as one more turn of a conversation: its input without instruction, and earlier turns.
+
+    In these the user says an item's text and the LLM answers with its output, the best item last. Without an item that
+    fits the task is asked as it is.
+
+    Args:
+        case: the task.
+        items: best first; all have an output.
+        kind: knows what of the input is instruction.
+        llm: whose tokens and context count.
+    """
+    asked, reserve = kind.query(case.task.input) or case.task.input, answer_tokens(case, llm)
+    found = fitting(items_of(items), llm, lambda pairs: fits(asked, llm, reserve, turns_of(pairs)))
+    return (asked, turns_of(found)) if found else (case.task.input, ())
+
+
+def turns_of(pairs: Sequence[Pair]) -> Turns:
+    """The pairs as turns, the first one last."""
+    return tuple((text, output or "") for text, output in reversed(pairs))
+
+
+def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pair]], bool]) -> Sequence[Pair]:
+    """As many of the items, best first, and as much of their texts as is taken; none where not even one is."""
     for count in range(len(items), 0, -1):
         room = count * ITEM_TOKENS
         while room:
             texts = cut_texts([text for text, _ in items[:count]], room, llm)
             pairs = [(text, output) for text, (_, output) in zip(texts, items, strict=False)]
-            prompt = kind.with_retrieved(pairs, asked)
-            if fits(prompt, llm, reserve):
-                return prompt
+            if takes(pairs):
+                return pairs
             room = int(room * STOP_SHARE)
-    return asked
+    return []
 
 
 def with_nearest(
@@ -147,10 +184,10 @@ def with_nearest(
     return found
 
 
-def fits(prompt: str, llm: FrozenLLM, reserve: int) -> bool:
-    """Whether the LLM can read all of the prompt."""
+def fits(prompt: str, llm: FrozenLLM, reserve: int, turns: Turns = ()) -> bool:
+    """Whether the LLM can read all of the prompt, and of the turns before it."""
     try:
-        return not llm.parts(prompt, Placement.AFTER, reserve).is_shortened
+        return not llm.parts(prompt, Placement.AFTER, reserve, turns).is_shortened
     except PromptRefused:
         return False
 

@@ -27,6 +27,8 @@ ARMS: Final[dict[str, str]] = {
     "bm25_4": "4 best items by BM25 in the prompt",
     "dense_1": "the nearest item in the prompt",
     "dense_4": "4 nearest items in the prompt",
+    "few_shot_1": "the nearest item as an earlier turn",
+    "few_shot_4": "4 nearest items as earlier turns",
     "label_mode": "the user's most frequent label",
     "label_vote": "a vote of the user's past labels",
     "label_regression": "a regression on past labels",

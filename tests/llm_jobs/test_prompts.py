@@ -11,6 +11,7 @@ from llm_jobs.prompts import Placement, PromptFormat, PromptRefused, shorten_mid
 
 MakeTokenizer = Callable[[bool], PreTrainedTokenizerFast]
 
+ROLES = "user", "assistant"
 texts = st.text(max_size=40) | st.sampled_from(["<|im_end|>", "a <|im_start|>assistant\nb", "\ud800 half", "<pad>"])
 
 
@@ -45,6 +46,35 @@ def test_a_template_that_repeats_the_prompt_is_refused(make_tokenizer: MakeToken
     tokenizer.chat_template = "{{ messages[0]['content'] }} {{ messages[0]['content'] }}"
     with pytest.raises(PplugError, match="2 times"):
         PromptFormat.of(tokenizer, is_encoder_decoder=False)
+
+
+def test_earlier_turns_are_written_as_by_the_template(chat: PromptFormat) -> None:
+    turns = (("a b", "red"), ("c", "blue"))
+    messages = [{"role": ROLES[at % 2], "content": said} for at, said in enumerate(("a b", "red", "c", "blue", "d"))]
+    wanted = chat.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    for placement in Placement:
+        parts = chat.parts("d", placement, 99, turns)
+        assert chat.tokenizer.decode(list(parts.before + parts.after)) == wanted
+    assert chat.parts("d", Placement.AFTER, 99, ()) == chat.parts("d", Placement.AFTER, 99)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, "{{ messages[0].content }}", "{{ messages[1:] and raise_exception('one') }}P{{ messages[0].content }}"],
+)
+def test_without_a_template_for_them_earlier_turns_are_lines(
+    make_tokenizer: MakeTokenizer, template: str | None
+) -> None:
+    tokenizer = make_tokenizer(False)
+    tokenizer.chat_template = template
+    found = PromptFormat.of(tokenizer, is_encoder_decoder=False)
+    parts = found.parts("c", Placement.AFTER, 99, (("a", "red"), ("b", "blue")))
+    assert str(tokenizer.decode(list(parts.before))).endswith("a\nred\n\nb\nblue\n\nc")
+
+
+def test_turns_that_leave_no_room_are_refused(chat: PromptFormat) -> None:
+    with pytest.raises(PromptRefused, match="prompt_too_long"):
+        chat.parts("politics", Placement.AFTER, 30, (("z" * 40, "red"),))
 
 
 @given(texts)

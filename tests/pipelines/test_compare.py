@@ -137,6 +137,13 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
             slow_items(one.user_id), key=lambda found: -float(sum(vectors[found["item_id"]] * own.task)), reverse=False
         )
 
+    def few_shot_requests(count: int) -> list[Any]:
+        chosen = [nearest(one, own)[:count] for one, own in zip(tasks, personal, strict=True)]
+        return [
+            few_shot_request(request, kind, items)
+            for request, items in zip(plain_requests(personal), chosen, strict=True)
+        ]
+
     def plain(prompts: list[str]) -> list[str]:
         requests = [
             request_with(request, prompt) for request, prompt in zip(plain_requests(personal), prompts, strict=True)
@@ -155,6 +162,8 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "recency_4": plain(with_items(4, lambda one, _: slow_items(one.user_id))),
         "dense_1": plain(with_items(1, nearest)),
         "dense_4": plain(with_items(4, nearest)),
+        "few_shot_1": asked(models, few_shot_requests(1), Placement.AFTER),
+        "few_shot_4": asked(models, few_shot_requests(4), Placement.AFTER),
         "label_mode": [
             Counter(found["output"] for found in slow_items(one.user_id)).most_common(1)[0][0]
             if slow_items(one.user_id)
@@ -197,6 +206,14 @@ NOT_HERE = {
 
 def request_with(request: Any, prompt: str) -> Any:
     return replace(request, prompt=prompt)
+
+
+def few_shot_request(request: Any, kind: Kind, items: list[dict[str, Any]]) -> Any:
+    """Of items that all have an output, nearest first."""
+    if not items:
+        return request
+    turns = tuple((found["text"], found["output"]) for found in reversed(items))
+    return replace(request, prompt=kind.query(request.prompt), turns=turns)
 
 
 def test_the_table_has_every_arm_in_every_slice_and_writes_nothing_but_numbers(night: Night) -> None:

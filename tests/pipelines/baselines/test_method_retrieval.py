@@ -20,6 +20,7 @@ from pipelines.baselines.retrieval import (
     by_cosine,
     by_recency,
     cut_texts,
+    few_shot,
     fits,
     retrieved_prompt,
     with_nearest,
@@ -107,6 +108,23 @@ def test_whatever_the_lengths_the_prompt_fits_and_the_task_is_whole(
     if items and fits(task.task.input + "z" * 100, llm, reserve):
         assert '"out" is the title for' in prompt
         assert not llm.parts(prompt, Placement.AFTER, reserve).is_shortened
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 900), max_size=4), st.integers(1, 600))
+def test_whatever_the_lengths_earlier_turns_fit_and_the_best_comes_last(
+    kinds: dict[str, Kind], llm: FrozenLLM, lengths: list[int], task_length: int
+) -> None:
+    items = [item(at, f"{at}" + "z" * length, f"out {at}") for at, length in enumerate(lengths)]
+    task = case(items, "note: " + "q" * task_length)
+    prompt, turns = few_shot(task, items, kinds["note"], llm)
+    reserve = max(len(llm.answer_ids(choice)) for choice in task.task.choices or ())
+    assert prompt == ("q" * task_length if turns else task.task.input)
+    assert not turns or fits(prompt, llm, reserve, turns)
+    assert [answer for _, answer in turns] == [f"out {at}" for at in reversed(range(len(turns)))]
+    assert all(items[len(turns) - 1 - at].text.startswith(said) for at, (said, _) in enumerate(turns))
+    if items and fits(prompt + "z" * 200, llm, reserve):
+        assert turns
 
 
 @given(st.lists(st.text(alphabet="ab é你", max_size=40), min_size=1, max_size=4), st.integers(0, 120))
