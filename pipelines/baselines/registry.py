@@ -50,7 +50,10 @@ DIFFERENCE: Final = "difference"
 NEAREST: Final = "nearest"
 """The plug trained with the nearest item in the prompt, as it answers; with --folds only."""
 
-OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST)
+PUBLISHED_INPUT: Final = "pplug_published_input"
+"""The plug as published, of items encoded from their input alone (`pipelines.baselines.inputs`); with --folds only."""
+
+OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST, PUBLISHED_INPUT)
 """Plugs that only a comparison on folds trains."""
 
 OWN_PLUG: Final = "attention"
@@ -271,6 +274,7 @@ METHODS: Final[Mapping[str, Entry]] = {
     "plug_task": of_plug("task", no_history, kept=kept_nothing),
     "plug_mean": of_plug("mean", kept=kept_mean),
     "pplug_published": of_plug(PUBLISHED),
+    PUBLISHED_INPUT: of_plug(PUBLISHED_INPUT),
     DIFFERENCE: of_plug(DIFFERENCE),
     "style_vector": Entry(style_method, is_free=True),
     "plug_nearest": Entry(nearest_method(OWN_PLUG), OWN_PLUG, is_free=True),

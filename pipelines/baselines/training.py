@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from embedder.plug import PersonaPlug
+from embedder.plug_config import PUBLISHED
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT, read_report
 from llm_jobs.training.checkpoint import run_fingerprint
@@ -26,12 +29,16 @@ from llm_jobs.training.through_llm import fingerprint_parts
 from llm_jobs.training.training import with_values
 from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
+from pipelines.baselines.inputs import InputVectors
 from pipelines.baselines.night import NightOfKind
-from pipelines.baselines.registry import DIFFERENCE, NEAREST, OWN_PLUG, SHUFFLED, TrainedPlug
+from pipelines.baselines.registry import DIFFERENCE, NEAREST, OWN_PLUG, PUBLISHED_INPUT, SHUFFLED, TrainedPlug
 from pipelines.baselines.retrieval import with_nearest
 from pipelines.nights.runs import Progress
 from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
 from pipelines.training_data import TrainingData
+
+WAYS: Final = {SHUFFLED: OWN_PLUG, DIFFERENCE: OWN_PLUG, NEAREST: OWN_PLUG, PUBLISHED_INPUT: PUBLISHED}
+"""Other ways to train a plug than an aggregation alone, each with the aggregation that it trains."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +60,12 @@ class FoldTrainer:
         """A plug of an aggregation, or one that is trained in another way.
 
         Args:
-            need: the aggregation, SHUFFLED, DIFFERENCE or NEAREST.
+            need: the aggregation, or one of WAYS.
             seed: of the start weights and of the training.
             is_known: tells of a user whether the plug learns of them.
         """
         models = self.night.models
-        aggregation = OWN_PLUG if need in (SHUFFLED, DIFFERENCE, NEAREST) else need
+        aggregation = WAYS.get(need, need)
         config = plug_config(self.night.kind, models, aggregation, () if need == DIFFERENCE else self.data.labels)
         known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
         if not config.values_width:
@@ -71,10 +78,13 @@ class FoldTrainer:
             llm, kinds = trainable(models.llm), self.night.kinds
             worded = with_nearest(plain, self.data.items, kinds, self.night.kind, llm, config.soft_count)
             known = prepare(worded, llm, Placement(config.placement))
-        start, peers = time.perf_counter(), None
+        start, other_vectors = time.perf_counter(), None
         if need == DIFFERENCE:
-            peers = Peers(known)
-            known, config = peers.examples(known), replace(config, encoder_width=2 * config.encoder_width)
+            other_vectors, config = Peers(known), replace(config, encoder_width=2 * config.encoder_width)
+        if need == PUBLISHED_INPUT:
+            other_vectors = self._inputs
+        if other_vectors:
+            known = other_vectors.examples(known)
         plug = seeded_plug(config, seed)
         held_out = self.config.held_out if plug.head.STOPS_EARLY else 0.0  # else it only tells a loss
         settings = replace(self.config, seed=seed, held_out=held_out)
@@ -86,7 +96,11 @@ class FoldTrainer:
                 users = hashed_users(self.night.warehouse, trained_on(plug, known, settings)) if self.folder else {}
                 add_to_report(folder, seconds=round(time.perf_counter() - start, 1), **users)
             found = TrainedPlug(PersonaPlug.from_pretrained(folder), read_report(folder).get("seconds"))
-        return replace(found, seen=peers.task) if peers else found
+        return replace(found, seen=other_vectors.task) if other_vectors else found
+
+    @cached_property
+    def _inputs(self) -> InputVectors:
+        return InputVectors(self.data.items, self.night.kinds, self.night.models.encoder)
 
     def _folder(
         self, need: str, plug: PersonaPlug, settings: TrainConfig, known: Sequence[Tokenised]

@@ -16,6 +16,7 @@ ARMS: Final[dict[str, str]] = {
     "plug_task": "a plug that sees the task only",
     "plug_mean": "the mean of the history",
     "pplug_published": "the plug as published",
+    "pplug_published_input": "the same, of items' inputs alone",
     "difference": "what sets a user apart from others",
     "style_vector": "the language model steered by style",
     "plug_nearest": "the plug and the nearest item",

@@ -197,6 +197,7 @@ NOT_HERE = {
     "nearest_default",
     "style_vector",
     "pplug_published",
+    "pplug_published_input",
     "difference",
     "shuffled",
     "met",

@@ -12,6 +12,7 @@ from ingesting import ingest_all
 from one_night import encode_night
 from small_night import NIGHT, item, task
 
+from embedder.encoder import TextEncoder
 from embedder.errors import InputMissing, UsageError
 from embedder.histories import History
 from llm_jobs.kinds import Kind
@@ -21,6 +22,7 @@ from llm_jobs.training import labels as stages
 from llm_jobs.training.data import Example, Tokenised, TrainConfig
 from pipelines.answers.models import GenerateConfig
 from pipelines.baselines.difference import PEERS, Peers
+from pipelines.baselines.inputs import InputVectors
 from pipelines.baselines.training import shuffled
 from pipelines.compare import CompareConfig
 from pipelines.encode import EncodeConfig
@@ -76,7 +78,21 @@ def test_every_task_is_answered_once_for_each_seed_by_what_never_met_its_user(
 
 
 def test_a_soft_prompt_can_be_compared_on_folds_as_well(folds_of: Callable[..., list[dict[str, Any]]]) -> None:
-    assert {row["arm"] for row in folds_of("pplug_published", "difference")} == {"own", "pplug_published", "difference"}
+    methods = "pplug_published", "pplug_published_input", "difference"
+    assert {row["arm"] for row in folds_of(*methods)} == {"own", *methods}
+
+
+def test_items_can_be_encoded_from_their_input_alone(kinds: dict[str, Kind], encode_config: EncodeConfig) -> None:
+    encoder = TextEncoder.from_pretrained(encode_config.encoder)
+    rows = [{"user_id": user, "kind": "note", "text": f"{user} {at}", "output": "red"} for user in "ab" for at in "01"]
+    alone = encoder.encode(["b 0", "b 1"])
+    vectors = InputVectors([*rows, {**rows[0], "kind": "unknown"}], kinds, encoder)
+    history = np.zeros((1, encoder.width), np.float32)
+    example = Tokenised(Example("b", "?", "red", alone[0], history), PromptParts((1,), ()), (1,))
+    asked = PersonalTask("?", alone[0], History.of_items(history), None, 4)
+    assert np.allclose(vectors.examples([example])[0].example.history, alone[:1], atol=1e-5)
+    assert np.allclose(vectors.task(asked, "b").history.vectors, alone, atol=1e-5)
+    assert not len(vectors.task(asked, "nobody").history.vectors)
 
 
 def test_a_plug_is_trained_with_the_nearest_item_that_it_answers_with(
