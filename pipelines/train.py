@@ -59,6 +59,8 @@ class TrainResult:
     """Users whose examples only measured; without any, `EpochLoss.held_out` repeats the loss of training."""
     loss_without_plug: float | None = None
     """On the examples of these users."""
+    loss_without_history: float | None = None
+    """Of the plug on the same examples as if these users had no history; None for a plug that points."""
     is_closed: bool = False
     """The plug points at labels."""
 
@@ -81,6 +83,7 @@ class TrainResult:
             "held_out_user_count": self.held_out_users,
             "held_out_loss": min(loss.held_out for loss in self.losses) if self.held_out_users else None,
             "loss_without_plug": self.loss_without_plug,
+            "loss_without_history": self.loss_without_history,
         }
 
 
@@ -159,13 +162,30 @@ def measured(record: RunRecord, data: TrainingData, fitted: Fitted, llm: FrozenL
     plug, prepared, losses = fitted
     held_out, is_closed = split_users(prepared, train.held_out)[1], bool(plug.config.labels)
     without = loss_without_plug(llm, held_out, is_closed=is_closed)
+    new = None if is_closed else loss_without_history(plug, llm, held_out, train)
     users = len({item.example.user_id for item in held_out})
     skipped = data.targets.skipped_leak_count, len(data.targets.found) - len(prepared)
-    return TrainResult(record, data.kind.name, len(prepared), *skipped, losses, users, without, is_closed)
+    return TrainResult(record, data.kind.name, len(prepared), *skipped, losses, users, without, new, is_closed)
 
 
-WITHOUT_PLUG_EXAMPLES = 200
-"""Examples that the loss without a plug is measured on, at most."""
+SAMPLE = 200
+"""Examples that the losses without a plug and without a history are measured on, at most."""
+
+
+def sample_of(held_out: Sequence[Tokenised]) -> Sequence[Tokenised]:
+    """Every nth example."""
+    return held_out[:: max(1, len(held_out) // SAMPLE)]
+
+
+def loss_without_history(
+    plug: PersonaPlug, llm: FrozenLLM, held_out: Sequence[Tokenised], train: TrainConfig
+) -> float | None:
+    """The loss, as in `EpochLoss`, of a plug as new users meet it."""
+    if not held_out:
+        return None
+    asked = [(item, replace(item.example, history=item.example.history[:0])) for item in sample_of(held_out)]
+    run = TrainingRun(plug, llm, train, [], no_progress)
+    return run.loss_of([replace(item, example=example) for item, example in asked])
 
 
 def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Tokenised], *, is_closed: bool) -> float | None:
@@ -175,7 +195,7 @@ def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Tokenised], *, is_close
     if is_closed:
         counts = Counter(item.example.target for item in held_out)
         return -sum(count * math.log(count / len(held_out)) for count in counts.values()) / len(held_out)
-    sample = held_out[:: max(1, len(held_out) // WITHOUT_PLUG_EXAMPLES)]
+    sample = sample_of(held_out)
     requests = [Request(item.example.prompt, None, (item.example.target,), 1) for item in sample]
     answers = llm.answer(requests, Placement.AFTER)
     scored = [(a.score, len(item.answer)) for a, item in zip(answers, sample, strict=True) if isinstance(a, Answer)]

@@ -110,7 +110,7 @@ def show_training(result: "TrainResult", common: opt.Writing) -> None:
     left_out = {"theirs is a task's text": result.skipped_leak_count, "too long for the LLM": result.skipped_long_count}
     told = "".join(f"; {count:,} skipped: {reason}" for reason, count in left_out.items() if count)
     message(f"{result.example_count:,} examples{told}")
-    held_out = (result.losses, result.held_out_users, result.loss_without_plug)
+    held_out = (result.losses, result.held_out_users, result.loss_without_plug, result.loss_without_history)
     message(training_verdict(*held_out, is_closed=result.is_closed))
 
 

@@ -37,7 +37,12 @@ def without_plug_name(*, is_closed: bool) -> str:
 
 
 def training_verdict(
-    losses: Sequence[EpochLoss], held_out_users: int, without: float | None, *, is_closed: bool
+    losses: Sequence[EpochLoss],
+    held_out_users: int,
+    without: float | None,
+    without_history: float | None,
+    *,
+    is_closed: bool,
 ) -> str:
     """Say what came of a training.
 
@@ -45,6 +50,7 @@ def training_verdict(
         losses: of each epoch.
         held_out_users: users whose examples only measured; their loss is what counts.
         without: the loss without a plug on the same examples; None if it is not known.
+        without_history: the plug's loss on them as if these users were new; None if it is not known.
         is_closed: answers are labels.
     """
     if not held_out_users:
@@ -57,7 +63,13 @@ def training_verdict(
     if best >= without:
         told += f", no better than {name} ({without:.3f})"
         return f"{told}: do not use it; train on more users, or with another --seed."
-    return f"{told}; that of {name} is {without:.3f}: it has learned something ({(1 - best / without):.0%} less)."
+    told += f"; that of {name} is {without:.3f}: it has learned something ({(1 - best / without):.0%} less)."
+    if without_history is None:
+        return told
+    told += f" Without their histories, as for new users, it is {without_history:.3f}"
+    if without_history >= without:
+        return f"{told}, no better than {name}: for new users train again with another --seed, or on more users."
+    return f"{told}."
 
 
 def next_line(

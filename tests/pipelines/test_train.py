@@ -1,16 +1,25 @@
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import torch
+from small_night import NIGHT, item
 
+from embedder.histories import History, pad_histories
+from embedder.plug import PersonaPlug
 from embedder.plug_config import PROJECTED
-from llm_jobs.kinds import load_kinds
+from llm_jobs.kinds import Kind, load_kinds
+from llm_jobs.prompts import Placement
 from llm_jobs.training.checkpoint import EpochLoss
-from llm_jobs.training.fit import guessing_loss
-from pipelines.answers.models import GenerateConfig, load_models
+from llm_jobs.training.data import Example, TrainConfig
+from llm_jobs.training.fit import guessing_loss, prepare
+from pipelines.answers.models import GenerateConfig, load_models, trainable
 from pipelines.examples import Target, Targets
-from pipelines.train import plug_config, warn_of_failure
-from pipelines.training_data import TrainingData
+from pipelines.tables.warehouse import Warehouse
+from pipelines.train import loss_without_history, plug_config, train_job, warn_of_failure
+from pipelines.training_data import PlugChoice, TrainingData
 
 KINDS = load_kinds()
 
@@ -56,3 +65,30 @@ def test_a_training_that_ends_worse_than_guessing_says_so(
     warn_of_failure(losses, guessing)
     assert ("another --seed or more --epochs" in caplog.text) == is_told
     assert (f"held-out users {held_out:.3f}, of guessing among the labels 1.609" in caplog.text) == is_told
+
+
+def test_a_training_tells_how_new_users_are_answered(
+    fill: Callable[..., Warehouse], kinds: dict[str, Kind], generate_config: GenerateConfig, tmp_path: Path
+) -> None:
+    free = {"kind": "LaMP_4"}
+    rows = [(f"u{user}", at) for user in range(9) for at in (1, 2)]
+    items = [item(user, at, f"text {at}", f"title of {user}", day=9 - at) | free for user, at in rows]
+    train, choice = TrainConfig(epochs=1, batch_size=8, held_out=0.5), PlugChoice("LaMP_4", NIGHT)
+    result = train_job(fill(items), tmp_path / "plug", choice, generate_config, train, kinds)
+    assert result.record.config["loss_without_history"] == result.loss_without_history
+    assert result.loss_without_history not in (None, result.losses[0].held_out)
+    models = load_models(generate_config)
+    plug, llm = PersonaPlug.from_pretrained(tmp_path / "plug"), trainable(models.llm)
+    tasks = models.encoder.encode(["a", "b"], is_query=True)
+    history = models.encoder.encode(["c", "d", "e"])
+    prepared = prepare(
+        [Example("ann", f"Write {at}", "a title" * (at + 1), task, history[: at + 1]) for at, task in enumerate(tasks)],
+        llm,
+        Placement.AFTER,
+    )
+    with torch.no_grad():
+        nothing = pad_histories([History.empty(history.shape[1])] * 2, history.shape[1])
+        soft, _ = plug.eval()(torch.from_numpy(tasks), *nothing)
+        wanted = -llm.answer_log_probs([one.parts for one in prepared], soft, [one.answer for one in prepared]).mean()
+    assert loss_without_history(plug, llm, prepared, train) == pytest.approx(wanted.item(), abs=1e-5)
+    assert loss_without_history(plug, llm, [], train) is None

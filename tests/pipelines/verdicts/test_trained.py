@@ -31,15 +31,25 @@ def test_data_are_judged_before_a_training(examples: int, users: int, is_closed:
 
 
 @pytest.mark.parametrize(
-    ("held_out", "without", "words"),
+    ("held_out", "without", "new", "words"),
     [
-        (0, None, "Nobody was held out"),
-        (7, 2.4, "On 7 users that it had not met the plug's loss is 1.200; that of the language model alone is 2.400"),
-        (7, 1.1, "no better than the language model alone (1.100): do not use it"),
+        (0, None, None, "Nobody was held out"),
+        (
+            7,
+            2.4,
+            None,
+            "On 7 users that it had not met the plug's loss is 1.200; that of the language model alone is 2",
+        ),
+        (7, 2.4, None, "(50% less)."),
+        (7, 1.1, 1.3, "no better than the language model alone (1.100): do not use it"),
+        (7, 2.4, 1.3, "(50% less). Without their histories, as for new users, it is 1.300."),
+        (7, 2.4, 2.5, "as for new users, it is 2.500, no better than the language model alone: for new users train"),
     ],
 )
-def test_a_training_ends_with_what_came_of_it(held_out: int, without: float | None, words: str) -> None:
-    assert words in training_verdict(LOSSES, held_out, without, is_closed=False)
+def test_a_training_ends_with_what_came_of_it(
+    held_out: int, without: float | None, new: float | None, words: str
+) -> None:
+    assert words in training_verdict(LOSSES, held_out, without, new, is_closed=False)
 
 
 @pytest.mark.parametrize(
