@@ -15,7 +15,7 @@ from embedder.compact import FloatArray
 from embedder.errors import PplugError
 from embedder.hashing import hash_share
 from embedder.histories import History, pad_histories
-from llm_jobs.prompts import PromptParts
+from llm_jobs.prompts import PromptParts, Turns
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Example:
     outputs: Sequence[str | None] = ()
     """What the user produced for each item, oldest first: of all their items, so that a user's examples share it; those
     of the history come first."""
+    turns: Turns = ()
+    """Earlier turns of the conversation, before the prompt."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
     for example in examples:
         answer = llm.answer_ids(example.target)
         try:
-            parts = llm.parts(example.prompt, placement, reserve=len(answer) + 16)
+            parts = llm.parts(example.prompt, placement, len(answer) + 16, example.turns)
         except PromptRefused as error:
             refused.append(error.refusal.reason)
         else:

@@ -75,7 +75,7 @@ def fingerprint_parts(examples: Iterable[Tokenised]) -> Iterator[tuple[bytes, ..
     prepared = list(examples)
     for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
         example = item.example
-        texts = (example.user_id, example.prompt, example.target)
+        texts = (example.user_id, *chain.from_iterable(example.turns), example.prompt, example.target)
         yield (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), history)
 
 

@@ -50,6 +50,11 @@ def kept_items(case: Case) -> int:
     return kept_texts(case) + kept_vectors(case)
 
 
+def kept_persona_and_items(case: Case) -> int:
+    """Both, for a plug that also retrieves."""
+    return kept_persona(case) + kept_items(case)
+
+
 def kept_labels(case: Case) -> int:
     """A number for each label that the user ever gave."""
     return NUMBER_BYTES * len({item.output for item in case.labelled})

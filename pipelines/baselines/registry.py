@@ -29,10 +29,20 @@ from pipelines.baselines.kept import (
     kept_mean,
     kept_nothing,
     kept_persona,
+    kept_persona_and_items,
     kept_texts,
 )
 from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
-from pipelines.baselines.retrieval import Ranking, by_bm25, by_cosine, by_recency, few_shot, retrieved_prompt
+from pipelines.baselines.retrieval import (
+    Ranking,
+    answer_tokens,
+    by_bm25,
+    by_cosine,
+    by_recency,
+    few_shot,
+    items_of,
+    retrieved_prompt,
+)
 from pipelines.baselines.style import steered_answers
 
 LORA: Final = "lora"
@@ -53,7 +63,13 @@ NEAREST: Final = "nearest"
 PUBLISHED_INPUT: Final = "pplug_published_input"
 """The plug as published, of items encoded from their input alone (`pipelines.baselines.inputs`); with --folds only."""
 
-OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST, PUBLISHED_INPUT)
+FEW_SHOT_PLUG: Final = "few_shot_plug"
+"""The plug trained with the nearest items as earlier turns, as it answers; with --folds only."""
+
+FEW_SHOT: Final = 4
+"""Items that are earlier turns of a conversation."""
+
+OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST, FEW_SHOT_PLUG, PUBLISHED_INPUT)
 """Plugs that only a comparison on folds trains."""
 
 OWN_PLUG: Final = "attention"
@@ -160,21 +176,47 @@ def retrieval_method(rank: Callable[[Kind], Ranking], count: int, kept: Kept) ->
 
 
 def few_shot_method(count: int) -> Build:
-    """Let the user's nearest items with an output be earlier turns of the conversation; no soft prompt."""
+    """Let the user's nearest items be earlier turns of the conversation; no soft prompt."""
 
     def build(context: BaselineContext) -> Method:
-        def request(case: Case, plain: Request) -> Request:
-            assert isinstance(context.llm, FrozenLLM), "no method retrieves for another engine"
-            nearest = by_cosine(replace(case, items=case.labelled))
-            prompt, turns = few_shot(case, nearest[:count], context.kind, context.llm)
-            return replace(plain, prompt=prompt, turns=turns)
-
         def requests(cases: Sequence[Case]) -> list[Request]:
-            return [request(case, plain) for case, plain in zip(cases, without_persona(cases), strict=True)]
+            return with_turns(cases, without_persona(cases), count, context)
 
         return Method(user_bytes=kept_items, requests=requests)
 
     return build
+
+
+def few_shot_plug_method(whose: Whose = own_history) -> Build:
+    """A plug that was trained with such turns."""
+
+    def build(context: BaselineContext) -> Method:
+        trained = context.plugs[FEW_SHOT_PLUG]
+
+        def requests(cases: Sequence[Case]) -> list[Request]:
+            given = [replace(case.personal, history=whose(case)[0]) for case in cases]
+            return with_turns(cases, personal_requests(trained.plug, given)[0], FEW_SHOT, context)
+
+        placement = Placement(trained.plug.config.placement)
+        return Method(trained.parameters, trained.seconds, kept_persona_and_items, placement, requests=requests)
+
+    return build
+
+
+def with_turns(
+    cases: Sequence[Case], requests: Sequence[Request], count: int, context: BaselineContext
+) -> list[Request]:
+    """The requests with the nearest of the user's own items that have an output as earlier turns."""
+
+    def worded(case: Case, request: Request) -> Request:
+        assert isinstance(context.llm, FrozenLLM), "no method retrieves for another engine"
+        nearest = items_of(by_cosine(replace(case, items=case.labelled))[:count])
+        soft = 0 if request.soft_prompt is None else len(request.soft_prompt)
+        reserve = soft + answer_tokens(case, context.llm)
+        prompt, turns = few_shot(case.task.input, nearest, context.kind, context.llm, reserve)
+        return replace(request, prompt=prompt, turns=turns)
+
+    return [worded(case, request) for case, request in zip(cases, requests, strict=True)]
 
 
 def nearest_method(name: str, whose: Whose = own_history) -> Build:
@@ -188,11 +230,8 @@ def nearest_method(name: str, whose: Whose = own_history) -> Build:
             given = [replace(task, history=whose(case)[0]) for task, case in zip(tasks, cases, strict=True)]
             return personal_requests(trained.plug, given)[0]
 
-        def kept(case: Case) -> int:
-            return kept_persona(case) + kept_items(case)
-
         placement = Placement(trained.plug.config.placement)
-        return Method(trained.parameters, trained.seconds, kept, placement, requests=requests)
+        return Method(trained.parameters, trained.seconds, kept_persona_and_items, placement, requests=requests)
 
     return build
 
@@ -285,8 +324,10 @@ METHODS: Final[Mapping[str, Entry]] = {
         for name, (rank, kept) in RANKINGS.items()
         for count in (1, 4)
     },
-    "few_shot_1": Entry(few_shot_method(1)),
-    "few_shot_4": Entry(few_shot_method(4)),
+    "few_shot_4": Entry(few_shot_method(FEW_SHOT)),
+    "few_shot_8": Entry(few_shot_method(2 * FEW_SHOT)),
+    FEW_SHOT_PLUG: Entry(few_shot_plug_method(), FEW_SHOT_PLUG, is_free=True),
+    "few_shot_default": Entry(few_shot_plug_method(no_history), FEW_SHOT_PLUG, is_free=True),
     "label_mode": Entry(label_method(mode_answers, kept_labels), is_closed=True),
     "label_vote": Entry(label_method(vote_answers, kept_labelled_vectors), is_closed=True),
     "label_regression": Entry(regression_method, is_closed=True),

@@ -9,8 +9,8 @@ An item is cut at the end of its text, its output and the task itself never are.
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,21 +119,22 @@ def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM
     return kind.with_retrieved(found, asked)
 
 
-def few_shot(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenLLM) -> tuple[str, Turns]:
-    """The task as one more turn of a conversation: its input without instruction, and earlier turns.
+def few_shot(task_input: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> tuple[str, Turns]:
+    """A task as one more turn of a conversation: its input without instruction, and earlier turns.
 
     In these the user says an item's text and the LLM answers with its output, the best item last. Without an item that
     fits the task is asked as it is.
 
     Args:
-        case: the task.
-        items: best first; all have an output.
+        task_input: the prompt without items.
+        items: text and output, best first.
         kind: knows what of the input is instruction.
         llm: whose tokens and context count.
+        reserve: tokens that must fit behind it.
     """
-    asked, reserve = kind.query(case.task.input) or case.task.input, answer_tokens(case, llm)
-    found = fitting(items_of(items), llm, lambda pairs: fits(asked, llm, reserve, turns_of(pairs)))
-    return (asked, turns_of(found)) if found else (case.task.input, ())
+    asked = kind.query(task_input) or task_input
+    found = fitting(items, llm, lambda pairs: fits(asked, llm, reserve, turns_of(pairs)))
+    return (asked, turns_of(found)) if found else (task_input, ())
 
 
 def turns_of(pairs: Sequence[Pair]) -> Turns:
@@ -154,34 +155,53 @@ def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pai
     return []
 
 
-def with_nearest(
-    examples: Sequence[Example], items: Sequence[Row], kinds: Mapping[str, Kind], kind: Kind, llm: FrozenLLM, soft: int
-) -> list[Example]:
-    """Training examples with the nearest item of their own history in the prompt; those without a history as they are.
+@dataclass(frozen=True, eq=False)
+class WithItems:
+    """Makes training examples with items of their own history in the prompt, as `retrieved_prompt` and `few_shot`."""
 
-    Args:
-        examples: made of these items.
-        items: all items of all users, sorted by user and then by time.
-        kinds: the known ones; items of others are in no history.
-        kind: of the examples; items of other kinds are in no prompt.
-        llm: whose tokens and context count.
-        soft: soft prompt vectors that must fit too.
-    """
-    of_user = defaultdict[str, list[Row]](list)
-    for item in items:
-        if item["kind"] in kinds:
-            of_user[item["user_id"]].append(item)
-    found: list[Example] = []
-    for example in examples:
-        past = of_user[example.user_id][: len(example.history)]
-        usable = [at for at, item in enumerate(past) if item["kind"] == kind.name and item["output"]]
-        if usable:
-            nearest = past[max(usable, key=lambda at: (float(example.history[at] @ example.task), at))]
-            reserve = soft + len(llm.answer_ids(example.target))
-            pair = nearest["text"], nearest["output"]
-            example = replace(example, prompt=fitting_prompt(example.prompt, [pair], kind, llm, reserve))
-        found.append(example)
-    return found
+    items: Sequence[Row]
+    """All items of all users, sorted by user and then by time."""
+    kinds: Mapping[str, Kind]
+    """The known ones; items of others are in no history."""
+    kind: Kind
+    """Of the examples; items of other kinds are in no prompt."""
+    llm: FrozenLLM
+    """Whose tokens and context count."""
+    soft: int
+    """Soft prompt vectors that must fit too."""
+
+    def nearest(self, examples: Sequence[Example]) -> list[Example]:
+        """With the nearest item in the prompt; examples without such a history as they are."""
+
+        def worded(example: Example, pairs: Sequence[Pair]) -> Example:
+            prompt = fitting_prompt(example.prompt, pairs, self.kind, self.llm, self._reserve(example))
+            return replace(example, prompt=prompt)
+
+        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, 1)]
+
+    def few_shot(self, examples: Sequence[Example], count: int) -> list[Example]:
+        """With the nearest items as earlier turns; examples without such a history as they are."""
+
+        def worded(example: Example, pairs: Sequence[Pair]) -> Example:
+            prompt, turns = few_shot(example.prompt, pairs, self.kind, self.llm, self._reserve(example))
+            return replace(example, prompt=prompt, turns=turns)
+
+        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, count)]
+
+    def _reserve(self, example: Example) -> int:
+        return self.soft + len(self.llm.answer_ids(example.target))
+
+    def _nearest(self, examples: Sequence[Example], count: int) -> Iterator[tuple[Example, list[Pair]]]:
+        """Each example with so many items of its history that have an output, the nearest first."""
+        of_user = defaultdict[str, list[Row]](list)
+        for item in self.items:
+            if item["kind"] in self.kinds:
+                of_user[item["user_id"]].append(item)
+        for example in examples:
+            past = of_user[example.user_id][: len(example.history)]
+            usable = [at for at, item in enumerate(past) if item["kind"] == self.kind.name and item["output"]]
+            near = sorted(usable, key=lambda at: (float(example.history[at] @ example.task), at), reverse=True)
+            yield example, [(past[at]["text"], past[at]["output"]) for at in near[:count]]
 
 
 def fits(prompt: str, llm: FrozenLLM, reserve: int, turns: Turns = ()) -> bool:

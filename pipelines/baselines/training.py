@@ -31,13 +31,22 @@ from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
 from pipelines.baselines.inputs import InputVectors
 from pipelines.baselines.night import NightOfKind
-from pipelines.baselines.registry import DIFFERENCE, NEAREST, OWN_PLUG, PUBLISHED_INPUT, SHUFFLED, TrainedPlug
-from pipelines.baselines.retrieval import with_nearest
+from pipelines.baselines.registry import (
+    DIFFERENCE,
+    FEW_SHOT,
+    FEW_SHOT_PLUG,
+    NEAREST,
+    OWN_PLUG,
+    PUBLISHED_INPUT,
+    SHUFFLED,
+    TrainedPlug,
+)
+from pipelines.baselines.retrieval import WithItems
 from pipelines.nights.runs import Progress
 from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
 from pipelines.training_data import TrainingData
 
-WAYS: Final = {SHUFFLED: OWN_PLUG, DIFFERENCE: OWN_PLUG, NEAREST: OWN_PLUG, PUBLISHED_INPUT: PUBLISHED}
+WAYS: Final = dict.fromkeys((SHUFFLED, DIFFERENCE, NEAREST, FEW_SHOT_PLUG), OWN_PLUG) | {PUBLISHED_INPUT: PUBLISHED}
 """Other ways to train a plug than an aggregation alone, each with the aggregation that it trains."""
 
 
@@ -73,10 +82,10 @@ class FoldTrainer:
         if need == SHUFFLED:
             wrong = shuffled([one.example for one in known], seed)
             known = [replace(one, example=example) for one, example in zip(known, wrong, strict=True)]
-        if need == NEAREST:
-            plain = [one.example for one in known]
-            llm, kinds = trainable(models.llm), self.night.kinds
-            worded = with_nearest(plain, self.data.items, kinds, self.night.kind, llm, config.soft_count)
+        if need in (NEAREST, FEW_SHOT_PLUG):
+            plain, llm = [one.example for one in known], trainable(models.llm)
+            made = WithItems(self.data.items, self.night.kinds, self.night.kind, llm, config.soft_count)
+            worded = made.nearest(plain) if need == NEAREST else made.few_shot(plain, FEW_SHOT)
             known = prepare(worded, llm, Placement(config.placement))
         start, other_vectors = time.perf_counter(), None
         if need == DIFFERENCE:

@@ -162,7 +162,7 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "recency_4": plain(with_items(4, lambda one, _: slow_items(one.user_id))),
         "dense_1": plain(with_items(1, nearest)),
         "dense_4": plain(with_items(4, nearest)),
-        "few_shot_1": asked(models, few_shot_requests(1), Placement.AFTER),
+        "few_shot_8": asked(models, few_shot_requests(8), Placement.AFTER),
         "few_shot_4": asked(models, few_shot_requests(4), Placement.AFTER),
         "label_mode": [
             Counter(found["output"] for found in slow_items(one.user_id)).most_common(1)[0][0]
@@ -195,6 +195,8 @@ NOT_HERE = {
     "plug_nearest",
     "nearest",
     "nearest_default",
+    "few_shot_plug",
+    "few_shot_default",
     "style_vector",
     "pplug_published",
     "pplug_published_input",

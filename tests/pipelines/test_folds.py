@@ -103,16 +103,16 @@ def test_a_plug_is_trained_with_the_nearest_item_that_it_answers_with(
         Warehouse(tmp_path / "w"), tmp_path, [one | free for one in ITEMS], [one | free for one in TASKS], NIGHT, kinds
     )
     encode_night(made, NIGHT, encode_config, kinds)
-    methods = CompareConfig(methods=("nearest", "nearest_default", "plug_nearest"))
+    methods = CompareConfig(methods=("nearest", "nearest_default", "plug_nearest", "few_shot_plug", "few_shot_default"))
     folds = replace(FOLDS, seeds=1, folder=tmp_path / "kept")
     rows = compare_folds(made, NIGHT, kinds, generate_config, methods, folds).to_pylist()
     arms = {row["arm"]: row for row in rows if row["slice"] == "all" and row["metric"] == "rouge-1"}
-    assert set(arms) == {"own", "nearest", "nearest_default", "plug_nearest"}
-    assert len({arms[name]["mean_prompt_tokens"] for name in arms}) == 2
+    assert set(arms) == {"own", *methods.methods}
+    assert len({arms[name]["mean_prompt_tokens"] for name in arms}) == 3
     assert arms["nearest"]["mean_prompt_tokens"] == arms["plug_nearest"]["mean_prompt_tokens"]
     losses = {path.parent.name.split("-")[0]: path.read_text() for path in (tmp_path / "kept").glob("*/training.json")}
-    assert set(losses) == {"attention", "nearest"}
-    assert losses["attention"] != losses["nearest"]
+    assert set(losses) == {"attention", "nearest", "few_shot_plug"}
+    assert len({*losses.values()}) == 3
 
 
 def test_a_comparison_that_was_killed_trains_only_what_it_had_not_trained(

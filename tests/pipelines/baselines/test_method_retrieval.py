@@ -15,6 +15,7 @@ from llm_jobs.training.data import Example
 from pipelines.baselines.extra import required
 from pipelines.baselines.retrieval import (
     ITEM_TOKENS,
+    WithItems,
     bm25_scores,
     by_bm25,
     by_cosine,
@@ -22,8 +23,8 @@ from pipelines.baselines.retrieval import (
     cut_texts,
     few_shot,
     fits,
+    items_of,
     retrieved_prompt,
-    with_nearest,
 )
 
 texts = st.lists(
@@ -117,8 +118,8 @@ def test_whatever_the_lengths_earlier_turns_fit_and_the_best_comes_last(
 ) -> None:
     items = [item(at, f"{at}" + "z" * length, f"out {at}") for at, length in enumerate(lengths)]
     task = case(items, "note: " + "q" * task_length)
-    prompt, turns = few_shot(task, items, kinds["note"], llm)
     reserve = max(len(llm.answer_ids(choice)) for choice in task.task.choices or ())
+    prompt, turns = few_shot(task.task.input, items_of(items), kinds["note"], llm, reserve)
     assert prompt == ("q" * task_length if turns else task.task.input)
     assert not turns or fits(prompt, llm, reserve, turns)
     assert [answer for _, answer in turns] == [f"out {at}" for at in reversed(range(len(turns)))]
@@ -162,11 +163,14 @@ def test_a_training_prompt_holds_the_nearest_item_of_its_kind_before_it(kinds: d
     history = np.array([(0, 1), (1, 0), (1, 0), (1, 0), (0.5, 0), (2, 0)], np.float32)  # all known items of b
     task = np.array((1, 0), np.float32)
     made = [Example("b", "headline: x", "y", task, history[:count]) for count in (0, 1, 4, 5, 6)]
-    found = with_nearest(made, rows, kinds, kinds["LaMP_4"], llm, soft=8)
+    worded = WithItems(rows, kinds, kinds["LaMP_4"], llm, soft=8)
+    found = worded.nearest(made)
     assert found[0] is made[0]
     in_prompts = [re.findall('"(title .)"', one.prompt) for one in found]
     assert in_prompts == [[], ["title 1"], ["title 2"], ["title 2"], ["title 7"]]
     assert all(one.prompt.endswith("headline: x") for one in found)
+    turns = [[answer for _, answer in one.turns] for one in worded.few_shot(made, 2)]
+    assert turns == [[], ["title 1"], ["title 1", "title 2"], ["title 6", "title 2"], ["title 2", "title 7"]]
 
 
 def test_a_missing_library_is_named_with_the_command() -> None:
