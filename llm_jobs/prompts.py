@@ -10,12 +10,11 @@ either placement.
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from itertools import chain
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -108,6 +107,17 @@ class PromptRefused(PplugError):
         return ": ".join(map(str, self.args))
 
 
+class Turn(NamedTuple):
+    """What stands around the messages of a conversation with earlier turns."""
+
+    before_answer: Ids
+    """Between an earlier input and its answer."""
+    behind_answer: Ids
+    """Between that and the next input."""
+    footer: Ids
+    """Behind the last input."""
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """How one LLM wants its prompts."""
@@ -115,6 +125,8 @@ class PromptFormat:
     tokenizer: PreTrainedTokenizerBase  # a fast tokenizer of transformers
     header: Ids
     footer: Ids
+    thinking: bool = False
+    """Lets the LLM think aloud before it answers, where its template has a switch for that."""
 
     @classmethod
     def of(
@@ -135,7 +147,7 @@ class PromptFormat:
             if chat.count(PROBE) != 1:
                 raise PplugError(f"the chat template writes the prompt {chat.count(PROBE)} times, not once")
             header, footer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in chat.split(PROBE))
-            return cls(tokenizer, tuple(header), tuple(footer))
+            return cls(tokenizer, tuple(header), tuple(footer), thinking)
         plain: list[int] = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         full: list[int] = tokenizer(PROBE)["input_ids"]
         starts = [at for at in range(len(full)) if full[at : at + len(plain)] == plain]
@@ -155,24 +167,38 @@ class PromptFormat:
         return self._stop_ids[stop]
 
     @cached_property
-    def turn(self) -> tuple[Ids, Ids]:
-        """What stands behind an earlier input, and behind the answer to it.
+    def turn(self) -> Turn:
+        """What stands around the messages of a conversation.
 
-        As the chat template writes it; line breaks where there is no template, or one that changes earlier answers.
+        As the chat template writes it; without a template, or with one that does not write earlier answers as they are,
+        line breaks, or other marks where the tokenizer has none.
         """
-        if self.tokenizer.chat_template:
-            with suppress(PplugError):  # some templates take one message only
-                chat = rendered_chat(self.tokenizer, PROBE, ANSWER_PROBE, PROBE, thinking=False)
-                if (chat.count(PROBE), chat.count(ANSWER_PROBE)) == (2, 1):
-                    found = chat.split(PROBE)[1].split(ANSWER_PROBE)
-                    behind, before = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in found)
-                    return tuple(behind), tuple(before)
-        return self.token_ids("\n"), self.token_ids("\n\n")
+        line, blank = self.token_ids("\n") or self.token_ids(":"), self.token_ids("\n\n") or self.token_ids("|")
+        if not self.tokenizer.chat_template:
+            return Turn(line, blank, line + self.footer)
+        return self._templated_turn() or Turn(line, blank, self.footer)
+
+    def _templated_turn(self) -> Turn | None:
+        try:
+            chat = rendered_chat(self.tokenizer, PROBE, ANSWER_PROBE, PROBE, thinking=self.thinking)
+        except PplugError:  # some templates take one message only
+            return None
+        if re.findall(f"{PROBE}|{ANSWER_PROBE}", chat) != [PROBE, ANSWER_PROBE, PROBE]:
+            return None
+        texts = re.split(f"{PROBE}|{ANSWER_PROBE}", chat)
+        ids = [tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        if (ids[0], ids[3]) != (self.header, self.footer):
+            return None
+        # A space before an earlier answer belongs to its first token, as in the answer to come.
+        before_answer = self.footer if texts[1].rstrip(" ") == texts[3].rstrip(" ") else ids[1]
+        return Turn(before_answer, ids[2], self.footer)
 
     def turn_ids(self, turns: Turns) -> Ids:
         """What stands between header and input of a conversation with earlier turns."""
-        behind, before = self.turn if turns else ((), ())
-        found = [(*self.token_ids(said), *behind, *self.token_ids(answer), *before) for said, answer in turns]
+        found = [
+            (*self.token_ids(said), *self.turn.before_answer, *self.token_ids(answer), *self.turn.behind_answer)
+            for said, answer in turns
+        ]
         return tuple(chain.from_iterable(found))
 
     @cached_property
@@ -199,15 +225,15 @@ class PromptFormat:
         ids = self.token_ids(prompt)
         if not prompt.strip() or not ids:
             raise PromptRefused("empty_prompt", "the task's input is empty")
-        header = self.header + self.turn_ids(turns)
-        room -= len(header) + len(self.footer)
+        header, footer = self.header + self.turn_ids(turns), self.turn.footer if turns else self.footer
+        room -= len(header) + len(footer)
         if room < 1:
             raise PromptRefused("prompt_too_long", f"{len(ids)} tokens of input, but the context has room for {room}")
         shortened = shorten_middle(ids, room)
         is_shortened = len(shortened) < len(ids)
         if placement is Placement.BEFORE:
-            return PromptParts(header, shortened + self.footer, is_shortened)
-        return PromptParts(header + shortened + self.footer, (), is_shortened)
+            return PromptParts(header, shortened + footer, is_shortened)
+        return PromptParts(header + shortened + footer, (), is_shortened)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:

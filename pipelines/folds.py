@@ -170,6 +170,10 @@ class FoldedComparison:
 
     def _names(self, data: TrainingData) -> list[str]:
         usual = CLOSED_ARMS if data.labels else FREE_ARMS
+        wrong = [name for name in self._compare.methods if METHODS[name].is_free and data.labels]
+        if wrong:
+            kind = self._night.kind.name
+            raise UsageError(f"--methods {wrong[0]} answers free texts, and kind {kind} is closed: leave it out")
         return [name for name in METHODS if name == OWN or name in (self._compare.methods or usual)]
 
     @property

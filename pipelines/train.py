@@ -68,9 +68,10 @@ class TrainResult:
     def rows(self) -> list[dict[str, Any]]:
         """The losses as they are printed; null where nobody was held out."""
         held_out = bool(self.held_out_users)
-        without = self.loss_without_plug
+        without, new = self.loss_without_plug, self.loss_without_history
         return [
-            asdict(loss) | {"held_out": loss.held_out if held_out else None, "without_plug": without}
+            asdict(loss)
+            | {"held_out": loss.held_out if held_out else None, "without_plug": without, "without_history": new}
             for loss in self.losses
         ]
 
@@ -173,8 +174,8 @@ SAMPLE = 200
 
 
 def sample_of(held_out: Sequence[Tokenised]) -> Sequence[Tokenised]:
-    """Every nth example."""
-    return held_out[:: max(1, len(held_out) // SAMPLE)]
+    """All of them, or every nth."""
+    return held_out[:: max(1, -(-len(held_out) // SAMPLE))]
 
 
 def loss_without_history(
@@ -198,9 +199,8 @@ def loss_without_plug(llm: FrozenLLM, held_out: Sequence[Tokenised], *, is_close
     sample = sample_of(held_out)
     requests = [Request(item.example.prompt, None, (item.example.target,), 1) for item in sample]
     answers = llm.answer(requests, Placement.AFTER)
-    scored = [(a.score, len(item.answer)) for a, item in zip(answers, sample, strict=True) if isinstance(a, Answer)]
-    tokens = sum(count for _, count in scored)
-    return -sum(score * count for score, count in scored) / tokens if tokens else None
+    scores = [answer.score for answer in answers if isinstance(answer, Answer)]
+    return -sum(scores) / len(scores) if scores else None
 
 
 def warn_of_failure(losses: Sequence[EpochLoss], guessing: float) -> None:

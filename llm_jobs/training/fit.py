@@ -34,6 +34,9 @@ from llm_jobs.training.training import Training, with_values
 
 logger = logging.getLogger(__name__)
 
+SOFT_ROOM: Final = 16
+"""Tokens that are left for the soft prompt."""
+
 STAGES: Final[Mapping[str, Callable[[Training], list[EpochLoss]]]] = {
     "text": fit_text,
     "scorers": fit_scorers,
@@ -98,7 +101,7 @@ def prepare(examples: Sequence[Example], llm: FrozenLLM, placement: Placement) -
     for example in examples:
         answer = llm.answer_ids(example.target)
         try:
-            parts = llm.parts(example.prompt, placement, len(answer) + 16, example.turns)
+            parts = llm.parts(example.prompt, placement, len(answer) + SOFT_ROOM, example.turns)
         except PromptRefused as error:
             refused.append(error.refusal.reason)
         else:

@@ -75,7 +75,8 @@ def fingerprint_parts(examples: Iterable[Tokenised]) -> Iterator[tuple[bytes, ..
     prepared = list(examples)
     for item, history in zip(prepared, history_hashes([item.example.history for item in prepared]), strict=True):
         example = item.example
-        texts = (example.user_id, *chain.from_iterable(example.turns), example.prompt, example.target)
+        turns = (str(item.parts.before),) if example.turns else ()  # how they are written counts, too
+        texts = (example.user_id, *turns, example.prompt, example.target)
         yield (*(text.encode("utf8", "replace") for text in texts), example.task.tobytes(), history)
 
 

@@ -45,5 +45,8 @@ class InputVectors:
         return found
 
     def task(self, task: PersonalTask, user_id: str) -> PersonalTask:
-        """The same task with these vectors of all items, none of them merged."""
+        """The same task with these vectors of all the user's items, none of them merged.
+
+        Those of its history, unless the warehouse got earlier items since the night was encoded.
+        """
         return replace(task, history=History.of_items(self._vectors.get(user_id, self._none)))

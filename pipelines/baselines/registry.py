@@ -187,7 +187,7 @@ def few_shot_method(count: int) -> Build:
     return build
 
 
-def few_shot_plug_method(whose: Whose = own_history) -> Build:
+def few_shot_plug_method(whose: Whose, kept: Kept) -> Build:
     """A plug that was trained with such turns."""
 
     def build(context: BaselineContext) -> Method:
@@ -198,7 +198,7 @@ def few_shot_plug_method(whose: Whose = own_history) -> Build:
             return with_turns(cases, personal_requests(trained.plug, given)[0], FEW_SHOT, context)
 
         placement = Placement(trained.plug.config.placement)
-        return Method(trained.parameters, trained.seconds, kept_persona_and_items, placement, requests=requests)
+        return Method(trained.parameters, trained.seconds, kept, placement, requests=requests)
 
     return build
 
@@ -326,8 +326,8 @@ METHODS: Final[Mapping[str, Entry]] = {
     },
     "few_shot_4": Entry(few_shot_method(FEW_SHOT)),
     "few_shot_8": Entry(few_shot_method(2 * FEW_SHOT)),
-    FEW_SHOT_PLUG: Entry(few_shot_plug_method(), FEW_SHOT_PLUG, is_free=True),
-    "few_shot_default": Entry(few_shot_plug_method(no_history), FEW_SHOT_PLUG, is_free=True),
+    FEW_SHOT_PLUG: Entry(few_shot_plug_method(own_history, kept_persona_and_items), FEW_SHOT_PLUG, is_free=True),
+    "few_shot_default": Entry(few_shot_plug_method(no_history, kept_items), FEW_SHOT_PLUG, is_free=True),
     "label_mode": Entry(label_method(mode_answers, kept_labels), is_closed=True),
     "label_vote": Entry(label_method(vote_answers, kept_labelled_vectors), is_closed=True),
     "label_regression": Entry(regression_method, is_closed=True),

@@ -19,6 +19,7 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, PromptRefused, Turns
 from llm_jobs.training.data import Example
+from llm_jobs.training.fit import SOFT_ROOM
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
 from pipelines.tables import Row
@@ -120,10 +121,10 @@ def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM
 
 
 def few_shot(task_input: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> tuple[str, Turns]:
-    """A task as one more turn of a conversation: its input without instruction, and earlier turns.
+    """A task as one more turn of a conversation, and the turns before it.
 
-    In these the user says an item's text and the LLM answers with its output, the best item last. Without an item that
-    fits the task is asked as it is.
+    It asks its query: the input without what the kind knows as instruction. In earlier turns the user says an item's
+    text and the LLM answers with its output, the best item last. Without an item that fits the task is asked as it is.
 
     Args:
         task_input: the prompt without items.
@@ -133,13 +134,19 @@ def few_shot(task_input: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM,
         reserve: tokens that must fit behind it.
     """
     asked = kind.query(task_input) or task_input
-    found = fitting(items, llm, lambda pairs: fits(asked, llm, reserve, turns_of(pairs)))
+    if not fits(asked, llm, reserve):
+        return task_input, ()
+
+    def takes(pairs: Sequence[Pair]) -> bool:
+        return all(text for text, _ in pairs) and fits(asked, llm, reserve, turns_of(pairs))
+
+    found = fitting(items, llm, takes)
     return (asked, turns_of(found)) if found else (task_input, ())
 
 
 def turns_of(pairs: Sequence[Pair]) -> Turns:
     """The pairs as turns, the first one last."""
-    return tuple((text, output or "") for text, output in reversed(pairs))
+    return tuple((text.strip(), (output or "").strip()) for text, output in reversed(pairs))
 
 
 def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pair]], bool]) -> Sequence[Pair]:
@@ -189,7 +196,7 @@ class WithItems:
         return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, count)]
 
     def _reserve(self, example: Example) -> int:
-        return self.soft + len(self.llm.answer_ids(example.target))
+        return max(self.soft, SOFT_ROOM) + len(self.llm.answer_ids(example.target))
 
     def _nearest(self, examples: Sequence[Example], count: int) -> Iterator[tuple[Example, list[Pair]]]:
         """Each example with so many items of its history that have an output, the nearest first."""

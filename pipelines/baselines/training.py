@@ -87,11 +87,10 @@ class FoldTrainer:
             made = WithItems(self.data.items, self.night.kinds, self.night.kind, llm, config.soft_count)
             worded = made.nearest(plain) if need == NEAREST else made.few_shot(plain, FEW_SHOT)
             known = prepare(worded, llm, Placement(config.placement))
-        start, other_vectors = time.perf_counter(), None
+        other_vectors = self._inputs if need == PUBLISHED_INPUT else None
+        start = time.perf_counter()
         if need == DIFFERENCE:
             other_vectors, config = Peers(known), replace(config, encoder_width=2 * config.encoder_width)
-        if need == PUBLISHED_INPUT:
-            other_vectors = self._inputs
         if other_vectors:
             known = other_vectors.examples(known)
         plug = seeded_plug(config, seed)

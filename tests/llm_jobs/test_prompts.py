@@ -58,18 +58,40 @@ def test_earlier_turns_are_written_as_by_the_template(chat: PromptFormat) -> Non
     assert chat.parts("d", Placement.AFTER, 99, ()) == chat.parts("d", Placement.AFTER, 99)
 
 
+def test_without_a_template_earlier_turns_are_lines(make_tokenizer: MakeTokenizer) -> None:
+    found = PromptFormat.of(make_tokenizer(False), is_encoder_decoder=False)
+    parts = found.parts("c", Placement.AFTER, 99, (("a", "red"), ("b", "blue")))
+    assert str(found.tokenizer.decode(list(parts.before))) == "a\nred\n\nb\nblue\n\nc\n"
+    assert len(found.parts("z" * 99, Placement.AFTER, 40, (("a", "red"),)).before) == 40
+
+
 @pytest.mark.parametrize(
     "template",
-    [None, "{{ messages[0].content }}", "{{ messages[1:] and raise_exception('one') }}P{{ messages[0].content }}"],
+    [
+        "{{ messages[0].content }}:",
+        "{% if messages[1:] %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}:",
+        "{% for one in messages if one.role == 'user' %}{{ one.content }}:{% endfor %}"
+        "{% for one in messages if one.role == 'assistant' %}{{ one.content }}{% endfor %}",
+        "{% if messages[1:] %}all{% endif %}{% for one in messages %}{{ one.content }}:{% endfor %}",
+    ],
 )
-def test_without_a_template_for_them_earlier_turns_are_lines(
-    make_tokenizer: MakeTokenizer, template: str | None
+def test_with_a_template_that_changes_them_earlier_turns_are_lines_too(
+    make_tokenizer: MakeTokenizer, template: str
 ) -> None:
-    tokenizer = make_tokenizer(False)
+    tokenizer = make_tokenizer(True)
     tokenizer.chat_template = template
     found = PromptFormat.of(tokenizer, is_encoder_decoder=False)
     parts = found.parts("c", Placement.AFTER, 99, (("a", "red"), ("b", "blue")))
-    assert str(tokenizer.decode(list(parts.before))).endswith("a\nred\n\nb\nblue\n\nc")
+    assert str(tokenizer.decode(list(parts.before))) == "a\nred\n\nb\nblue\n\nc:"
+
+
+def test_a_space_before_an_earlier_answer_is_left_to_the_answer(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(True)
+    asked, answered = "{{ one.content ~ '>' }}", "{{ ' ' ~ one.content ~ '.' }}"
+    either = f"{{% if one.role == 'user' %}}{asked}{{% else %}}{answered}{{% endif %}}"
+    tokenizer.chat_template = f"{{% for one in messages %}}{either}{{% endfor %}}"
+    found = PromptFormat.of(tokenizer, is_encoder_decoder=False)
+    assert found.turn.before_answer == found.footer
 
 
 def test_turns_that_leave_no_room_are_refused(chat: PromptFormat) -> None:

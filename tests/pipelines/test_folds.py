@@ -110,7 +110,8 @@ def test_a_plug_is_trained_with_the_nearest_item_that_it_answers_with(
     assert set(arms) == {"own", *methods.methods}
     assert len({arms[name]["mean_prompt_tokens"] for name in arms}) == 3
     assert arms["nearest"]["mean_prompt_tokens"] == arms["plug_nearest"]["mean_prompt_tokens"]
-    losses = {path.parent.name.split("-")[0]: path.read_text() for path in (tmp_path / "kept").glob("*/training.json")}
+    reports = (tmp_path / "kept").glob("*/training.json")
+    losses = {path.parent.name.split("-")[0]: str(json.loads(path.read_text())["losses"]) for path in reports}
     assert set(losses) == {"attention", "nearest", "few_shot_plug"}
     assert len({*losses.values()}) == 3
 
@@ -191,3 +192,11 @@ def test_what_cannot_be_compared_is_one_line(
         FoldConfig(1)
     plan = plan_folds(warehouse, NIGHT, kinds, CompareConfig(methods=("own", "other", "label_vote")), FOLDS)
     assert plan.row_count == (2 * (1 + 5) + 1) * len(TASKS)
+
+
+def test_free_methods_of_a_closed_kind_are_refused_before_anything_is_trained(
+    folds_of: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="few_shot_plug answers free texts, and kind note is closed"):
+        folds_of("few_shot_plug", folds=replace(FOLDS, folder=tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
