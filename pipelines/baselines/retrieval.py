@@ -114,8 +114,6 @@ def answer_tokens(case: Case, llm: FrozenLLM) -> int:
 
 def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> str:
     """The same of a prompt and items' texts and outputs, where so many tokens must fit behind it."""
-    if not fits(asked, llm, reserve):
-        return asked
     found = fitting(items, llm, lambda pairs: fits(kind.with_retrieved(pairs, asked), llm, reserve))
     return kind.with_retrieved(found, asked)
 
@@ -134,8 +132,6 @@ def few_shot(task_input: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM,
         reserve: tokens that must fit behind it.
     """
     asked = kind.query(task_input) or task_input
-    if not fits(asked, llm, reserve):
-        return task_input, ()
 
     def takes(pairs: Sequence[Pair]) -> bool:
         return all(text for text, _ in pairs) and fits(asked, llm, reserve, turns_of(pairs))
@@ -151,6 +147,8 @@ def turns_of(pairs: Sequence[Pair]) -> Turns:
 
 def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pair]], bool]) -> Sequence[Pair]:
     """As many of the items, best first, and as much of their texts as is taken; none where not even one is."""
+    if not takes([]):
+        return []
     for count in range(len(items), 0, -1):
         room = count * ITEM_TOKENS
         while room:
