@@ -1,6 +1,7 @@
 """The plug: what turns a user's history and the task at hand into an answer, or into soft prompts for a frozen LLM.
 
     user, task ─┬─▶ Reader ─▶ features ─▶ SoftPromptHead ─▶ soft prompt ─▶ the frozen LLM ─▶ free answer
+                ├─▶ texts of the nearest items, as earlier turns (TurnsHead) ─▶ the frozen LLM ─▶ free answer
                 └─▶ label_evidence ─────▶ PointingHead ──▶ log p(choice) ──────────────────▶ closed answer
 
 After "LLMs + Persona-Plug = Personalized LLMs" (PPlug, arXiv 2409.11901, equations 3 to 5); reader.py,
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embedder.durable import put, sync
+from embedder.earlier_turns import TurnsHead
 from embedder.errors import InputMissing, PplugError
 from embedder.fingerprints import require_finite
 from embedder.plug_config import FORMAT, PUBLISHED, PlugConfig, model_card
@@ -41,11 +43,11 @@ class PersonaPlug(nn.Module):
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
         recent   (B, D)          mean of the newest items; anything finite for a user without a history
-        returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
+        returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none", I too with "turns"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
 
-    head: PointingHead | SoftPromptHead | PublishedHead
+    head: PointingHead | SoftPromptHead | PublishedHead | TurnsHead
 
     def __init__(self, config: PlugConfig) -> None:
         super().__init__()
@@ -56,12 +58,17 @@ class PersonaPlug(nn.Module):
         if config.aggregation == PUBLISHED:
             self.head = PublishedHead(config)
             return
+        if config.turns:
+            self.head = TurnsHead(config)
+            return
         self.reader = Reader(config) if config.seen else None
         self.head = SoftPromptHead(config, self.reader.width if self.reader else 0)
 
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.head, PublishedHead):
             return self.head(task, vectors, counts)
+        if isinstance(self.head, TurnsHead):
+            return self.head(len(task)), shares_of(counts)
         assert isinstance(self.head, SoftPromptHead), "a plug with labels gives no soft prompt"
         if self.reader is None:
             return self.head(None, len(task)), shares_of(counts)

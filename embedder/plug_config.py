@@ -14,19 +14,29 @@ PROJECTED: Mapping[str, tuple[str, ...]] = {
     "task": ("task",),
     "none": (),
     "published": ("items", "task"),
+    "turns": (),
 }
 """What the projector sees, by the name of the aggregation. The others are what the first is compared with: the plain
-mean knows nothing of the task, `task` nothing of the user, `none` has instruction vectors only, and `published` is the
-plug of its authors (published.py)."""
+mean knows nothing of the task, `task` nothing of the user, `none` has instruction vectors only, `published` is the
+plug of its authors (published.py), and `turns` has no soft prompt (earlier_turns.py)."""
 
 PUBLISHED = "published"
 """The aggregation of the plug as its authors published it: one instruction and one persona vector before the input."""
 
+TURNS = "turns"
+"""The aggregation without a soft prompt: the user's nearest items stand before the task as earlier turns."""
+
+DEFAULT_TURNS = 4
+"""Items that become earlier turns; eight were hardly better for twice the time (docs/experiments.md, 2026-11-29)."""
+
 PLACEMENTS = ("before", "after")
 """Where the soft prompt stands from the task's input."""
 
+COUNTS = ("encoder_width", "llm_width", "instruction_count", "persona_count", "committee", "values_width", "turns")
+"""Settings that are whole numbers."""
+
 POSITIVE = ("encoder_width", "llm_width", "committee")
-"""Numbers that cannot be 0."""
+"""Those of them that cannot be 0."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,13 @@ class PlugConfig:
     """Text bodies of a plug with labels, each fitted without its own fold of the users."""
     values_width: int = 0
     """Length of the LLM's pooled values of a prompt (llm_jobs/engine/kv_cache.py), where a plug sees them."""
+    turns: int = 0
+    """Most items that stand before a task as earlier turns; with the aggregation "turns" only."""
     format: int = FORMAT
     """Version of the folder's files."""
 
     def __post_init__(self) -> None:
-        for name in ("encoder_width", "llm_width", "instruction_count", "persona_count", "committee", "values_width"):
+        for name in COUNTS:
             if type(value := getattr(self, name)) is not int or value < (name in POSITIVE):
                 raise PplugError(f"a plug cannot have {name} = {value!r}: it takes a whole number")
         if self.placement not in PLACEMENTS:
@@ -78,6 +90,14 @@ class PlugConfig:
             raise PplugError(f"a plug needs positive scales, not {self.embedding_norm} and {self.temperature}")
         if self.aggregation not in PROJECTED:
             raise PplugError(f"no aggregation {self.aggregation!r}: use one of {', '.join(PROJECTED)}")
+        self._require_fitting()
+
+    def _require_fitting(self) -> None:
+        """Refuse settings that do not go together."""
+        if bool(self.turns) != (self.aggregation == TURNS):
+            raise PplugError(f"a plug with aggregation {self.aggregation!r} cannot have turns = {self.turns}")
+        if self.turns and self.labels:
+            raise PplugError("a plug with labels reads no earlier turns")
         if self.values_width and not self.labels:
             raise PplugError("a plug that sees the LLM's values has to have labels")
 
@@ -88,30 +108,26 @@ class PlugConfig:
 
     @property
     def soft_count(self) -> int:
-        """Vectors of the soft prompt; a plug with labels has none."""
-        if self.labels:
+        """Vectors of the soft prompt; a plug with labels or turns has none."""
+        if self.labels or self.turns:
             return 0
         return self.instruction_count + (self.persona_count if self.seen else 0)
 
 
 def model_card(config: PlugConfig) -> str:
     """A README for the plug's folder."""
-    seen = ", ".join(config.seen) or "nothing"
-    made = f"Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM"
-    answers = f"free, with the soft prompt {config.placement} the task's input"
-    if config.labels:
-        seen = ", ".join(["task", *(["values"] if config.values_width else []), "labels of the history"])
-        made = "Points at one of a task's choices by what a user's history says of each"
-        answers = f"closed, trained on {len(config.labels)} labels; tasks may have others"
+    made, seen, answers = _described(config)
+    source = "" if config.turns else "\n(PPlug, arXiv 2409.11901)"
+    fitted = "but its weights were fitted to the histories of\nmany: see `training.json` beside this file for whose"
+    if config.turns:
+        fitted = "and has no weights that were fitted to anybody"
     return f"""---
 library_name: pplug
 license: apache-2.0
 ---
 # A persona plug for {", ".join(config.kinds)}
 
-{made}
-(PPlug, arXiv 2409.11901). It holds nothing of any one user, but its weights were fitted to the histories of
-many: see `training.json` beside this file for whose.
+{made}{source}. It holds nothing of any one user, {fitted}.
 
 | | |
 |---|---|
@@ -123,3 +139,17 @@ many: see `training.json` beside this file for whose.
     from embedder import PersonaPlug
     plug = PersonaPlug.from_pretrained("this folder")
 """
+
+
+def _described(config: PlugConfig) -> tuple[str, str, str]:
+    """What a plug makes, sees and answers."""
+    if config.labels:
+        made = "Points at one of a task's choices by what a user's history says of each"
+        seen = ", ".join(["task", *(["values"] if config.values_width else []), "labels of the history"])
+        return made, seen, f"closed, trained on {len(config.labels)} labels; tasks may have others"
+    if config.turns:
+        made = f"Lets a frozen LLM read the {config.turns} items of a user that are nearest to a task as earlier turns"
+        return made, "task, texts of the history", "free, without a soft prompt"
+    made = f"Turns a user's history vectors into {config.soft_count} soft prompt vectors for a frozen LLM"
+    answers = f"free, with the soft prompt {config.placement} the task's input"
+    return made, ", ".join(config.seen) or "nothing", answers

@@ -1,7 +1,7 @@
-"""Answer tasks for their users: a plug turns history and task into an answer, or into a soft prompt for the frozen LLM.
+"""Answer tasks for their users: a plug turns history and task into an answer, or into what the frozen LLM reads.
 
-PersonalTask ─┬─▶ plug ─▶ soft prompt ─▶ frozen LLM ─┬─▶ Answer    (text, score, what the plug looked at)
-              └─▶ plug with labels (closed.py) ──────┴─▶ Refusal   (reason)
+PersonalTask ─┬─▶ plug ─▶ soft prompt, or turns ─▶ frozen LLM ─┬─▶ Answer    (text, score, what the plug looked at)
+              └─▶ plug with labels (closed.py) ────────────────┴─▶ Refusal   (reason)
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from llm_jobs.closed import point_at_choices
 from llm_jobs.engine.engine import untold
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
+from llm_jobs.turns import with_turns
 
 PLUG_BATCH = 128  # tasks that go through the plug at once: 128 users with 64 vectors of 384 floats are 12 MB
 
@@ -33,7 +34,7 @@ def answer_tasks(
     """
     if plug.config.labels:
         return point_at_choices(llm, plug, tasks, tell)
-    requests, weights = personal_requests(plug, tasks)
+    requests, weights = personal_requests(llm, plug, tasks)
     answers = llm.answer(requests, Placement(plug.config.placement), tell)
     return [
         answer if isinstance(answer, Refusal) else replace(answer, weights=weight)
@@ -41,9 +42,19 @@ def answer_tasks(
     ]
 
 
+def personal_requests(
+    llm: AnsweringLLM, plug: PersonaPlug, tasks: Sequence[PersonalTask]
+) -> tuple[list[Request], list[FloatArray]]:
+    """Turn each task into a request with its user's soft prompt or turns; also the weights over the user's vectors."""
+    if plug.config.turns:
+        found = [with_turns(llm, task, _request(task, None), plug.config.turns) for task in tasks]
+        return [request for request, _ in found], [weights for _, weights in found]
+    return soft_requests(plug, tasks)
+
+
 @torch.no_grad()
-def personal_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple[list[Request], list[FloatArray]]:
-    """Turn each task into a request with its user's soft prompt; also the weights over that user's vectors."""
+def soft_requests(plug: PersonaPlug, tasks: Sequence[PersonalTask]) -> tuple[list[Request], list[FloatArray]]:
+    """The same of a plug that makes soft prompts."""
     plug.eval()
     requests: list[Request] = []
     weights: list[FloatArray] = []

@@ -13,6 +13,9 @@ from llm_jobs.engine.engine import Engine, run_halving, untold
 from llm_jobs.prompts import Answer, Ids, Placement, PromptParts, Refusal, Request, Turns
 from llm_jobs.request_reader import RequestReader
 
+Pair = tuple[str, str | None]
+"""Text and output of an item: what a user read or wrote, and what the user produced for it."""
+
 
 class AnsweringLLM:
     """A frozen LLM that answers: what reads for it, and the engine that runs it."""
@@ -85,3 +88,7 @@ class PersonalTask:
     stop: tuple[str, ...] = ()
     no_repeat: int = 0
     is_scale: bool = False  # the choices are ratings, of which the nearer one is the better answer
+    query: str = ""  # the prompt without what its kind knows as instruction
+    pairs: Sequence[Pair | None] = ()
+    """(n,) the most typical item behind each vector of the history, where it may be an earlier turn; none where texts
+    were not read."""

@@ -22,7 +22,7 @@ from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.answers.queue import EVERYBODY, QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.precisions import with_precisions
 from pipelines.personas.nights import newest_nights, nights_of
-from pipelines.personas.stored import read_personas
+from pipelines.personas.stored import Persona, read_personas, with_texts
 from pipelines.tables import Row
 from pipelines.tables.queries import run_query
 from pipelines.tables.views import connect, run_sql
@@ -75,14 +75,16 @@ def _answers(
         raise InputMissing(f"no plug answers kind {task['kind']!r}: name one with --plug")
     plug, width = loaded[task["kind"]].plug, models.encoder.width
     nights = newest_nights(nights_of(db), task["ds"], models.encoder.sha256).params
-    queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width)
+    kinds_read = [task["kind"]] if plug.config.turns else []
+    queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width, kinds_read)
     own = next(one for one in queue if one.task_id == task["task_id"])
-    personas = {"own": own.history, "default": History.empty(width)}
+    personas = {"own": own.persona, "default": Persona(History.empty(width), [])}
     users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_users", {"ds": task["ds"], **EVERYBODY}).to_pylist()}
     others = sorted(read_personas(db, nights, sorted(users - {own.user_id})[:OTHERS], width).items())
     if others:
-        personas["other"] = others[0][1].history
-    cases: list[QueuedTask] = [replace(own, history=history) for history in personas.values()]
+        first = dict(others[:1])
+        personas["other"] = next(iter((with_texts(db, first, nights, kinds_read) if kinds_read else first).values()))
+    cases: list[QueuedTask] = [replace(own, persona=persona) for persona in personas.values()]
     personal = personal_tasks(cases, kinds, models.encoder)
     given = dict(zip(personas, answer_tasks(models.llm, plug, personal), strict=True))
     given["none"] = models.llm.answer(plain_requests(personal[:1]), Placement.AFTER)[0]

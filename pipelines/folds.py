@@ -42,7 +42,7 @@ from pipelines.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
-FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none")
+FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none", "plug_turns")
 CLOSED_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "label_mode", "label_vote", "label_regression")
 """What is compared unless --methods says so; other methods take a training through the LLM for each fold and seed."""
 
@@ -121,7 +121,7 @@ def plan_folds(
     mine = [row for row in scored if row["kind"] == name]
     usual = CLOSED_ARMS if any(row["choices"] for row in mine) else FREE_ARMS
     chosen = [METHODS[name] for name in {OWN, *(compare.methods or usual)}]
-    answers = sum(entry.draws * (folds.seeds if entry.plug else 1) for entry in chosen)
+    answers = sum(entry.draws * (folds.seeds if entry.is_trained else 1) for entry in chosen)
     return Plan(JOB, ds, len({row["user_id"] for row in mine}), answers * len(mine))
 
 
@@ -192,7 +192,7 @@ class FoldedComparison:
         known = [example for example in trainer.examples if is_known(example.user_id)]
         common = most_frequent([example.target for example in known])
         for seed in self._seeds:
-            of_seed = [name for name in names if METHODS[name].plug is not None or seed == self._seeds[0]]
+            of_seed = [name for name in names if METHODS[name].is_trained or seed == self._seeds[0]]
             plugs = {MET: met[seed]} if met else {}
             for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
                 plugs[need] = trainer.trained(need, seed, is_known)
@@ -213,7 +213,7 @@ class FoldedComparison:
         """Tell how far the seeds of each trained method are apart."""
         for name, arm in arms.items():
             draws = len(next(iter(arm.scored.values()), []))
-            if METHODS[name].plug is None or draws % self._folds.seeds:
+            if not METHODS[name].is_trained or draws % self._folds.seeds:
                 continue
             each = draws // self._folds.seeds
             by_seed = [

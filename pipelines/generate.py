@@ -1,7 +1,8 @@
 """Job 2: answer a night's tasks with a frozen LLM that carries each user's persona.
 
     tasks ─────────────────────────────▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
-    persona_vectors, history_vectors since ──┘                               └─▶ rejects   (reason)
+    persona_vectors, history_vectors since ──┤                               └─▶ rejects   (reason)
+    texts of these items, where a plug makes earlier turns of them ──┘
 
 A shard is a range of users with at most `shard_tasks` tasks, answered together in batches of like lengths. Every task
 read is in `outputs` or in `rejects`, exactly once.
@@ -70,7 +71,7 @@ class GenerateJob:
 
     name: ClassVar[str] = JOB
     unit: ClassVar[str] = "tasks"
-    reads: ClassVar[Sequence[str]] = ("tasks", "persona_vectors", "history_vectors")
+    reads: ClassVar[Sequence[str]] = ("tasks", "persona_vectors", "history_vectors", "histories")
     writes: ClassVar[Sequence[str]] = ("outputs",)
     takes_parts = False
 
@@ -101,6 +102,8 @@ class GenerateJob:
         nights = nights_until([night for night in encoded if night.ds <= ds])
         names = ("persona_vectors", "history_vectors")
         personas = {name: nights.files(live.get(name, ())) if nights else [] for name in names}
+        if nights and facts.text_kinds:
+            personas["histories"] = [file for file in live.get("histories", ()) if file.ds <= nights.last.ds]
         settings = facts.settings(self.kinds)
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": nights and nights.last.ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
@@ -129,8 +132,8 @@ class GenerateJob:
         return models, plugs
 
     def read(self, night: Night, shard: Shard, db: duckdb.DuckDBPyConnection) -> list[QueuedTask]:
-        users, width = (shard.first_user, shard.last_user), night.facts["answering"].width
-        return queued_tasks(db, night.ds, night.facts["nights"], users, width)
+        users, facts = (shard.first_user, shard.last_user), night.facts["answering"]
+        return queued_tasks(db, night.ds, night.facts["nights"], users, facts.width, facts.text_kinds)
 
     def compute(
         self, night: Night, rows: Sequence[QueuedTask], models: tuple[Models, Mapping[str, LoadedPlug]]
@@ -235,4 +238,4 @@ def task_tokens(
         return 0
     unseen = sum(map(len, prepared.choices)) / len(prepared.choices) if prepared.choices else kind.max_new_tokens
     answer = 0 if config.labels else config.soft_count + round(lengths.get(kind.name, unseen))
-    return prepared.prompt_tokens + answer
+    return (1 + config.turns) * (prepared.prompt_tokens + answer)  # a turn is about as long as the task

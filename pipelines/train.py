@@ -2,6 +2,8 @@
 
 histories ─▶ targets, each with the items before it ─┐
 tasks of the nights named ───────────────────────────┴─▶ examples ─▶ train_plug ─▶ folder of the plug
+
+A plug of earlier turns has nothing to train: it is saved as it is.
 """
 
 import logging
@@ -15,16 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from embedder.errors import UsageError
 from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
-from embedder.plug_config import PUBLISHED, PlugConfig
+from embedder.plug_config import DEFAULT_TURNS, PUBLISHED, TURNS, PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training import read_report, save_report
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Tokenised, TrainConfig, split_users
-from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug
+from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug, write_report
 from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
@@ -55,6 +58,7 @@ class TrainResult:
     skipped_long_count: int
     """Examples that the LLM cannot take."""
     losses: Sequence[EpochLoss]
+    """None of a plug without weights."""
     held_out_users: int = 0
     """Users whose examples only measured; without any, `EpochLoss.held_out` repeats the loss of training."""
     loss_without_plug: float | None = None
@@ -114,10 +118,11 @@ def train_job(
         start = time.perf_counter()
         data = training_data(warehouse, choice, kinds)
         tell_of_labels(data)
-        logger.info(what_data_allow(len(data.targets.found), data.user_count, is_closed=bool(data.labels)))
+        if choice.aggregation != TURNS:
+            logger.info(what_data_allow(len(data.targets.found), data.user_count, is_closed=bool(data.labels)))
         config = with_precisions(warehouse, config, record)
         models = load_models(config)
-        fitted = fit_plug(data, kinds, models, train, folder, progress, choice.aggregation)
+        fitted = fit_plug(data, kinds, models, train, folder, progress, choice.aggregation, choice.turns)
         plug, prepared, _ = fitted
         result = measured(record, data, fitted, trainable(models.llm), train)
         seconds = round(time.perf_counter() - start, 1)
@@ -145,11 +150,17 @@ def fit_plug(
     folder: Path,
     progress: Progress,
     aggregation: str = "attention",
+    turns: int = DEFAULT_TURNS,
 ) -> Fitted:
     """Encode the examples and train a plug, saved in `folder`; a warning tells of one that is worse than guessing."""
     llm = trainable(models.llm)
+    require_free(data, aggregation)
+    plug = seeded_plug(plug_config(data.kind, models, aggregation, data.labels, turns), train.seed)
+    if not plug.head.STAGES:
+        plug.save_pretrained(folder)
+        write_report(folder, train, [], 0)
+        return Fitted(plug, [], [])
     examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
-    plug = seeded_plug(plug_config(data.kind, models, aggregation, data.labels), train.seed)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     names = models.encoder.encode(data.labels) if plug.config.labels else None
     losses = train_plug(plug, llm, prepared, train, folder, progress, names)
@@ -165,7 +176,8 @@ def measured(record: RunRecord, data: TrainingData, fitted: Fitted, llm: FrozenL
     without = loss_without_plug(llm, held_out, is_closed=is_closed)
     new = None if is_closed else loss_without_history(plug, llm, held_out, train)
     users = len({item.example.user_id for item in held_out})
-    skipped = data.targets.skipped_leak_count, len(data.targets.found) - len(prepared)
+    too_long = len(data.targets.found) - len(prepared) if plug.head.STAGES else 0
+    skipped = data.targets.skipped_leak_count, too_long
     return TrainResult(record, data.kind.name, len(prepared), *skipped, losses, users, without, new, is_closed)
 
 
@@ -228,7 +240,10 @@ def plan_train(
     examples = [
         Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
     ]
-    plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels), train.seed)
+    require_free(data, choice.aggregation)
+    plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels, choice.turns), train.seed)
+    if not plug.head.STAGES:
+        return Plan(JOB, choice.until, 0, 0, 0, 0, 0.0)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)
@@ -246,7 +261,12 @@ def plan_train(
 
 
 def trained_on(plug: PersonaPlug, prepared: Sequence[Tokenised], train: TrainConfig) -> Sequence[Tokenised]:
-    """The examples that weights were fitted to: all of them, unless training stopped by those of held-out users."""
+    """The examples that weights were fitted to: all of them, unless training stopped by those of held-out users.
+
+    None of a plug without weights.
+    """
+    if not plug.head.STAGES:
+        return []
     return split_users(prepared, train.held_out)[0] if plug.head.STOPS_EARLY else prepared
 
 
@@ -266,7 +286,20 @@ def add_to_report(folder: Path, **facts: Any) -> None:
     save_report(folder, {**facts, **read_report(folder)})
 
 
-def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labels: tuple[str, ...] = ()) -> PlugConfig:
+def require_free(data: TrainingData, aggregation: str) -> None:
+    """Refuse earlier turns for a closed kind, whose plug points at labels by far more items."""
+    if aggregation == TURNS and data.labels:
+        told = f"--aggregation {TURNS} is for free answers, and kind {data.kind.name} is closed"
+        raise UsageError(f"{told}: leave it out, and the plug points at the labels")
+
+
+def plug_config(
+    kind: Kind,
+    models: Models,
+    aggregation: str = "attention",
+    labels: tuple[str, ...] = (),
+    turns: int = DEFAULT_TURNS,
+) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
     scored = labels if aggregation == "attention" else ()
@@ -281,5 +314,6 @@ def plug_config(kind: Kind, models: Models, aggregation: str = "attention", labe
         aggregation=aggregation,
         labels=scored,
         values_width=llm.values_width if kind.sees_llm_values and scored else 0,
+        turns=turns if aggregation == TURNS else 0,
         **(as_published if aggregation == PUBLISHED else {}),
     )

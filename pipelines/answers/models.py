@@ -112,6 +112,7 @@ class AnsweringFacts:
     kv_memory: int | None
     context_length: int
     plugs: Mapping[str, str]  # fingerprint of the plug of each kind
+    text_kinds: frozenset[str] = frozenset()  # kinds whose plug reads texts of the history
 
     def settings(self, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         """List everything besides the tasks and the personas that an answer depends on."""
@@ -120,7 +121,8 @@ class AnsweringFacts:
             name: [kind.sha256, kind.metric, kind.max_new_tokens, kind.stop, kind.no_repeat]
             for name, kind in known.items()
         }
-        own = {name: value for name, value in vars(self).items() if name not in ("width", "context_length")}
+        told_by_others = ("width", "context_length", "text_kinds")
+        own = {name: value for name, value in vars(self).items() if name not in told_by_others}
         return own | {"plugs": dict(self.plugs), "kinds": of_kinds}
 
 
@@ -131,8 +133,16 @@ def answering_facts(config: GenerateConfig, folders: tuple[Path, ...], *, is_apa
 
 def _facts(config: GenerateConfig, folders: tuple[Path, ...]) -> AnsweringFacts:
     models = load_models(config)
-    plugs = {kind: loaded.sha256 for kind, loaded in load_plugs(folders, models).items()}
+    loaded = load_plugs(folders, models)
     encoder, llm = models.encoder, models.llm
     return AnsweringFacts(
-        encoder.width, encoder.sha256, llm.sha256, llm.kernel, llm.num_beams, llm.kv_memory, llm.context_length, plugs
+        width=encoder.width,
+        encoder_sha256=encoder.sha256,
+        llm_sha256=llm.sha256,
+        llm_kernel=llm.kernel,
+        num_beams=llm.num_beams,
+        kv_memory=llm.kv_memory,
+        context_length=llm.context_length,
+        plugs={kind: plug.sha256 for kind, plug in loaded.items()},
+        text_kinds=frozenset(kind for kind, plug in loaded.items() if plug.plug.config.turns),
     )

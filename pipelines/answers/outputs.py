@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -60,7 +60,7 @@ def output_row(
     task: QueuedTask, answer: Answer, persona_ds: date, plugs: Mapping[str, str], sha256s: Mapping[str, str]
 ) -> dict[str, Any]:
     """Make one row of `outputs`, apart from the run."""
-    has_history = len(task.history.vectors) > 0
+    source = persona_source(task, answer)
     return {
         "task_id": task.task_id,
         "user_id": task.user_id,
@@ -68,8 +68,8 @@ def output_row(
         "output": answer.text,
         "score": answer.score,
         "finish_reason": answer.finish_reason,
-        "persona_source": "history" if has_history else "default",
-        "persona_ds": persona_ds if has_history else None,
+        "persona_source": source,
+        "persona_ds": persona_ds if source == "history" else None,
         "top_items": top_items(task, answer.weights),
         "prompt_tokens": answer.prompt_tokens,
         "output_tokens": answer.output_tokens,
@@ -77,6 +77,12 @@ def output_row(
         "plug_sha256": plugs[task.kind],
         **sha256s,
     }
+
+
+def persona_source(task: QueuedTask, answer: Answer) -> Literal["history", "default"]:
+    """Whether the answer depends on anything that the user did; a plug of earlier turns finds nothing without texts."""
+    is_seen = answer.weights is None or bool(answer.weights.any())
+    return "history" if len(task.history.vectors) and is_seen else "default"
 
 
 def reject_row(task: QueuedTask, refusal: Refusal) -> dict[str, Any]:

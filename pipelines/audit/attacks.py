@@ -95,7 +95,7 @@ def linked(db: duckdb.DuckDBPyConnection, scene: Scene, before: Nights) -> Itera
 
 def attack_on_soft_prompts(scene: Scene, kind: str, plug: PersonaPlug) -> Iterator[Row]:
     """Invert what a plug of free answers tells the LLM of each user, for a task like nothing in particular."""
-    if not plug.config.labels:
+    if plug.config.soft_count:
         yield from inverted(f"soft prompts of {kind}", leaked_prompts(scene, plug), scene.known)
 
 

@@ -63,7 +63,7 @@ def label_losses(llm: AnsweringLLM, plug: PersonaPlug, examples: Sequence[Exampl
 
 def text_losses(llm: AnsweringLLM, plug: PersonaPlug, examples: Sequence[Example]) -> list[float | None]:
     """Of plugs that speak to the LLM; None for what it refuses."""
-    requests, _ = personal_requests(plug, [task_of(one, None, (one.target,)) for one in examples])
+    requests, _ = personal_requests(llm, plug, [task_of(one, None, (one.target,)) for one in examples])
     answers = llm.answer(requests, Placement(plug.config.placement))
     return [-answer.score if isinstance(answer, Answer) else None for answer in answers]
 

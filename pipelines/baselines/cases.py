@@ -19,15 +19,14 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
-from embedder.histories import History
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.labels import label_of
 from llm_jobs.tasks import PersonalTask
 from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
 from pipelines.nights.shards import cut_shards
 from pipelines.personas.columns import compact_vectors
 from pipelines.personas.nights import newest_nights, nights_of
-from pipelines.personas.stored import read_personas
+from pipelines.personas.stored import Persona, read_personas, with_texts
 from pipelines.tables.views import run_sql
 
 DRAWS = 5
@@ -59,7 +58,7 @@ class Case:
     """The user's items of the task's kind, oldest first."""
     item_count: int
     """The user's items of all kinds."""
-    others: Sequence[History]
+    others: Sequence[Persona]
     """Personas of other users, one for each of `DRAWS`; empty where there are no two users with a history."""
 
     @property
@@ -130,7 +129,7 @@ class CaseReader:
     def cases_of(self, first_user: str, last_user: str) -> list[Case]:
         """The cases of the users in a range, ordered by user and task."""
         users = first_user, last_user
-        queue = queued_tasks(self._db, self._ds, self._nights, users, self._encoder.width)
+        queue = queued_tasks(self._db, self._ds, self._nights, users, self._encoder.width, self._text_kinds)
         scored = [task for task in queue if task.kind == self._kind.name and task.reference is not None]
         tasks = [task for task in scored if task.user_id in self.task_counts]  # others may lie in the range
         items = self._items(*users)
@@ -157,9 +156,14 @@ class CaseReader:
             items[row["user_id"]].append(Item(row["item_id"], row["posted_at"], row["text"], row["output"], vector))
         return items
 
-    def _personas(self, users: set[str]) -> dict[str, History]:
+    @property
+    def _text_kinds(self) -> Sequence[str]:
+        """Kinds whose texts may be earlier turns; a plug of a closed kind needs none."""
+        return [self._kind.name] if self._kind.metric is Metric.ROUGE else []
+
+    def _personas(self, users: set[str]) -> dict[str, Persona]:
         found = read_personas(self._db, self._nights, users, self._encoder.width)
-        return {user: persona.history for user, persona in found.items()}
+        return with_texts(self._db, found, self._nights, self._text_kinds) if self._text_kinds else found
 
 
 def other_users(users: Sequence[str], donors: Sequence[str], seed: int) -> dict[str, str]:

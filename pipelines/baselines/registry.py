@@ -12,13 +12,15 @@ from typing import Final
 
 from embedder.histories import History
 from embedder.plug import PersonaPlug
-from embedder.plug_config import PUBLISHED
-from llm_jobs.answers import personal_requests, plain_requests
+from embedder.plug_config import PUBLISHED, TURNS
+from llm_jobs.answers import personal_requests, plain_requests, soft_requests
 from llm_jobs.closed import chosen_labels
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
+from llm_jobs.turns import answer_tokens, few_shot
+from pipelines.answers.queue import pairs_of
 from pipelines.baselines.cases import DRAWS, Case, Item
 from pipelines.baselines.kept import (
     NUMBER_BYTES,
@@ -35,15 +37,14 @@ from pipelines.baselines.kept import (
 from pipelines.baselines.labels import LabelRegression, mode_answers, vote_answers
 from pipelines.baselines.retrieval import (
     Ranking,
-    answer_tokens,
     by_bm25,
     by_cosine,
     by_recency,
-    few_shot,
     items_of,
     retrieved_prompt,
 )
 from pipelines.baselines.style import steered_answers
+from pipelines.personas.stored import Persona
 
 LORA: Final = "lora"
 """The method that is an LLM of its own for each user (`pipelines.baselines.lora`): asked for with --lora-users."""
@@ -75,8 +76,8 @@ OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST, FEW_SHOT_PLUG, PUBLISHED_
 OWN_PLUG: Final = "attention"
 """Aggregation of the plug that the others are compared with."""
 
-Whose = Callable[[Case], Sequence[History]]
-"""The histories to answer a case with: one answer each."""
+Whose = Callable[[Case], Sequence[Persona]]
+"""The personas to answer a case with: one answer each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +110,24 @@ class BaselineContext:
     """Everybody's most frequent label: the answer where a user has none."""
 
 
-def own_history(case: Case) -> Sequence[History]:
+def own_history(case: Case) -> Sequence[Persona]:
     """The user's own."""
-    return (case.task.history,)
+    return (case.task.persona,)
 
 
-def no_history(case: Case) -> Sequence[History]:
+def no_history(case: Case) -> Sequence[Persona]:
     """As if the user had none."""
-    return (History.empty(case.task.history.vectors.shape[1]),)
+    return (Persona(History.empty(case.task.history.vectors.shape[1]), []),)
+
+
+def others_histories(case: Case) -> Sequence[Persona]:
+    """Those of other users."""
+    return case.others
+
+
+def known_of(case: Case, persona: Persona, kind: Kind) -> PersonalTask:
+    """The case's task as if its user had a persona."""
+    return replace(case.personal, history=persona.history, pairs=pairs_of(persona, kind))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +150,17 @@ Build = Callable[[BaselineContext], Method]
 
 
 def plug_method(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Build:
-    """Answer with the plug of an aggregation, and with the history that `whose` gives."""
+    """Answer with the plug of an aggregation, and with the persona that `whose` gives."""
 
     def build(context: BaselineContext) -> Method:
         trained = context.plugs[name]
 
         def tasks_of(cases: Sequence[Case]) -> list[PersonalTask]:
-            given = [replace(case.personal, history=whose(case)[draw]) for draw in range(draws) for case in cases]
+            given = [known_of(case, whose(case)[draw], context.kind) for draw in range(draws) for case in cases]
             return [trained.seen(task, case.task.user_id) for task, case in zip(given, [*cases] * draws, strict=True)]
 
         def requests(cases: Sequence[Case]) -> list[Request]:
-            return personal_requests(trained.plug, tasks_of(cases))[0]
+            return personal_requests(context.llm, trained.plug, tasks_of(cases))[0]
 
         def labels(cases: Sequence[Case]) -> list[str]:
             return chosen_labels(context.llm, trained.plug, tasks_of(cases))
@@ -194,8 +205,8 @@ def few_shot_plug_method(whose: Whose, kept: Kept) -> Build:
         trained = context.plugs[FEW_SHOT_PLUG]
 
         def requests(cases: Sequence[Case]) -> list[Request]:
-            given = [replace(case.personal, history=whose(case)[0]) for case in cases]
-            return with_turns(cases, personal_requests(trained.plug, given)[0], FEW_SHOT, context)
+            given = [known_of(case, whose(case)[0], context.kind) for case in cases]
+            return with_turns(cases, soft_requests(trained.plug, given)[0], FEW_SHOT, context)
 
         placement = Placement(trained.plug.config.placement)
         return Method(trained.parameters, trained.seconds, kept, placement, requests=requests)
@@ -209,11 +220,10 @@ def with_turns(
     """The requests with the nearest of the user's own items that have an output as earlier turns."""
 
     def worded(case: Case, request: Request) -> Request:
-        assert isinstance(context.llm, FrozenLLM), "no method retrieves for another engine"
         nearest = items_of(by_cosine(replace(case, items=case.labelled))[:count])
         soft = 0 if request.soft_prompt is None else len(request.soft_prompt)
-        reserve = soft + answer_tokens(case, context.llm)
-        prompt, turns = few_shot(case.task.input, nearest, context.kind, context.llm, reserve)
+        reserve = soft + answer_tokens(context.llm, case.personal)
+        prompt, turns = few_shot(case.task.input, case.personal.query, nearest, context.llm, reserve)
         return replace(request, prompt=prompt, turns=turns)
 
     return [worded(case, request) for case, request in zip(cases, requests, strict=True)]
@@ -227,8 +237,8 @@ def nearest_method(name: str, whose: Whose = own_history) -> Build:
 
         def requests(cases: Sequence[Case]) -> list[Request]:
             tasks = with_items(cases, by_cosine, 1, context, trained.plug.config.soft_count)
-            given = [replace(task, history=whose(case)[0]) for task, case in zip(tasks, cases, strict=True)]
-            return personal_requests(trained.plug, given)[0]
+            given = [replace(task, history=whose(case)[0].history) for task, case in zip(tasks, cases, strict=True)]
+            return soft_requests(trained.plug, given)[0]
 
         placement = Placement(trained.plug.config.placement)
         return Method(trained.parameters, trained.seconds, kept_persona_and_items, placement, requests=requests)
@@ -289,6 +299,11 @@ class Entry:
     draws: int = 1
     """Answers to each task."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether another seed gives other answers."""
+        return self.plug not in (None, TURNS)
+
 
 def of_plug(name: str, whose: Whose = own_history, *, draws: int = 1, kept: Kept = kept_persona) -> Entry:
     """A method that answers with a plug."""
@@ -304,7 +319,7 @@ RANKINGS: Final[Mapping[str, tuple[Callable[[Kind], Ranking], Kept]]] = {
 
 METHODS: Final[Mapping[str, Entry]] = {
     "own": of_plug(OWN_PLUG),
-    "other": of_plug(OWN_PLUG, lambda case: case.others, draws=DRAWS),
+    "other": of_plug(OWN_PLUG, others_histories, draws=DRAWS),
     "default": of_plug(OWN_PLUG, no_history, kept=kept_nothing),
     SHUFFLED: of_plug(SHUFFLED),
     MET: of_plug(MET),
@@ -324,6 +339,8 @@ METHODS: Final[Mapping[str, Entry]] = {
         for name, (rank, kept) in RANKINGS.items()
         for count in (1, 4)
     },
+    "plug_turns": Entry(plug_method(TURNS, kept=kept_persona_and_items), TURNS, is_free=True),
+    "plug_turns_other": Entry(plug_method(TURNS, others_histories, draws=DRAWS), TURNS, is_free=True, draws=DRAWS),
     "few_shot_4": Entry(few_shot_method(FEW_SHOT)),
     "few_shot_8": Entry(few_shot_method(2 * FEW_SHOT)),
     FEW_SHOT_PLUG: Entry(few_shot_plug_method(own_history, kept_persona_and_items), FEW_SHOT_PLUG, is_free=True),

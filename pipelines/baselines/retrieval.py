@@ -1,7 +1,7 @@
 """Put the user's own items into the prompt: the newest, or those nearest to the task.
 
     items ─▶ rank (recency, BM25, cosine) ─▶ the k first ─▶ their texts cut to fit ─┬─▶ LaMP's prompt
-                                                                                    └─▶ earlier turns (few-shot)
+                                                                                    └─▶ turns (llm_jobs/turns.py)
 
 An item is cut at the end of its text, its output and the task itself never are.
 """
@@ -17,21 +17,13 @@ import numpy as np
 
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
-from llm_jobs.prompts import Placement, PromptRefused, Turns
+from llm_jobs.tasks import Pair
 from llm_jobs.training.data import Example
 from llm_jobs.training.fit import SOFT_ROOM
+from llm_jobs.turns import answer_tokens, few_shot, fits, fitting
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
 from pipelines.tables import Row
-
-ITEM_TOKENS = 256
-"""Tokens that the text of an item may take; what one leaves unused goes to the next. LaMP's whole prompt has 256."""
-
-STOP_SHARE = 0.9
-"""A prompt that is still too long is tried again with this share of the tokens for its items."""
-
-Pair = tuple[str, str | None]
-"""Text and output of an item."""
 
 Ranking = Callable[[Case], list[Item]]
 """A user's items, best first."""
@@ -98,7 +90,7 @@ def retrieved_prompt(case: Case, items: Sequence[Item], kind: Kind, llm: FrozenL
         llm: whose tokens and context count.
         soft: soft prompt vectors that must fit too.
     """
-    return fitting_prompt(case.task.input, items_of(items), kind, llm, soft + answer_tokens(case, llm))
+    return fitting_prompt(case.task.input, items_of(items), kind, llm, soft + answer_tokens(llm, case.personal))
 
 
 def items_of(items: Sequence[Item]) -> list[Pair]:
@@ -106,58 +98,10 @@ def items_of(items: Sequence[Item]) -> list[Pair]:
     return [(item.text, item.output) for item in items]
 
 
-def answer_tokens(case: Case, llm: FrozenLLM) -> int:
-    """Most tokens that an answer takes."""
-    choices = case.task.choices or ()
-    return max((len(llm.answer_ids(choice)) for choice in choices), default=case.personal.max_new_tokens)
-
-
 def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> str:
     """The same of a prompt and items' texts and outputs, where so many tokens must fit behind it."""
     found = fitting(items, llm, lambda pairs: fits(kind.with_retrieved(pairs, asked), llm, reserve))
     return kind.with_retrieved(found, asked)
-
-
-def few_shot(task_input: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> tuple[str, Turns]:
-    """A task as one more turn of a conversation, and the turns before it.
-
-    It asks its query: the input without what the kind knows as instruction. In earlier turns the user says an item's
-    text and the LLM answers with its output, the best item last. Without an item that fits the task is asked as it is.
-
-    Args:
-        task_input: the prompt without items.
-        items: text and output, best first.
-        kind: knows what of the input is instruction.
-        llm: whose tokens and context count.
-        reserve: tokens that must fit behind it.
-    """
-    asked = kind.query(task_input) or task_input
-
-    def takes(pairs: Sequence[Pair]) -> bool:
-        return all(text for text, _ in pairs) and fits(asked, llm, reserve, turns_of(pairs))
-
-    found = fitting(items, llm, takes)
-    return (asked, turns_of(found)) if found else (task_input, ())
-
-
-def turns_of(pairs: Sequence[Pair]) -> Turns:
-    """The pairs as turns, the first one last."""
-    return tuple((text.strip(), (output or "").strip()) for text, output in reversed(pairs))
-
-
-def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pair]], bool]) -> Sequence[Pair]:
-    """As many of the items, best first, and as much of their texts as is taken; none where not even one is."""
-    if not takes([]):
-        return []
-    for count in range(len(items), 0, -1):
-        room = count * ITEM_TOKENS
-        while room:
-            texts = cut_texts([text for text, _ in items[:count]], room, llm)
-            pairs = [(text, output) for text, (_, output) in zip(texts, items, strict=False)]
-            if takes(pairs):
-                return pairs
-            room = int(room * STOP_SHARE)
-    return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +132,8 @@ class WithItems:
         """With the nearest items as earlier turns; examples without such a history as they are."""
 
         def worded(example: Example, pairs: Sequence[Pair]) -> Example:
-            prompt, turns = few_shot(example.prompt, pairs, self.kind, self.llm, self._reserve(example))
+            asked = self.kind.query(example.prompt) or example.prompt
+            prompt, turns = few_shot(example.prompt, asked, pairs, self.llm, self._reserve(example))
             return replace(example, prompt=prompt, turns=turns)
 
         return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, count)]
@@ -207,28 +152,3 @@ class WithItems:
             usable = [at for at, item in enumerate(past) if item["kind"] == self.kind.name and item["output"]]
             near = sorted(usable, key=lambda at: (float(example.history[at] @ example.task), at), reverse=True)
             yield example, [(past[at]["text"], past[at]["output"]) for at in near[:count]]
-
-
-def fits(prompt: str, llm: FrozenLLM, reserve: int, turns: Turns = ()) -> bool:
-    """Whether the LLM can read all of the prompt, and of the turns before it."""
-    try:
-        return not llm.parts(prompt, Placement.AFTER, reserve, turns).is_shortened
-    except PromptRefused:
-        return False
-
-
-def cut_texts(texts: Sequence[str], room: int, llm: FrozenLLM) -> list[str]:
-    """The texts with at most `room` tokens in all: equal shares, and what one leaves unused goes to the next."""
-    cut: list[str] = []
-    for at, text in enumerate(texts):
-        share = room // (len(texts) - at)
-        ids = llm.format.token_ids(text)
-        cut.append(text if len(ids) <= share else beginning(text, ids[:share], llm))
-        room -= min(len(ids), share)
-    return cut
-
-
-def beginning(text: str, ids: tuple[int, ...], llm: FrozenLLM) -> str:
-    """What the first tokens of a text say, without half a character at its end."""
-    decoded = str(llm.format.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-    return text[: len(decoded.rstrip("\N{REPLACEMENT CHARACTER}"))].rstrip()

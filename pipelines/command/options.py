@@ -110,9 +110,14 @@ AuditedPlugs = Annotated[list[Path], option("--plug", "Folder of a plug to attac
 AuditedUsers = Annotated[int, option("--users", "Most users that are looked at.", min=4)]
 Engine = Literal["transformers", "vllm"]
 Aggregation = Annotated[
-    Literal["attention", "mean", "task", "none", "published"],
-    option("--aggregation", "What the plug sees: attention for the plug itself, the others to be compared with it."),
+    Literal["attention", "turns", "mean", "task", "none", "published"],
+    option(
+        "--aggregation",
+        "What the plug sees: attention for the plug itself; turns for the texts of the nearest items, for free"
+        " answers and without training; the others to be compared with these.",
+    ),
 ]
+Turns = Annotated[int, option("--turns", "Most items that become earlier turns, with --aggregation turns.", min=1)]
 Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],

@@ -69,6 +69,7 @@ def train(
     epochs: opt.Epochs = 3,
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
+    turns: opt.Turns = 4,
     limit: opt.Limit = None,
     *,
     models: opt.ModelNames,
@@ -80,6 +81,8 @@ def train(
     does not change it. A run that was killed goes on where it was. Prompts whose keys and values have no room in
     --memory (here 6G unless given) are read again in every epoch; the process takes up to 3.5 GB more than that.
     It ends with a verdict, and warns of a plug that answers worse than a guess among the labels: try another --seed.
+    With --aggregation turns nothing is trained: each task of free answers is asked after the user's nearest items, as
+    earlier turns of the conversation.
 
     Example: pplug train --plug plugs/news --kind LaMP_2N --until 2026-10-31
     """
@@ -91,7 +94,7 @@ def train(
     from pipelines.verdicts.trained import next_line
 
     today, training = utc_now().date(), training_config(epochs, models.memory, seed)
-    choice = PlugChoice(kind, until or today, tuple(tasks), aggregation, limit)
+    choice = PlugChoice(kind, until or today, tuple(tasks), aggregation, limit, turns)
     what = (common.tables, plug, choice, GenerateConfig(**vars(models)), training, opt.kinds_of(ctx))
     if common.dry_run:
         return common.show([asdict(plan_train(*what))])
@@ -107,6 +110,9 @@ def show_training(result: "TrainResult", common: opt.Writing) -> None:
     from pipelines.verdicts.trained import training_verdict
 
     common.show(result.rows)
+    if not result.losses:
+        message("Nothing to train: the language model will read the user's nearest items as earlier turns.")
+        return
     left_out = {"theirs is a task's text": result.skipped_leak_count, "too long for the LLM": result.skipped_long_count}
     told = "".join(f"; {count:,} skipped: {reason}" for reason, count in left_out.items() if count)
     message(f"{result.example_count:,} examples{told}")

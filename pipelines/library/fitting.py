@@ -43,7 +43,12 @@ def chosen_data(items: Sequence[Row], tasks: Sequence[Row], kind: Kind, limit: i
 
 
 def fitted(
-    data: TrainingData, kinds: Mapping[str, Kind], models: Models, train: TrainConfig, progress: Progress
+    data: TrainingData,
+    kinds: Mapping[str, Kind],
+    models: Models,
+    train: TrainConfig,
+    progress: Progress,
+    aggregation: str = "attention",
 ) -> tuple[PersonaPlug, Mapping[str, Any]]:
     """Train a plug; with it comes what `training.json` says of the training.
 
@@ -53,9 +58,10 @@ def fitted(
         models: the two frozen models.
         train: how it is trained.
         progress: told of the steps done.
+        aggregation: what the plug sees of a history.
     """
     tell_of_labels(data)
     with tempfile.TemporaryDirectory(prefix="pplug-") as folder:
-        plug = fit_plug(data, kinds, models, train, Path(folder), progress).plug
+        plug = fit_plug(data, kinds, models, train, Path(folder), progress, aggregation).plug
         report = read_report(Path(folder))
     return plug, {**report, "user_count": data.user_count}

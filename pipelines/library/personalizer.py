@@ -10,7 +10,7 @@ The answers are those of `pplug nightly` on the same rows: the same functions ma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from llm_jobs.prompts import Answer, Refusal
 from llm_jobs.training import read_report, save_report
 from llm_jobs.training.data import TrainConfig
 from pipelines.answers.models import Models, load_models
+from pipelines.answers.outputs import persona_source
 from pipelines.answers.queue import QueuedTask, personal_tasks, top_items
 from pipelines.library.fitting import chosen_data, fitted
 from pipelines.library.frames import Frame, like
@@ -110,6 +111,7 @@ class Personalizer:
         llm_dtype: Dtype = "auto",
         epochs: int = 3,
         seed: int = 0,
+        aggregation: Literal["attention", "turns"] = "attention",
         progress: Progress = no_progress,
     ) -> Self:
         """Train a plug on what users wrote and produced. The language model itself never changes.
@@ -128,6 +130,8 @@ class Personalizer:
             llm_dtype: the same of the language model.
             epochs: most passes over the examples, where the plug is trained through the language model.
             seed: of the start weights and of what is drawn in training.
+            aggregation: `attention` for the plug that learns, `turns` to let the language model read each user's four
+                nearest items as earlier turns instead: free answers only, and nothing is trained.
             progress: called with what is counted, how many are done and how many there are.
 
         Raises:
@@ -145,7 +149,7 @@ class Personalizer:
         data = chosen_data(items, queue, chosen, limit)
         with without_bars():
             models = load_models(saved.config)
-        plug, report = fitted(data, known, models, train, progress)
+        plug, report = fitted(data, known, models, train, progress, aggregation)
         return cls(chosen, plug, models, saved, known, report)
 
     def answer(self, histories: Frame, tasks: Frame, *, columns: Mapping[str, str] | None = None) -> Frame:
@@ -272,8 +276,7 @@ class Personalizer:
             input=row["input"],
             choices=None if row["choices"] is None else tuple(row["choices"]),
             reference=row["reference"],
-            history=persona.history,
-            items=[{"kind": item["kind"], "item_id": item["item_id"]} for item in persona.items],
+            persona=persona.persona,
         )
 
     def _answer_row(self, task: QueuedTask, found: Answer | Refusal, personas: Mapping[str, UserPersona]) -> Row:
@@ -287,7 +290,7 @@ class Personalizer:
             for item in top_items(task, found.weights)
         ]
         told = {"answer": found.text, "score": found.score, "finish_reason": found.finish_reason}
-        return own | told | {"why": why, "persona_source": "history" if persona else "default"}
+        return own | told | {"why": why, "persona_source": persona_source(task, found)}
 
 
 def _decided(saved: Saved) -> Saved:

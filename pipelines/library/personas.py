@@ -14,6 +14,7 @@ from embedder.histories import History
 from embedder.personas import Items, Summary
 from llm_jobs.kinds import Kind
 from pipelines.personas.bases import runs_of_equals
+from pipelines.personas.stored import Persona
 from pipelines.tables import Row
 
 MAX_VECTORS: Final = 128  # most vectors that stand for one user, as in `pplug encode`
@@ -25,6 +26,12 @@ class UserPersona(NamedTuple):
     history: History
     items: Sequence[Row]  # the most typical item of each vector
     item_count: int  # all of the user's items
+
+    @property
+    def persona(self) -> Persona:
+        """As the nights know it, with the texts."""
+        named = [{"kind": item["kind"], "item_id": item["item_id"]} for item in self.items]
+        return Persona(self.history, named, [(item["text"], item["output"]) for item in self.items])
 
     @classmethod
     def empty(cls, width: int) -> "UserPersona":

@@ -35,7 +35,7 @@ def cases_of(
             personal,
             (),
             personas[task.user_id].item_count if task.user_id in personas else 0,
-            [personas[draw[task.user_id]].history for draw in draws],
+            [personas[draw[task.user_id]].persona for draw in draws],
         )
         for task, personal in zip(tasks, personal_tasks(tasks, {kind.name: kind}, models.encoder), strict=True)
     ]

@@ -1,6 +1,6 @@
 """What is stored of personas: of some users as of a night, and all items of one who has more than a shard takes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import duckdb
@@ -9,10 +9,13 @@ import pyarrow as pa
 
 from embedder.histories import History
 from embedder.personas import Items, Summary
+from llm_jobs.tasks import Pair
 from pipelines.personas.asked import ask_for
 from pipelines.personas.bases import Base, UserItems, read_bases, read_items, with_newer
 from pipelines.tables.sql_files import query_text
 from pipelines.tables.views import run_sql
+
+KEY = ("user_id", "kind", "item_id")  # of an item
 
 PIECE_ITEMS = 4_096  # of a user that are in memory at once
 
@@ -22,6 +25,7 @@ class Persona(NamedTuple):
 
     history: History
     items: Sequence[Mapping[str, str]]  # (n,) kind and item_id of the most typical item of each vector
+    pairs: Sequence[Pair | None] = ()  # (n,) text and output of these items, where they were read; see `with_texts`
 
 
 def read_personas(
@@ -37,6 +41,25 @@ def read_personas(
         whole = summary.with_items(newer[user].items) if user in newer else summary
         found[user] = Persona(whole.history(), [{"kind": kind, "item_id": name} for kind, name in whole.typical])
     return found
+
+
+def with_texts(
+    db: duckdb.DuckDBPyConnection, personas: Mapping[str, Persona], nights: Mapping[str, Any], kinds: Collection[str]
+) -> dict[str, Persona]:
+    """The personas with text and output of those of their items that are of these kinds and have an output."""
+    keys = [
+        {"user_id": user, **item}
+        for user, persona in personas.items()
+        for item in persona.items
+        if item["kind"] in kinds
+    ]
+    db.register("asked_items", pa.Table.from_pylist(keys, pa.schema(dict.fromkeys(KEY, pa.string()))))
+    rows = run_sql(db, "jobs/texts_of_items", {"last_ds": nights["last_ds"]}).to_pylist()
+    texts = {tuple(row[name] for name in KEY): (row["text"], row["output"]) for row in rows}
+    return {
+        user: persona._replace(pairs=[texts.get((user, item["kind"], item["item_id"])) for item in persona.items])
+        for user, persona in personas.items()
+    }
 
 
 def base_of_parts(

@@ -28,6 +28,8 @@ ARMS: Final[dict[str, str]] = {
     "bm25_4": "4 best items by BM25 in the prompt",
     "dense_1": "the nearest item in the prompt",
     "dense_4": "4 nearest items in the prompt",
+    "plug_turns": "a plug of earlier turns",
+    "plug_turns_other": "that plug, another user's items",
     "few_shot_4": "4 nearest items as earlier turns",
     "few_shot_8": "8 nearest items as earlier turns",
     "few_shot_plug": "a plug trained with 4 nearest items as turns",

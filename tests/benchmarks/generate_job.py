@@ -136,7 +136,7 @@ def requests_of_night(
             tasks = queued_tasks(db, night, nights, users, models.encoder.width)
             for kind, (plug, _) in loaded.items():
                 personal = personal_tasks([task for task in tasks if task.kind == kind], KINDS, models.encoder)
-                yield personal_requests(plug, personal)[0], Placement(plug.config.placement)
+                yield personal_requests(models.llm, plug, personal)[0], Placement(plug.config.placement)
 
 
 def apart(make: Callable[..., Made], *arguments: Any) -> Made:

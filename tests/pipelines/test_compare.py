@@ -177,7 +177,7 @@ def test_every_arm_says_what_a_slow_oracle_says_whatever_the_chunk(night: Night,
         "instruction": night.plugs[3],
     }.items():
         (method,) = load_plugs([folder], models).values()
-        wanted[arm] = asked(models, personal_requests(method.plug, personal)[0], placement)
+        wanted[arm] = asked(models, personal_requests(models.llm, method.plug, personal)[0], placement)
     found = answers_of(night, list(wanted), chunk)
     for name, texts in wanted.items():
         assert [found[name][one.task_id] for one in tasks] == [[text] for text in texts], name

@@ -9,6 +9,7 @@ from embedder.histories import History
 from llm_jobs.answers import PersonalTask
 from pipelines.answers.queue import QueuedTask
 from pipelines.baselines.cases import Case, Item
+from pipelines.personas.stored import Persona
 
 CHOICES = ("red", "blue", "green")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +30,7 @@ def case(
     task: Sequence[float] = (1.0, 0.0),
     choices: tuple[str, ...] | None = CHOICES,
 ) -> Case:
-    queued = QueuedTask("t", "ann", "note", text, choices, "red", History.empty(2), [])
-    personal = PersonalTask(text, unit(*task), History.empty(2), choices, 4)
+    queued = QueuedTask("t", "ann", "note", text, choices, "red", Persona(History.empty(2), []))
+    asked = text.partition("note:")[2].strip() or text
+    personal = PersonalTask(text, unit(*task), History.empty(2), choices, 4, query=asked)
     return Case(queued, personal, items, len(items), [])

@@ -12,18 +12,14 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement
 from llm_jobs.training.data import Example
+from llm_jobs.turns import ITEM_TOKENS, fits
 from pipelines.baselines.extra import required
 from pipelines.baselines.retrieval import (
-    ITEM_TOKENS,
     WithItems,
     bm25_scores,
     by_bm25,
     by_cosine,
     by_recency,
-    cut_texts,
-    few_shot,
-    fits,
-    items_of,
     retrieved_prompt,
 )
 
@@ -109,35 +105,6 @@ def test_whatever_the_lengths_the_prompt_fits_and_the_task_is_whole(
     if items and fits(task.task.input + "z" * 100, llm, reserve):
         assert '"out" is the title for' in prompt
         assert not llm.parts(prompt, Placement.AFTER, reserve).is_shortened
-
-
-@settings(max_examples=25)
-@given(st.lists(st.integers(0, 900), max_size=4), st.integers(1, 600))
-def test_whatever_the_lengths_earlier_turns_fit_and_the_best_comes_last(
-    kinds: dict[str, Kind], llm: FrozenLLM, lengths: list[int], task_length: int
-) -> None:
-    items = [item(at, f"{at}" + "z" * length, f"out {at}") for at, length in enumerate(lengths)]
-    task = case(items, "note: " + "q" * task_length)
-    reserve = max(len(llm.answer_ids(choice)) for choice in task.task.choices or ())
-    prompt, turns = few_shot(task.task.input, items_of(items), kinds["note"], llm, reserve)
-    assert prompt == ("q" * task_length if turns else task.task.input)
-    assert not turns or fits(prompt, llm, reserve, turns)
-    assert [answer for _, answer in turns] == [f"out {at}" for at in reversed(range(len(turns)))]
-    assert all(items[len(turns) - 1 - at].text.startswith(said) for at, (said, _) in enumerate(turns))
-    if items and fits(prompt + "z" * 200, llm, reserve):
-        assert turns
-
-
-@given(st.lists(st.text(alphabet="ab é你", max_size=40), min_size=1, max_size=4), st.integers(0, 120))
-def test_cut_texts_are_beginnings_within_the_room_and_only_what_does_not_fit_is_cut(
-    llm: FrozenLLM, texts: list[str], room: int
-) -> None:
-    cut = cut_texts(texts, room, llm)
-    assert all(text.startswith(part) for text, part in zip(texts, cut, strict=True))
-    sizes = [len(llm.format.token_ids(text)) for text in texts]
-    assert sum(len(llm.format.token_ids(part)) for part in cut) <= room
-    if max(sizes) <= room // len(texts):
-        assert cut == texts
 
 
 def test_an_item_gets_what_others_leave(kinds: dict[str, Kind], llm: FrozenLLM) -> None:

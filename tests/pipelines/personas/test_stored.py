@@ -64,7 +64,7 @@ def test_the_view_of_personas_and_the_workers_see_the_same(
         read = read_personas(db, nights_of(warehouse), ["ann", "bob", "cid", "nobody"], 32)
     assert rows.keys() == read.keys() == {"ann", "bob", "cid"}
     for user, row in rows.items():
-        history, items = read[user]
+        history, items, _ = read[user]
         scaled = np.array(row["vectors"]) * np.array(row["vector_scales"], np.float32)[:, None]
         np.testing.assert_allclose(history.vectors, scaled, atol=1e-7)
         assert row["counts"] == history.counts.tolist()
