@@ -25,9 +25,10 @@ from pipelines.baselines.cases import CaseReader
 from pipelines.baselines.kept import NUMBER_BYTES
 from pipelines.baselines.labels import LabelRegression, most_frequent
 from pipelines.baselines.lora import LoraConfig, adapt, most_active
+from pipelines.baselines.methods import BaselineContext, Method, without_persona
 from pipelines.baselines.night import NightOfKind, compared_models
 from pipelines.baselines.plugs import PlugsOfKind, compared_plugs
-from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS, BaselineContext, Method, without_persona
+from pipelines.baselines.registry import LORA, METHODS, OF_FOLDS
 from pipelines.baselines.table import OWN
 from pipelines.evaluate import JOB, keep_rows, referenced_tasks
 from pipelines.examples import Target, examples_of
@@ -139,7 +140,7 @@ def chosen_methods(
     night: NightOfKind, of_kind: PlugsOfKind, data: TrainingData, wanted: Sequence[str], *, has_others: bool
 ) -> dict[str, Method]:
     """Those that can answer; of the ones asked for by name all must have their plug."""
-    kind, models, plugs = night.kind, night.models, of_kind.by_aggregation
+    kind, models, plugs = night.kind, night.models, of_kind.plugs
     outputs = [target.target for target in data.targets.found]
     is_closed = any(row["choices"] for row in night.tasks) and len(set(outputs)) > 1
     names = list[str]()
@@ -204,6 +205,6 @@ def plan_compare(
     chosen = chosen_plugs(plugs, compared_models(warehouse, config), kinds, compare)
     own = [of_kind.own for of_kind in chosen.values()]
     one_arm = plan_night(generate_job(list(dict.fromkeys(own)), config, kinds, force=True), warehouse, ds)
-    there = {name for of_kind in chosen.values() for name in of_kind.by_aggregation}
+    there = {name for of_kind in chosen.values() for name in of_kind.plugs}
     names = [name for name in compare.methods or METHODS if METHODS[name].plug in {None, *there}]
     return one_arm.times(sum(METHODS[name].draws for name in {OWN, *names} if not METHODS[name].is_closed), JOB)

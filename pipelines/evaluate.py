@@ -25,7 +25,8 @@ from llm_jobs.metrics import Scored
 from pipelines.answers.models import GenerateConfig, load_models, load_plugs
 from pipelines.baselines.answering import Arm, answer_arms, tell_of_shortened
 from pipelines.baselines.cases import CaseReader
-from pipelines.baselines.registry import METHODS, OWN_PLUG, BaselineContext, TrainedPlug
+from pipelines.baselines.methods import BaselineContext, TrainedPlug
+from pipelines.baselines.registry import METHODS, OWN_PLUG
 from pipelines.baselines.table import slice_rows
 from pipelines.generate import generate_job
 from pipelines.nights.night import plan_night

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from embedder.errors import InputMissing, UsageError
 from embedder.hashing import hash_share
+from embedder.plug_config import TURNS
 from llm_jobs.closed import refused, with_values
 from llm_jobs.kinds import Kind
 from llm_jobs.metrics import evaluate_answers
@@ -26,8 +27,9 @@ from pipelines.answers.models import GenerateConfig, trainable
 from pipelines.baselines.answering import Arm, answer_arms
 from pipelines.baselines.cases import Case
 from pipelines.baselines.labels import LabelRegression, most_frequent
+from pipelines.baselines.methods import BaselineContext, Method, TrainedPlug
 from pipelines.baselines.night import NightOfKind, compared_models
-from pipelines.baselines.registry import MET, METHODS, OWN_PLUG, SHUFFLED, BaselineContext, Method, TrainedPlug
+from pipelines.baselines.registry import ATTENTION, MET, METHODS, OWN_PLUG, SHUFFLED
 from pipelines.baselines.table import OWN
 from pipelines.baselines.training import FoldTrainer
 from pipelines.compare import CompareConfig
@@ -38,11 +40,13 @@ from pipelines.nights.runs import Progress, no_progress, recorded_run
 from pipelines.tables import Row
 from pipelines.tables.views import connect
 from pipelines.tables.warehouse import Warehouse
+from pipelines.train import require_free
 from pipelines.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
 FREE_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "none", "plug_turns")
+TURNS_ARMS: Final = ("own", "other", "default", "none")
 CLOSED_ARMS: Final = ("own", "other", "default", SHUFFLED, MET, "label_mode", "label_vote", "label_regression")
 """What is compared unless --methods says so; other methods take a training through the LLM for each fold and seed."""
 
@@ -61,10 +65,26 @@ class FoldConfig:
     """Most examples of all users together, as many of each user as can be; all unless given."""
     folder: Path | None = None
     """Where trained plugs are kept, so that a run that was killed goes on; nowhere unless given."""
+    aggregation: str = ATTENTION
+    """Of the plug itself: ATTENTION, or TURNS of free answers, which takes no training."""
 
     def __post_init__(self) -> None:
+        if self.aggregation not in (ATTENTION, TURNS):
+            told = f"--aggregation {self.aggregation} is no plug of its own"
+            raise UsageError(f"{told}: leave it out, or compare with turns")
         if self.count < 2 or self.seeds < 1:
             raise UsageError(f"--folds wants at least 2 folds and 1 seed, not {self.count} and {self.seeds}")
+
+    def usual(self, *, is_closed: bool) -> Sequence[str]:
+        """The methods unless others are wanted."""
+        if is_closed:
+            return CLOSED_ARMS
+        return TURNS_ARMS if self.aggregation == TURNS else FREE_ARMS
+
+    def is_trained(self, name: str) -> bool:
+        """Whether another seed gives a method other answers."""
+        plug = METHODS[name].plug
+        return plug is not None and (self.aggregation if plug == OWN_PLUG else plug) != TURNS
 
 
 def fold_of(user_id: str, count: int) -> int:
@@ -119,9 +139,9 @@ def plan_folds(
     scored = referenced_tasks(warehouse, ds)
     name = kind_of(scored, compare.kind, kinds)
     mine = [row for row in scored if row["kind"] == name]
-    usual = CLOSED_ARMS if any(row["choices"] for row in mine) else FREE_ARMS
-    chosen = [METHODS[name] for name in {OWN, *(compare.methods or usual)}]
-    answers = sum(entry.draws * (folds.seeds if entry.is_trained else 1) for entry in chosen)
+    usual = folds.usual(is_closed=any(row["choices"] for row in mine))
+    chosen = {OWN, *(compare.methods or usual)}
+    answers = sum(METHODS[name].draws * (folds.seeds if folds.is_trained(name) else 1) for name in chosen)
     return Plan(JOB, ds, len({row["user_id"] for row in mine}), answers * len(mine))
 
 
@@ -148,10 +168,15 @@ class FoldedComparison:
             reader = night.reader(db)
             reader.require_items()
             data = night.data(reader.persona_ds, self._folds.limit)
-            examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
+            require_free(data, self._folds.aggregation)
             names = self._names(data)
+            examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
             trainer = FoldTrainer(night, data, examples, self._folds.train, progress, self._folds.folder)
-            met = {seed: trainer.trained(OWN_PLUG, seed, lambda _: True) for seed in self._seeds if MET in names}
+            met = {
+                seed: trainer.trained(self._folds.aggregation, seed, lambda _: True)
+                for seed in self._seeds
+                if MET in names
+            }
             for fold in range(self._folds.count):
                 mine = [row for row in night.tasks if fold_of(row["user_id"], self._folds.count) == fold]
                 if not mine:
@@ -169,7 +194,7 @@ class FoldedComparison:
         return night.rows(arms, dict(in_order), data)
 
     def _names(self, data: TrainingData) -> list[str]:
-        usual = CLOSED_ARMS if data.labels else FREE_ARMS
+        usual = self._folds.usual(is_closed=bool(data.labels))
         wrong = [name for name in self._compare.methods if METHODS[name].is_free and data.labels]
         if wrong:
             kind = self._night.kind.name
@@ -192,10 +217,13 @@ class FoldedComparison:
         known = [example for example in trainer.examples if is_known(example.user_id)]
         common = most_frequent([example.target for example in known])
         for seed in self._seeds:
-            of_seed = [name for name in names if METHODS[name].is_trained or seed == self._seeds[0]]
+            of_seed = [name for name in names if self._folds.is_trained(name) or seed == self._seeds[0]]
+            if not of_seed:
+                continue
             plugs = {MET: met[seed]} if met else {}
             for need in sorted({str(METHODS[name].plug) for name in of_seed} - {"None", MET}):
-                plugs[need] = trainer.trained(need, seed, is_known)
+                aggregation = self._folds.aggregation if need == OWN_PLUG else need
+                plugs[need] = trainer.trained(aggregation, seed, is_known)
             regression = LabelRegression.fit(known) if "label_regression" in of_seed else None
             context = BaselineContext(self._night.kind, trainable(self._night.models.llm), plugs, regression, common)
             yield {name: METHODS[name].build(context) for name in of_seed}
@@ -213,7 +241,7 @@ class FoldedComparison:
         """Tell how far the seeds of each trained method are apart."""
         for name, arm in arms.items():
             draws = len(next(iter(arm.scored.values()), []))
-            if not METHODS[name].is_trained or draws % self._folds.seeds:
+            if not self._folds.is_trained(name) or draws % self._folds.seeds:
                 continue
             each = draws // self._folds.seeds
             by_seed = [

@@ -18,7 +18,7 @@ from llm_jobs.metrics import Scored
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
 from llm_jobs.tasks import AnsweringLLM
 from pipelines.baselines.cases import Case
-from pipelines.baselines.registry import Method
+from pipelines.baselines.methods import Method
 from pipelines.nights.runs import Progress
 
 logger = logging.getLogger(__name__)

@@ -30,23 +30,23 @@ from llm_jobs.training.training import with_values
 from pipelines.answers.models import trainable
 from pipelines.baselines.difference import Peers
 from pipelines.baselines.inputs import InputVectors
+from pipelines.baselines.methods import TrainedPlug
 from pipelines.baselines.night import NightOfKind
 from pipelines.baselines.registry import (
+    ATTENTION,
     DIFFERENCE,
     FEW_SHOT,
     FEW_SHOT_PLUG,
     NEAREST,
-    OWN_PLUG,
     PUBLISHED_INPUT,
     SHUFFLED,
-    TrainedPlug,
 )
 from pipelines.baselines.retrieval import WithItems
 from pipelines.nights.runs import Progress
 from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
 from pipelines.training_data import TrainingData
 
-WAYS: Final = dict.fromkeys((SHUFFLED, DIFFERENCE, NEAREST, FEW_SHOT_PLUG), OWN_PLUG) | {PUBLISHED_INPUT: PUBLISHED}
+WAYS: Final = dict.fromkeys((SHUFFLED, DIFFERENCE, NEAREST, FEW_SHOT_PLUG), ATTENTION) | {PUBLISHED_INPUT: PUBLISHED}
 """Other ways to train a plug than an aggregation alone, each with the aggregation that it trains."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -49,6 +49,10 @@ class Compared:
     ] = 0
     seeds: Annotated[int, opt.option("--seeds", "With --folds: trainings of every trained method.", min=1)] = 3
     epochs: Annotated[int, opt.option("--epochs", "With --folds: passes over the examples.", min=1)] = 3
+    aggregation: Annotated[
+        Literal["attention", "turns"],
+        opt.option("--aggregation", "With --folds: of the plug itself; turns takes no training."),
+    ] = "attention"
     limit: Annotated[
         int | None, opt.option("--limit", "With --folds: most examples of all users, in turn one of each.", min=1)
     ] = None
@@ -233,7 +237,8 @@ def compare(
         if plugs[1:]:
             raise UsageError(f"--folds keeps its plugs in one folder, saw --plug {plugs[0]} and --plug {plugs[1]}")
         train = training_config(compared.epochs, config.memory)
-        folds = FoldConfig(compared.folds, compared.seeds, train, compared.limit, plugs[0] if plugs else None)
+        place = plugs[0] if plugs else None
+        folds = FoldConfig(compared.folds, compared.seeds, train, compared.limit, place, compared.aggregation)
         plan, run = partial(plan_folds, *night, wanted, folds), partial(compare_folds, *night, config, wanted, folds)
     else:
         what = (*night, opt.control_plugs(plugs, is_wanted=True), config, wanted)

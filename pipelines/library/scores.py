@@ -13,7 +13,8 @@ from pipelines.answers.models import Models
 from pipelines.answers.queue import QueuedTask, personal_tasks
 from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CHUNK, DRAWS, Case, other_users
-from pipelines.baselines.registry import METHODS, OWN_PLUG, BaselineContext, TrainedPlug
+from pipelines.baselines.methods import BaselineContext, TrainedPlug
+from pipelines.baselines.registry import METHODS, OWN_PLUG
 from pipelines.baselines.table import OWN, slice_rows
 from pipelines.library.personas import UserPersona
 from pipelines.nights.runs import Progress

@@ -78,7 +78,7 @@ _COLUMNS: Mapping[str, tuple[pa.DataType, str]] = {
     "parameters": (_BIGINT, "trained numbers behind one answer"),
     "persona": (_VECTOR, "unit mean of all item vectors"),
     "persona_ds": (pa.date32(), "night of the persona that was used; null for the default persona"),
-    "persona_source": (_TEXT, "history or default"),
+    "persona_source": (_TEXT, "history, or default where nothing of one was used"),
     "plug_sha256": (_TEXT, "fingerprint of the plug"),
     "posted_at": (_TIME, "time of the item"),
     "prompt_tokens": (_INT, "tokens of the prompt, soft prompt included"),

@@ -24,8 +24,9 @@ from pipelines.baselines import cases
 from pipelines.baselines.answering import answer_arms
 from pipelines.baselines.cases import CaseReader, other_users
 from pipelines.baselines.lora import LoraConfig
+from pipelines.baselines.methods import BaselineContext
 from pipelines.baselines.plugs import compared_plugs
-from pipelines.baselines.registry import METHODS, BaselineContext
+from pipelines.baselines.registry import METHODS
 from pipelines.command.evaluations import slice_tables
 from pipelines.compare import CompareConfig, compare_night, plan_compare
 from pipelines.evaluate import evaluate_night, referenced_tasks
@@ -86,7 +87,7 @@ def answers_of(night: Night, names: list[str], chunk: int) -> dict[str, dict[str
     with connect(night.warehouse) as db, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cases, "CHUNK", chunk)
         reader = CaseReader(db, NIGHT, night.kinds["note"], models.encoder, referenced_tasks(night.warehouse, NIGHT))
-        plugs = compared_plugs(night.plugs, models)["note"].by_aggregation
+        plugs = compared_plugs(night.plugs, models)["note"].plugs
         context = BaselineContext(night.kinds["note"], trainable(models.llm), plugs, None, "red")
         methods = {name: METHODS[name].build(context) for name in names}
         told = list[tuple[str, int, int]]()
@@ -196,6 +197,8 @@ NOT_HERE = {
     "nearest",
     "nearest_default",
     "few_shot_plug",
+    "plug_turns",
+    "plug_attention",
     "few_shot_default",
     "style_vector",
     "pplug_published",

@@ -21,7 +21,7 @@ from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training.data import TrainConfig
 from pipelines import Personalizer
 from pipelines.answers.models import GenerateConfig
-from pipelines.compare import CompareConfig
+from pipelines.compare import CompareConfig, compare_night
 from pipelines.encode import EncodeConfig
 from pipelines.evaluate import evaluate_night
 from pipelines.explain import explain
@@ -191,14 +191,31 @@ def test_on_folds_it_is_compared_without_training(
     items = [item(user, at, f"{user} text {at}", f"title {at}", day=9 - at) for user in users for at in range(4)]
     warehouse = fill(items, [{**TASKS[0], "task_id": user, "user_id": user} for user in users], name="many")
     encode_night(warehouse, NIGHT, encode_config, kinds)
-    methods = CompareConfig(methods=("plug_turns", "plug_turns_other", "few_shot_4"))
-    folds = FoldConfig(2, 1, TrainConfig(epochs=1, batch_size=8))
-    rows = compare_folds(warehouse, NIGHT, kinds, config, methods, folds).to_pylist()
-    value = {row["arm"]: row["value"] for row in rows if (row["slice"], row["metric"]) == ("all", "rouge-1")}
-    assert {"own", "plug_turns", "plug_turns_other", "few_shot_4"} == value.keys()
-    assert value["plug_turns"] == value["few_shot_4"]  # as long as no vector stands for more than one item
-    [parameters] = {row["parameters"] for row in rows if row["arm"] == "plug_turns"}
-    assert parameters == 0
+    folds = FoldConfig(2, 2, TrainConfig(epochs=1, batch_size=8), aggregation="turns")
+    what = (warehouse, NIGHT, kinds, config)
+    rows = compare_folds(*what, CompareConfig(), folds).to_pylist()
+    of_all = [row for row in rows if row["slice"] == "all"]
+    assert {row["arm"] for row in of_all} == {"own", "other", "default", "none", "reference"}
+    assert {row["parameters"] for row in rows if row["arm"] == "own"} == {0}
+    more = CompareConfig(methods=("plug_attention", "few_shot_4"))
+    more_rows = compare_folds(*what, more, replace(folds, seeds=1)).to_pylist()
+    value = {row["arm"]: row["value"] for row in more_rows if (row["slice"], row["metric"]) == ("all", "rouge-1")}
+    assert value.keys() == {"own", "plug_attention", "few_shot_4"}
+    assert value["own"] == value["few_shot_4"]  # as long as no vector stands for more than one item
+    assert value["own"] == next(row["value"] for row in of_all if (row["arm"], row["metric"]) == ("own", "rouge-1"))
+
+
+def test_with_plugs_that_are_there_it_is_what_others_are_compared_with(
+    warehouse: Warehouse, plug: Path, config: GenerateConfig, kinds: dict[str, Kind], tmp_path: Path
+) -> None:
+    mean = PlugChoice("note", NIGHT, aggregation="mean")
+    train_job(warehouse, tmp_path / "mean", mean, config, TrainConfig(epochs=1, batch_size=8, held_out=0.0), kinds)
+    methods = CompareConfig(methods=("other", "plug_mean"))
+    rows = compare_night(warehouse, NIGHT, kinds, [plug, tmp_path / "mean"], config, methods).to_pylist()
+    of_all = {row["arm"]: row for row in rows if (row["slice"], row["metric"]) == ("all", "rouge-1")}
+    assert of_all.keys() == {"own", "other", "plug_mean"}
+    assert of_all["own"]["user_bytes"] > of_all["plug_mean"]["user_bytes"]
+    assert of_all["plug_mean"]["compared_with"] == "own"
 
 
 def test_nobody_was_in_its_training_and_a_dry_run_says_that_there_is_none(

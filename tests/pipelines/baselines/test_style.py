@@ -7,7 +7,7 @@ from method_cases import case, item
 from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Answer, Placement
-from pipelines.baselines.registry import without_persona
+from pipelines.baselines.methods import without_persona
 from pipelines.baselines.style import steered_answers, style_vector
 
 KIND = Kind(name="note", metric=Metric.ROUGE, prompt="Name this note: {text}")

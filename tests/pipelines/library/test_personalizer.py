@@ -96,7 +96,7 @@ def test_a_merged_history_is_the_persona_of_the_night(
     assert (ours.history.counts == theirs.history.counts).all()
     assert ours.history.past.names == theirs.history.past.names
     assert ours.history.past.shares == pytest.approx(theirs.history.past.shares, abs=1e-5)
-    assert [one["item_id"] for one in ours.items] == [one["item_id"] for one in theirs.items]
+    assert [one["item_id"] for one in ours.items] == [one["item_id"] for one in theirs.persona.items]
 
 
 @pytest.mark.parametrize("library", FRAMES)
