@@ -75,15 +75,14 @@ def _answers(
         raise InputMissing(f"no plug answers kind {task['kind']!r}: name one with --plug")
     plug, width = loaded[task["kind"]].plug, models.encoder.width
     nights = newest_nights(nights_of(db), task["ds"], models.encoder.sha256).params
-    kinds_read = [task["kind"]] if plug.config.turns else []
-    queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width, kinds_read)
+    text_kinds = [task["kind"]] if plug.config.turns else []
+    queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width, text_kinds)
     own = next(one for one in queue if one.task_id == task["task_id"])
     personas = {"own": own.persona, "default": Persona(History.empty(width), [])}
     users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_users", {"ds": task["ds"], **EVERYBODY}).to_pylist()}
     others = sorted(read_personas(db, nights, sorted(users - {own.user_id})[:OTHERS], width).items())
     if others:
-        first = dict(others[:1])
-        personas["other"] = next(iter((with_texts(db, first, nights, kinds_read) if kinds_read else first).values()))
+        [personas["other"]] = with_texts(db, dict(others[:1]), nights, text_kinds).values()
     cases: list[QueuedTask] = [replace(own, persona=persona) for persona in personas.values()]
     personal = personal_tasks(cases, kinds, models.encoder)
     given = dict(zip(personas, answer_tasks(models.llm, plug, personal), strict=True))

@@ -1,8 +1,8 @@
 """Job 2: answer a night's tasks with a frozen LLM that carries each user's persona.
 
-    tasks ─────────────────────────────▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
-    persona_vectors, history_vectors since ──┤                               └─▶ rejects   (reason)
-    texts of these items, where a plug makes earlier turns of them ──┘
+    tasks ────────────────────────────────────┐
+    persona_vectors, history_vectors since ───┼─▶ join by user ─▶ plug ─▶ frozen LLM ─┬─▶ outputs
+    histories: texts, for plugs of turns ─────┘                                       └─▶ rejects   (reason)
 
 A shard is a range of users with at most `shard_tasks` tasks, answered together in batches of like lengths. Every task
 read is in `outputs` or in `rejects`, exactly once.

@@ -150,7 +150,7 @@ def fit_plug(
     folder: Path,
     progress: Progress,
     aggregation: str = "attention",
-    turns: int = DEFAULT_TURNS,
+    turns: int | None = None,
 ) -> Fitted:
     """Encode the examples and train a plug, saved in `folder`; a warning tells of one that is worse than guessing."""
     llm = trainable(models.llm)
@@ -298,7 +298,7 @@ def plug_config(
     models: Models,
     aggregation: str = "attention",
     labels: tuple[str, ...] = (),
-    turns: int = DEFAULT_TURNS,
+    turns: int | None = None,
 ) -> PlugConfig:
     """The shape of a plug between the two models."""
     llm = trainable(models.llm)
@@ -314,6 +314,6 @@ def plug_config(
         aggregation=aggregation,
         labels=scored,
         values_width=llm.values_width if kind.sees_llm_values and scored else 0,
-        turns=turns if aggregation == TURNS else 0,
+        turns=(turns or DEFAULT_TURNS) if aggregation == TURNS else 0,
         **(as_published if aggregation == PUBLISHED else {}),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from embedder.errors import InputMissing, UsageError
-from embedder.plug_config import DEFAULT_TURNS
+from embedder.plug_config import TURNS
 from llm_jobs.kinds import Kind, Metric
 from pipelines.examples import ChoiceLists, Target, Targets, held_texts, history_targets, task_targets
 from pipelines.tables import Row
@@ -31,8 +31,12 @@ class PlugChoice:
     aggregation: str = "attention"
     """How a history becomes a persona: a name in `embedder.plug_config.PROJECTED`."""
     limit: int | None = None  # most examples, as many of each user as can be; all unless given
-    turns: int = DEFAULT_TURNS
-    """Most items that become earlier turns, with the aggregation of that name."""
+    turns: int | None = None
+    """Most items that become earlier turns, with the aggregation of that name; DEFAULT_TURNS unless given."""
+
+    def __post_init__(self) -> None:
+        if self.turns is not None and self.aggregation != TURNS:
+            raise UsageError(f"--turns {self.turns} goes with --aggregation {TURNS} only: leave it out, or add that")
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,8 +53,7 @@ def queued_tasks(
     rows = run_sql(db, "jobs/tasks_of_users", {"ds": ds, "first_user": users[0], "last_user": users[1]}).to_pylist()
     personas = read_personas(db, nights, {row["user_id"] for row in rows}, width)
     readers = {row["user_id"] for row in rows if row["kind"] in text_kinds} & personas.keys()
-    if readers:
-        personas |= with_texts(db, {user: personas[user] for user in readers}, nights, text_kinds)
+    personas |= with_texts(db, {user: personas[user] for user in readers}, nights, text_kinds)
     nobody = Persona(History.empty(width), [])
     return [
         QueuedTask(

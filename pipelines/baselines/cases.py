@@ -163,7 +163,7 @@ class CaseReader:
 
     def _personas(self, users: set[str]) -> dict[str, Persona]:
         found = read_personas(self._db, self._nights, users, self._encoder.width)
-        return with_texts(self._db, found, self._nights, self._text_kinds) if self._text_kinds else found
+        return with_texts(self._db, found, self._nights, self._text_kinds)
 
 
 def other_users(users: Sequence[str], donors: Sequence[str], seed: int) -> dict[str, str]:

@@ -117,7 +117,10 @@ Aggregation = Annotated[
         " answers and without training; the others to be compared with these.",
     ),
 ]
-Turns = Annotated[int, option("--turns", "Most items that become earlier turns, with --aggregation turns.", min=1)]
+Turns = Annotated[
+    int | None,
+    option("--turns", "With --aggregation turns: most items that become earlier turns; 4 unless given.", min=1),
+]
 Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[
     list[Path],

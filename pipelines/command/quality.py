@@ -73,7 +73,7 @@ def train(
     epochs: opt.Epochs = 3,
     seed: opt.Seed = 0,
     aggregation: opt.Aggregation = "attention",
-    turns: opt.Turns = 4,
+    turns: opt.Turns = None,
     limit: opt.Limit = None,
     *,
     models: opt.ModelNames,

@@ -53,6 +53,8 @@ def with_texts(
         for item in persona.items
         if item["kind"] in kinds
     ]
+    if not keys:
+        return dict(personas)
     db.register("asked_items", pa.Table.from_pylist(keys, pa.schema(dict.fromkeys(KEY, pa.string()))))
     rows = run_sql(db, "jobs/texts_of_items", {"last_ds": nights["last_ds"]}).to_pylist()
     texts = {tuple(row[name] for name in KEY): (row["text"], row["output"]) for row in rows}

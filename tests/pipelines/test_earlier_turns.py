@@ -69,7 +69,9 @@ def config(generate_config: GenerateConfig) -> GenerateConfig:
     return generate_config
 
 
-def trained(warehouse: Warehouse, folder: Path, config: GenerateConfig, kinds: dict[str, Kind], turns: int = 2) -> Path:
+def trained(
+    warehouse: Warehouse, folder: Path, config: GenerateConfig, kinds: dict[str, Kind], turns: int | None = 2
+) -> Path:
     choice = PlugChoice("note", NIGHT, aggregation="turns", turns=turns)
     result = train_job(warehouse, folder, choice, config, TrainConfig(), kinds)
     assert (result.example_count, list(result.losses), result.rows) == (0, [], [])
@@ -234,6 +236,11 @@ def test_a_closed_kind_is_refused(
     warehouse = fill(items, [], name="closed")
     with pytest.raises(UsageError, match="--aggregation turns is for free answers, and kind note is closed"):
         trained(warehouse, tmp_path / "closed", config, closed)
+
+
+def test_a_number_of_turns_for_another_plug_is_refused() -> None:
+    with pytest.raises(UsageError, match="--turns 3 goes with --aggregation turns only"):
+        PlugChoice("note", NIGHT, turns=3)
 
 
 def test_a_personalizer_answers_as_the_night(
