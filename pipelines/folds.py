@@ -170,7 +170,9 @@ class FoldedComparison:
             data = night.data(reader.persona_ds, self._folds.limit)
             require_free(data, self._folds.aggregation)
             names = self._names(data)
-            examples = examples_of(data.targets.found, data.items, night.kinds, night.models.encoder)
+            learns = any(self._folds.is_trained(name) or METHODS[name].is_closed for name in names)
+            targets = data.targets.found if learns else []
+            examples = examples_of(targets, data.items if learns else [], night.kinds, night.models.encoder)
             trainer = FoldTrainer(night, data, examples, self._folds.train, progress, self._folds.folder)
             met = {
                 seed: trainer.trained(self._folds.aggregation, seed, lambda _: True)

@@ -76,6 +76,8 @@ class FoldTrainer:
         models = self.night.models
         aggregation = WAYS.get(need, need)
         config = plug_config(self.night.kind, models, aggregation, () if need == DIFFERENCE else self.data.labels)
+        if config.turns:
+            return TrainedPlug(seeded_plug(config, seed).eval(), 0.0)
         known = [one for one in self.prepared(Placement(config.placement)) if is_known(one.example.user_id)]
         if not config.values_width:
             known = [replace(one, values=None) for one in known]
