@@ -32,6 +32,9 @@ DEFAULT_TURNS = 4
 PLACEMENTS = ("before", "after")
 """Where the soft prompt stands from the task's input."""
 
+MOST_TURNS = 32
+"""More would fill the context of small LLMs, and take as many times the LLM's time as there are turns."""
+
 COUNTS = ("encoder_width", "llm_width", "instruction_count", "persona_count", "committee", "values_width", "turns")
 """Settings that are whole numbers."""
 
@@ -96,6 +99,8 @@ class PlugConfig:
         """Refuse settings that do not go together."""
         if bool(self.turns) != (self.aggregation == TURNS):
             raise PplugError(f"a plug with aggregation {self.aggregation!r} cannot have turns = {self.turns}")
+        if self.turns > MOST_TURNS:
+            raise PplugError(f"a plug cannot have turns = {self.turns}: {MOST_TURNS} at most")
         if self.turns and self.labels:
             raise PplugError("a plug with labels reads no earlier turns")
         if self.values_width and not self.labels:

@@ -124,7 +124,7 @@ def compared_rows(
 ) -> tuple[list[dict[str, Any]], int]:
     """Rows of `evaluations`, apart from the run, and how many answers are to prompts that lost their middle."""
     with connect(night.warehouse) as db:
-        reader = night.reader(db)
+        reader = night.reader(db, with_texts=any(one.plug.config.turns for one in plugs.plugs.values()))
         reader.require_items()
         data = night.data(reader.persona_ds)
         methods = chosen_methods(night, plugs, data, compare.methods, has_others=reader.has_others)

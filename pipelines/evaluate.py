@@ -151,7 +151,8 @@ def controls_of(
             mine = [row for row in scored if row["kind"] == kind]
             if not mine:
                 continue
-            reader = CaseReader(db, ds, kinds[kind], models.encoder, mine)
+            with_texts = bool(plug.plug.config.turns)
+            reader = CaseReader(db, ds, kinds[kind], models.encoder, mine, with_texts=with_texts)
             context = BaselineContext(kinds[kind], models.llm, {OWN_PLUG: TrainedPlug(plug.plug, None)})
             methods = {arm: METHODS[arm].build(context) for arm in CONTROLS if arm != "other" or reader.has_others}
             found[kind] = answer_arms(reader.chunks(), methods, models.llm, reader.task_count, progress)

@@ -75,16 +75,30 @@ class FoldConfig:
         if self.count < 2 or self.seeds < 1:
             raise UsageError(f"--folds wants at least 2 folds and 1 seed, not {self.count} and {self.seeds}")
 
+    def require(self, methods: Sequence[str]) -> None:
+        """Refuse methods that say nothing of a plug that nobody trains.
+
+        Raises:
+            UsageError: naming the first.
+        """
+        if self.aggregation == TURNS and (wrong := sorted({SHUFFLED, MET} & {*methods})):
+            told = f"--methods {wrong[0]} is of a plug that learns, and --aggregation {TURNS} does not"
+            raise UsageError(f"{told}: leave one out")
+
     def usual(self, *, is_closed: bool) -> Sequence[str]:
         """The methods unless others are wanted."""
         if is_closed:
             return CLOSED_ARMS
         return TURNS_ARMS if self.aggregation == TURNS else FREE_ARMS
 
+    def plug_of(self, name: str) -> str | None:
+        """The plug that a method needs: an aggregation, or another name of the registry."""
+        plug = METHODS[name].plug
+        return self.aggregation if plug == OWN_PLUG else plug
+
     def is_trained(self, name: str) -> bool:
         """Whether another seed gives a method other answers."""
-        plug = METHODS[name].plug
-        return plug is not None and (self.aggregation if plug == OWN_PLUG else plug) != TURNS
+        return self.plug_of(name) not in (None, TURNS)
 
 
 def fold_of(user_id: str, count: int) -> int:
@@ -183,7 +197,7 @@ class FoldedComparison:
                 mine = [row for row in night.tasks if fold_of(row["user_id"], self._folds.count) == fold]
                 if not mine:
                     continue
-                cases = night.reader(db, mine)
+                cases = night.reader(db, mine, with_texts=TURNS in {self._folds.plug_of(name) for name in names})
                 item_counts |= cases.item_counts
                 chunks = [self._with_values(chunk) for chunk in cases.chunks()]
                 for methods in self._methods(trainer, fold, names, met):
@@ -196,6 +210,7 @@ class FoldedComparison:
         return night.rows(arms, dict(in_order), data)
 
     def _names(self, data: TrainingData) -> list[str]:
+        self._folds.require(self._compare.methods)
         usual = self._folds.usual(is_closed=bool(data.labels))
         wrong = [name for name in self._compare.methods if METHODS[name].is_free and data.labels]
         if wrong:

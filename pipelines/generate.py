@@ -24,6 +24,7 @@ from embedder.errors import InputMissing, PplugError, UsageError
 from embedder.fingerprints import fingerprint
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Refusal, Request
+from llm_jobs.turns import ITEM_LETTERS
 from pipelines.answers.models import (
     AnsweringFacts,
     GenerateConfig,
@@ -33,7 +34,7 @@ from pipelines.answers.models import (
     load_models,
     load_plugs,
 )
-from pipelines.answers.outputs import JOB, Results, answer_queue, shard_tables
+from pipelines.answers.outputs import JOB, Results, answer_queue, persona_source, shard_tables
 from pipelines.answers.queue import EVERYBODY, QueuedTask, queued_tasks
 from pipelines.nights import working
 from pipelines.nights.job import Made, Night
@@ -102,20 +103,28 @@ class GenerateJob:
         nights = nights_until([night for night in encoded if night.ds <= ds])
         names = ("persona_vectors", "history_vectors")
         personas = {name: nights.files(live.get(name, ())) if nights else [] for name in names}
+        texts = dict[str, Any]()
         if nights and facts.text_kinds:
             personas["histories"] = [file for file in live.get("histories", ()) if file.ds <= nights.last.ds]
+            of_night = {"ds": ds, "last_ds": nights.last.ds, "kinds": sorted(facts.text_kinds), "letters": ITEM_LETTERS}
+            with connect(warehouse, files={"tasks": tasks, "histories": personas["histories"]}) as db:
+                [texts] = run_sql(db, "jobs/texts_of_night", of_night).to_pylist()
         settings = facts.settings(self.kinds)
         sha256s = {"llm_sha256": facts.llm_sha256, "settings_sha256": canonical_sha256(settings)}
         constants = {"persona_ds": nights and nights.last.ds, "plugs": dict(facts.plugs), "sha256s": sha256s}
         told = {"answering": facts, "constants": constants, "nights": nights and nights.params}
         reads = {"tasks": tasks, **personas}
         seen, based_on = {"encoded": encoded}, nights.run_ids if nights else ()
-        return NightInputs(warehouse, JOB, ds, self.writes, reads, tasks, settings, told, seen=seen, based_on=based_on)
+        more: Any = {"seen": seen, "based_on": based_on, "read_too": texts}
+        return NightInputs(warehouse, JOB, ds, self.writes, reads, tasks, settings, told, **more)
 
     def require(self, inputs: NightInputs) -> None:
         """Refuse to answer without personas, with those of another encoder, or with old ones."""
         nights = newest_nights(inputs.seen["encoded"], inputs.ds, inputs.facts["answering"].encoder_sha256)
         nights.require_whole(inputs.warehouse)
+        if (kinds := inputs.facts["answering"].text_kinds) and not inputs.reads["histories"]:
+            told = f"{inputs.warehouse} holds no histories up to {nights.last.ds}, which {min(kinds)} is answered by"
+            raise InputMissing(f"{told}: run `pplug ingest histories FILE --ds {nights.last.ds}`")
         require_young(inputs.ds, nights.last.ds, self.max_persona_age)
 
     def row_counts(self, db: duckdb.DuckDBPyConnection, inputs: NightInputs) -> duckdb.DuckDBPyRelation:
@@ -151,6 +160,7 @@ class GenerateJob:
             "task_count": len(results),
             "tied_count": sum(answer.tie_count > 0 for answer in answers),
             "shortened_count": sum(answer.is_shortened for answer in answers),
+            "without_turns_count": sum(is_without_turns(*result, night.facts["answering"]) for result in results),
         }
         return Made(tables, tables["outputs"].num_rows, sum(map(sum, counts)), counted)
 
@@ -161,6 +171,12 @@ class GenerateJob:
             )
             facts: AnsweringFacts = inputs.facts["answering"]
             logger.warning(told, shortened, counts["task_count"], facts.context_length)
+        if count := counts["without_turns_count"]:
+            told = (
+                "%d of %d tasks were answered without an earlier turn, though their users have a persona: no item of "
+                "the kind had a text and an output that fit (persona_source is default in outputs)"
+            )
+            logger.warning(told, count, counts["task_count"])
 
     def estimate(self, inputs: NightInputs, shards: Sequence[Shard], planned: set[int] | None = None) -> Plan:
         """Say what a night would cost; no night answers the tasks of another."""
@@ -209,6 +225,13 @@ def _loaded_plugs(
     config: GenerateConfig, folders: tuple[Path, ...], sha256s: tuple[str, ...]
 ) -> Mapping[str, LoadedPlug]:
     return load_plugs(folders, load_models(config))
+
+
+def is_without_turns(task: QueuedTask, answer: Answer | Refusal, facts: AnsweringFacts) -> bool:
+    """Whether a plug of earlier turns found none, though the user has a persona."""
+    if task.kind not in facts.text_kinds or isinstance(answer, Refusal):
+        return False
+    return bool(len(task.history.vectors)) and persona_source(task, answer) == "default"
 
 
 def require_young(ds: date, persona_ds: date, max_persona_age: int | None) -> None:

@@ -22,12 +22,12 @@ from embedder.fingerprints import fingerprint
 from embedder.plug import PersonaPlug
 from embedder.plug_config import DEFAULT_TURNS, PUBLISHED, TURNS, PlugConfig
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.kinds import Kind
+from llm_jobs.kinds import Kind, Metric
 from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training import read_report, save_report
 from llm_jobs.training.checkpoint import EpochLoss
 from llm_jobs.training.data import Example, Tokenised, TrainConfig, split_users
-from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug, write_report
+from llm_jobs.training.fit import guessing_loss, prepare, seeded_plug, shortened_count, train_plug
 from llm_jobs.training.through_llm import TrainingRun, work_tokens
 from pipelines.answers.models import GenerateConfig, Models, load_models, trainable
 from pipelines.erasure.user_key import made_key
@@ -158,7 +158,7 @@ def fit_plug(
     plug = seeded_plug(plug_config(data.kind, models, aggregation, data.labels, turns), train.seed)
     if not plug.head.STAGES:
         plug.save_pretrained(folder)
-        write_report(folder, train, [], 0)
+        save_report(folder, {"losses": [], "example_count": 0})
         return Fitted(plug, [], [])
     examples = examples_of(data.targets.found, data.items, kinds, models.encoder)
     prepared = prepare(examples, llm, Placement(plug.config.placement))
@@ -288,7 +288,7 @@ def add_to_report(folder: Path, **facts: Any) -> None:
 
 def require_free(data: TrainingData, aggregation: str) -> None:
     """Refuse earlier turns for a closed kind, whose plug points at labels by far more items."""
-    if aggregation == TURNS and data.labels:
+    if aggregation == TURNS and (data.labels or data.kind.metric is not Metric.ROUGE):
         told = f"--aggregation {TURNS} is for free answers, and kind {data.kind.name} is closed"
         raise UsageError(f"{told}: leave it out, and the plug points at the labels")
 

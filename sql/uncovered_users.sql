@@ -1,4 +1,4 @@
--- uncovered_users: a user queued for a night whom `generate` answers with the default persona, most tasks first.
+-- uncovered_users: a user queued for a night who has no item, so the default persona answers, most tasks first.
 -- Grain:  one row per ds, user_id
 -- Reads:  tasks, live_items_at, histories
 -- Params: $ds (DATE, default null: the newest night of tasks), $limit (INT, default 100)

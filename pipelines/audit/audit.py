@@ -97,7 +97,11 @@ def membership(
     warehouse: Warehouse, ds: date, kinds: Mapping[str, Kind], config: AuditConfig, models: Models, folder: Path
 ) -> list[Row]:
     """The row of one plug; none, and a warning, if all users, or none, were in its training."""
-    plug, members = PersonaPlug.from_pretrained(folder), training_users(warehouse, folder)
+    plug = PersonaPlug.from_pretrained(folder)
+    if not plug.head.STAGES:
+        logger.info("%s has no weights, so nobody was in its training", folder)
+        return []
+    members = training_users(warehouse, folder)
     data = training_data(warehouse, PlugChoice(plug.config.kinds[0], ds), kinds)
     rng = np.random.default_rng(config.seed)
     users = sorted({target.user_id for target in data.targets.found})

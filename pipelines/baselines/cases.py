@@ -19,7 +19,7 @@ import numpy as np
 from embedder.compact import FloatArray
 from embedder.encoder import TextEncoder
 from embedder.errors import PplugError
-from llm_jobs.kinds import Kind, Metric
+from llm_jobs.kinds import Kind
 from llm_jobs.labels import label_of
 from llm_jobs.tasks import PersonalTask
 from pipelines.answers.queue import QueuedTask, personal_tasks, queued_tasks
@@ -75,7 +75,14 @@ class CaseReader:
     """The tasks of one kind and night that have a reference."""
 
     def __init__(
-        self, db: duckdb.DuckDBPyConnection, ds: date, kind: Kind, encoder: TextEncoder, scored: Sequence[Any]
+        self,
+        db: duckdb.DuckDBPyConnection,
+        ds: date,
+        kind: Kind,
+        encoder: TextEncoder,
+        scored: Sequence[Any],
+        *,
+        with_texts: bool = False,
     ) -> None:
         """Look up whose tasks there are.
 
@@ -85,12 +92,14 @@ class CaseReader:
             kind: kind of the tasks.
             encoder: of the personas.
             scored: rows of `scored_tasks` of that night.
+            with_texts: personas come with the texts of their items, for plugs of earlier turns.
 
         Raises:
             InputMissing: if no night up to `ds` was encoded.
             PplugError: if that night was encoded with another encoder.
         """
         self._db, self._ds, self._kind, self._encoder = db, ds, kind, encoder
+        self._text_kinds = [kind.name] if with_texts else []
         nights = newest_nights(nights_of(db), ds, encoder.sha256)
         self.persona_ds, self._nights = nights.last.ds, nights.params
         self._keeps_items = nights.last.keeps_items
@@ -155,11 +164,6 @@ class CaseReader:
         for row, vector in zip(rows.drop_columns(["vector", "vector_scale"]).to_pylist(), vectors, strict=True):
             items[row["user_id"]].append(Item(row["item_id"], row["posted_at"], row["text"], row["output"], vector))
         return items
-
-    @property
-    def _text_kinds(self) -> Sequence[str]:
-        """Kinds whose texts may be earlier turns; a plug of a closed kind needs none."""
-        return [self._kind.name] if self._kind.metric is Metric.ROUGE else []
 
     def _personas(self, users: set[str]) -> dict[str, Persona]:
         found = read_personas(self._db, self._nights, users, self._encoder.width)

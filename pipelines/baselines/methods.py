@@ -15,7 +15,7 @@ from llm_jobs.frozen_llm import FrozenLLM
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Placement, Request
 from llm_jobs.tasks import AnsweringLLM, PersonalTask
-from llm_jobs.turns import answer_tokens, few_shot
+from llm_jobs.turns import answer_tokens, few_shot, may_be_turn
 from pipelines.answers.queue import pairs_of
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.kept import (
@@ -177,11 +177,12 @@ def with_turns(
     """The requests with the nearest of the user's own items that have an output as earlier turns."""
 
     def worded(case: Case, request: Request) -> Request:
-        nearest = items_of(by_cosine(replace(case, items=case.labelled))[:count])
+        asked, llm = case.personal.query, context.llm
+        nearest = items_of(by_cosine(replace(case, items=case.labelled)))
+        usable = [pair for pair in nearest if may_be_turn(pair, asked)]
         soft = 0 if request.soft_prompt is None else len(request.soft_prompt)
-        reserve = soft + answer_tokens(context.llm, case.personal)
-        prompt, turns = few_shot(case.task.input, case.personal.query, nearest, context.llm, reserve)
-        return replace(request, prompt=prompt, turns=turns)
+        shot = few_shot(case.task.input, asked, usable, llm, soft + answer_tokens(llm, case.personal), count)
+        return replace(request, prompt=shot.prompt, turns=shot.turns)
 
     return [worded(case, request) for case, request in zip(cases, requests, strict=True)]
 

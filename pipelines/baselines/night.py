@@ -44,9 +44,12 @@ class NightOfKind:
             told = f"no task of kind {self.kind.name} on {self.ds} has a reference"
             raise InputMissing(f"{told}: run `pplug ingest tasks FILE --ds {self.ds}`")
 
-    def reader(self, db: duckdb.DuckDBPyConnection, tasks: Sequence[Row] | None = None) -> CaseReader:
-        """Reads all tasks, or some."""
-        return CaseReader(db, self.ds, self.kind, self.models.encoder, self.tasks if tasks is None else tasks)
+    def reader(
+        self, db: duckdb.DuckDBPyConnection, tasks: Sequence[Row] | None = None, *, with_texts: bool = False
+    ) -> CaseReader:
+        """Reads all tasks, or some; `with_texts` for plugs of earlier turns."""
+        scored = self.tasks if tasks is None else tasks
+        return CaseReader(db, self.ds, self.kind, self.models.encoder, scored, with_texts=with_texts)
 
     def data(self, persona_ds: date, limit: int | None = None) -> TrainingData:
         """What trained methods are fitted to: histories up to the night that personas were made of."""

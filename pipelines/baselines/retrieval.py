@@ -20,7 +20,7 @@ from llm_jobs.kinds import Kind
 from llm_jobs.tasks import Pair
 from llm_jobs.training.data import Example
 from llm_jobs.training.fit import SOFT_ROOM
-from llm_jobs.turns import answer_tokens, few_shot, fits, fitting
+from llm_jobs.turns import ITEM_TOKENS, STOP_SHARE, answer_tokens, cut_texts, few_shot, fits, may_be_turn
 from pipelines.baselines.cases import Case, Item
 from pipelines.baselines.extra import required
 from pipelines.tables import Row
@@ -100,8 +100,28 @@ def items_of(items: Sequence[Item]) -> list[Pair]:
 
 def fitting_prompt(asked: str, items: Sequence[Pair], kind: Kind, llm: FrozenLLM, reserve: int) -> str:
     """The same of a prompt and items' texts and outputs, where so many tokens must fit behind it."""
-    found = fitting(items, llm, lambda pairs: fits(kind.with_retrieved(pairs, asked), llm, reserve))
-    return kind.with_retrieved(found, asked)
+
+    def takes(pairs: Sequence[Pair]) -> bool:
+        return fits(kind.with_retrieved(pairs, asked), llm, reserve)
+
+    return kind.with_retrieved(fitting(items, llm, takes), asked)
+
+
+def fitting(items: Sequence[Pair], llm: FrozenLLM, takes: Callable[[Sequence[Pair]], bool]) -> Sequence[Pair]:
+    """As many of the items, best first, and as much of their texts as is taken; none where not even one is."""
+    if not takes([]):
+        return []
+    for count in range(len(items), 0, -1):
+        room = count * ITEM_TOKENS
+        texts = [text for text, _ in items[:count]]
+        ids = [llm.format.token_ids(text) for text in texts]
+        while room:
+            cut = cut_texts(texts, ids, room, llm)
+            pairs = [(text, output) for text, (_, output) in zip(cut, items, strict=False)]
+            if takes(pairs):
+                return pairs
+            room = int(room * STOP_SHARE)
+    return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,26 +143,27 @@ class WithItems:
         """With the nearest item in the prompt; examples without such a history as they are."""
 
         def worded(example: Example, pairs: Sequence[Pair]) -> Example:
-            prompt = fitting_prompt(example.prompt, pairs, self.kind, self.llm, self._reserve(example))
+            prompt = fitting_prompt(example.prompt, pairs[:1], self.kind, self.llm, self._reserve(example))
             return replace(example, prompt=prompt)
 
-        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, 1)]
+        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples)]
 
     def few_shot(self, examples: Sequence[Example], count: int) -> list[Example]:
         """With the nearest items as earlier turns; examples without such a history as they are."""
 
         def worded(example: Example, pairs: Sequence[Pair]) -> Example:
             asked = self.kind.query(example.prompt) or example.prompt
-            prompt, turns = few_shot(example.prompt, asked, pairs, self.llm, self._reserve(example))
-            return replace(example, prompt=prompt, turns=turns)
+            usable = [pair for pair in pairs if may_be_turn(pair, asked)]
+            shot = few_shot(example.prompt, asked, usable, self.llm, self._reserve(example), count)
+            return replace(example, prompt=shot.prompt, turns=shot.turns)
 
-        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples, count)]
+        return [worded(example, pairs) if pairs else example for example, pairs in self._nearest(examples)]
 
     def _reserve(self, example: Example) -> int:
         return max(self.soft, SOFT_ROOM) + len(self.llm.answer_ids(example.target))
 
-    def _nearest(self, examples: Sequence[Example], count: int) -> Iterator[tuple[Example, list[Pair]]]:
-        """Each example with so many items of its history that have an output, the nearest first."""
+    def _nearest(self, examples: Sequence[Example]) -> Iterator[tuple[Example, list[Pair]]]:
+        """Each example with the items of its history that have an output, the nearest first."""
         of_user = defaultdict[str, list[Row]](list)
         for item in self.items:
             if item["kind"] in self.kinds:
@@ -151,4 +172,4 @@ class WithItems:
             past = of_user[example.user_id][: len(example.history)]
             usable = [at for at, item in enumerate(past) if item["kind"] == self.kind.name and item["output"]]
             near = sorted(usable, key=lambda at: (float(example.history[at] @ example.task), at), reverse=True)
-            yield example, [(past[at]["text"], past[at]["output"]) for at in near[:count]]
+            yield example, [(past[at]["text"], past[at]["output"]) for at in near]

@@ -119,7 +119,7 @@ Aggregation = Annotated[
 ]
 Turns = Annotated[
     int | None,
-    option("--turns", "With --aggregation turns: most items that become earlier turns; 4 unless given.", min=1),
+    option("--turns", "With --aggregation turns: most items that become earlier turns; 4 unless given.", min=1, max=32),
 ]
 Limit = Annotated[int | None, option("--limit", "Most examples, in turn one of each user; all unless given.", min=1)]
 EvaluatedPlugs = Annotated[

@@ -233,6 +233,8 @@ def compare(
 
     night = (common.tables, ds, opt.kinds_of(ctx))
     wanted = CompareConfig(compared.kind, compared.names, compared.lora_users)
+    if compared.aggregation != "attention" and not compared.folds:
+        raise UsageError(f"--aggregation {compared.aggregation} goes with --folds: without, the plugs say theirs")
     if compared.folds:
         if plugs[1:]:
             raise UsageError(f"--folds keeps its plugs in one folder, saw --plug {plugs[0]} and --plug {plugs[1]}")

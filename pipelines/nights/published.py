@@ -40,12 +40,14 @@ class NightInputs:
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the run record says besides
     seen: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the driver alone needs to know
     based_on: Sequence[str] = ()  # runs whose rows those of the night add to
+    read_too: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what rows of files besides `files` come to
 
     @property
     def work(self) -> dict[str, str]:
         """Fingerprints of all that the rows of the night depend on."""
         files = sorted(file.name.rpartition("/")[2] for file in self.files)
-        inputs_sha256 = canonical_sha256({"files": files, "based_on": list(self.based_on)})
+        read = {"files": files, "based_on": list(self.based_on)}
+        inputs_sha256 = canonical_sha256(read | ({"read_too": dict(self.read_too)} if self.read_too else {}))
         return {"inputs_sha256": inputs_sha256, "settings_sha256": canonical_sha256(self.settings)}
 
     def counts(self) -> dict[str, Counts]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from embedder.histories import History
 from embedder.personas import Items, Summary
 from llm_jobs.tasks import Pair
+from llm_jobs.turns import ITEM_LETTERS
 from pipelines.personas.asked import ask_for
 from pipelines.personas.bases import Base, UserItems, read_bases, read_items, with_newer
 from pipelines.tables.sql_files import query_text
@@ -46,7 +47,10 @@ def read_personas(
 def with_texts(
     db: duckdb.DuckDBPyConnection, personas: Mapping[str, Persona], nights: Mapping[str, Any], kinds: Collection[str]
 ) -> dict[str, Persona]:
-    """The personas with text and output of those of their items that are of these kinds and have an output."""
+    """The personas with text and output of those of their items that are of these kinds and have an output.
+
+    Of a text only the beginning.
+    """
     keys = [
         {"user_id": user, **item}
         for user, persona in personas.items()
@@ -56,8 +60,9 @@ def with_texts(
     if not keys:
         return dict(personas)
     db.register("asked_items", pa.Table.from_pylist(keys, pa.schema(dict.fromkeys(KEY, pa.string()))))
-    rows = run_sql(db, "jobs/texts_of_items", {"last_ds": nights["last_ds"]}).to_pylist()
-    texts = {tuple(row[name] for name in KEY): (row["text"], row["output"]) for row in rows}
+    rows = run_sql(db, "jobs/texts_of_items", {"last_ds": nights["last_ds"], "letters": ITEM_LETTERS}).to_pylist()
+    db.unregister("asked_items")
+    texts = {tuple(row[name] for name in KEY): (row["item_text"], row["output"]) for row in rows}
     return {
         user: persona._replace(pairs=[texts.get((user, item["kind"], item["item_id"])) for item in persona.items])
         for user, persona in personas.items()

@@ -55,7 +55,8 @@ def _of_tasks(night: NightNumbers) -> Iterator[Attention]:
             told = f"{row['open_count']:,} of {row['task_count']:,} tasks of {row['kind']} have no answer."
             yield Attention(told, f"pplug generate --ds {night.ds} --plug DIR")
         if row["default_count"] > MANY_DEFAULTS * row["task_count"]:
-            told = f"{row['default_count']:,} of {row['task_count']:,} tasks of {row['kind']} had no persona to go by."
+            of_kind = f"{row['task_count']:,} tasks of {row['kind']}"
+            told = f"{row['default_count']:,} of {of_kind} were answered without a persona."
             yield Attention(told, f"pplug query uncovered_users -p ds={night.ds}")
     rows_in = sum(row["rows_in"] or 0 for row in night.runs)
     rejected = sum(row["reject_count"] for row in night.rejects)

@@ -11,9 +11,9 @@ from tiny_models import save_model, tiny_llama
 
 from embedder.histories import History
 from llm_jobs.frozen_llm import FrozenLLM
-from llm_jobs.prompts import Request
+from llm_jobs.prompts import Ids, PromptFormat, Request
 from llm_jobs.tasks import Pair, PersonalTask
-from llm_jobs.turns import cut_texts, few_shot, fits, nearest_pairs, with_turns
+from llm_jobs.turns import ITEM_LETTERS, cut_texts, few_shot, fits, nearest_pairs, with_turns
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,9 @@ def test_whatever_the_lengths_turns_fit_and_the_best_comes_last(
 ) -> None:
     items: list[Pair] = [(f"{at}" + "z" * length, f"out {at}") for at, length in enumerate(lengths)]
     query, reserve = "q" * task_length, 8
-    prompt, turns = few_shot(f"Say: {query}", query, items, llm, reserve)
+    prompt, turns, places = few_shot(f"Say: {query}", query, items, llm, reserve, len(items))
     assert prompt == (query if turns else f"Say: {query}")
+    assert [*places] == [*range(len(turns))]
     assert not turns or fits(prompt, llm, reserve, turns)
     assert [answer for _, answer in turns] == [f"out {at}" for at in reversed(range(len(turns)))]
     assert all(items[len(turns) - 1 - at][0].startswith(said) for at, (said, _) in enumerate(turns))
@@ -47,7 +48,7 @@ def test_whatever_the_lengths_turns_fit_and_the_best_comes_last(
 def test_cut_texts_are_beginnings_within_the_room_and_only_what_does_not_fit_is_cut(
     llm: FrozenLLM, texts: list[str], room: int
 ) -> None:
-    cut = cut_texts(texts, room, llm)
+    cut = cut_texts(texts, [llm.format.token_ids(text) for text in texts], room, llm)
     assert all(text.startswith(part) for text, part in zip(texts, cut, strict=True))
     sizes = [len(llm.format.token_ids(text)) for text in texts]
     assert sum(len(llm.format.token_ids(part)) for part in cut) <= room
@@ -55,19 +56,55 @@ def test_cut_texts_are_beginnings_within_the_room_and_only_what_does_not_fit_is_
         assert cut == texts
 
 
-near = st.integers(0, 6).flatmap(
-    lambda count: st.tuples(
-        arrays(np.float32, (count, 3), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])),
-        st.lists(st.sampled_from(["said", "empty", "blank", "mute", None]), min_size=count, max_size=count),
-    )
-)
 PAIRS: dict[str | None, Pair | None] = {
     "said": ("text", "out"),
     "empty": ("", "out"),
     "blank": (" ", "out"),
     "mute": ("text", None),
+    "blank output": ("text", " "),
+    "itself": (" q ", "out"),
     None: None,
 }
+
+near = st.integers(0, 6).flatmap(
+    lambda count: st.tuples(
+        arrays(np.float32, (count, 3), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])),
+        st.lists(
+            st.sampled_from([*PAIRS]),
+            min_size=count,
+            max_size=count,
+        ),
+    )
+)
+ITEMS = st.lists(st.tuples(st.sampled_from([1, 30, 600, 3_000]), st.sampled_from([1, 30, 600])), max_size=6)
+
+
+@settings(max_examples=50)
+@given(ITEMS, st.integers(0, 4))
+def test_an_item_that_cannot_fit_gives_its_place_to_the_next(
+    llm: FrozenLLM, lengths: list[tuple[int, int]], count: int
+) -> None:
+    items: list[Pair] = [("z" * text, "o" * output) for text, output in lengths]
+    shot = few_shot("Say: q", "q", items, llm, 8, count)
+    alone = [at for at, item in enumerate(items) if few_shot("Say: q", "q", [item], llm, 8, 1).turns]
+    assert [*shot.places] == alone[:count]  # of those that fit at all, this context has room for four
+    assert bool(shot.turns) == bool(alone and count)
+
+
+def test_long_texts_are_looked_at_once(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    token_ids = PromptFormat.token_ids
+
+    def counted(form: PromptFormat, text: str) -> Ids:
+        asked.append(len(text))
+        return token_ids(form, text)
+
+    monkeypatch.setattr(PromptFormat, "token_ids", counted)
+    items: list[Pair] = [("z" * 100_000, "o" * 100_000), *[("z" * 100_000, "out")] * 3]
+    assert len(few_shot("Say: q", "q", items, llm, 8, 4).turns) == 3
+    assert sum(length == 100_000 for length in asked) == 1
+    assert max(length for length in asked if length < 100_000) == ITEM_LETTERS
+    assert len(asked) < 200
 
 
 @given(near)

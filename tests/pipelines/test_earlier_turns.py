@@ -1,5 +1,6 @@
 """Plugs without a soft prompt: the LLM reads a user's nearest items as earlier turns of the conversation."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -14,13 +15,15 @@ from one_night import encode_night, generate_night, plan_generate
 from small_night import NIGHT, item, task
 
 from embedder.encoder import TextEncoder
-from embedder.errors import UsageError
+from embedder.errors import InputMissing, PplugError, UsageError
+from embedder.plug import PersonaPlug
 from llm_jobs import FrozenLLM
 from llm_jobs.kinds import Kind, load_kinds
 from llm_jobs.prompts import Answer, Placement, Request
 from llm_jobs.training.data import TrainConfig
 from pipelines import Personalizer
 from pipelines.answers.models import GenerateConfig
+from pipelines.compact import compact_tables
 from pipelines.compare import CompareConfig, compare_night
 from pipelines.encode import EncodeConfig
 from pipelines.evaluate import evaluate_night
@@ -105,7 +108,7 @@ def wanted(
     query = asked["input"].removeprefix("Say note: ")
     scored: list[tuple[float, int]] = []
     for at, one in enumerate(own):
-        if one["output"]:
+        if one["output"] and one["text"] != query:
             vector = encoder.encode([f"{one['output']}\n{one['text']}"])[0]
             scored.append((float(vector @ encoder.encode([query], is_query=True)[0]), at))
     nearest = [own[at] for _, at in sorted(scored, reverse=True)[:count]]
@@ -132,7 +135,7 @@ def test_each_task_is_answered_after_its_own_users_nearest_items(
         assert all(top["weight"] == 1 / len(nearest) for top in output["top_items"])
         source = ("history", NIGHT) if nearest else ("default", None)
         assert (output["persona_source"], output["persona_ds"]) == source
-    assert {outputs[name]["persona_source"] for name in ("t3", "t4")} == {"default"}
+    assert {outputs[name]["persona_source"] for name in ("t2", "t3", "t4")} == {"default"}
 
 
 def test_only_what_the_night_of_the_personas_knows_and_still_is_there_is_read(
@@ -169,6 +172,40 @@ def test_a_second_run_of_the_night_finds_it_done_and_other_turns_answer_it_anew(
     assert after["t0"]["prompt_tokens"] > before["t0"]["prompt_tokens"]
     answer, _ = wanted(ITEMS, TASKS[0], config, 4)
     assert after["t0"]["output"] == answer.text
+
+
+def test_a_night_is_done_anew_when_the_texts_it_was_answered_after_changed_and_only_then(
+    warehouse: Warehouse, plug: Path, config: GenerateConfig, kinds: dict[str, Kind], tmp_path: Path
+) -> None:
+    generate_night(warehouse, NIGHT, [plug], config, kinds)
+    before = outputs_of(warehouse)
+    later = [item("ann", 9, "apples again", "new", day=-1), item("zoe", 0, "no task", "none", day=-1)]
+    ingest_all(warehouse, tmp_path, later, [], NIGHT + timedelta(days=1), kinds)
+    compact_tables(warehouse)
+    assert "published_by" in generate_night(warehouse, NIGHT, [plug], config, kinds).config
+    gone = [{**one, "deleted": True} for one in ITEMS if one["user_id"] == "bob"]
+    ingest_all(warehouse, tmp_path, gone, [], NIGHT, kinds)
+    assert "published_by" not in generate_night(warehouse, NIGHT, [plug], config, kinds).config
+    after = outputs_of(warehouse)
+    assert [name for name in sorted(after) if after[name]["top_items"] != before[name]["top_items"]] == ["t1"]
+    assert (after["t1"]["persona_source"], after["t1"]["top_items"]) == ("default", [])
+
+
+def test_tasks_that_found_no_turn_are_counted_and_told(
+    warehouse: Warehouse, plug: Path, config: GenerateConfig, kinds: dict[str, Kind], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = generate_night(warehouse, NIGHT, [plug], config, kinds)
+    assert record.config["without_turns_count"] == 2  # dot never said a thing, and cid's only item is the task itself
+    assert [line for line in caplog.messages if "2 of 6 tasks were answered without an earlier turn" in line]
+
+
+def test_a_warehouse_without_texts_is_refused(
+    warehouse: Warehouse, plug: Path, config: GenerateConfig, kinds: dict[str, Kind]
+) -> None:
+    shutil.rmtree(Path(str(warehouse.root)) / "histories")
+    told = f"holds no histories up to {NIGHT}.*pplug ingest histories FILE --ds {NIGHT}"
+    with pytest.raises(InputMissing, match=told):
+        generate_night(warehouse, NIGHT, [plug], config, kinds)
 
 
 def test_controls_read_another_users_items_or_none(
@@ -232,15 +269,30 @@ def test_a_closed_kind_is_refused(
     fill: Fill, config: GenerateConfig, encode_config: EncodeConfig, tmp_path: Path
 ) -> None:
     closed = load_kinds({"note": {**SAY, "metric": "accuracy", "choices": ["red", "blue"]}})
-    items = [{**one, "output": ("red", "blue")[at % 2]} for at, one in enumerate(ITEMS)]
-    warehouse = fill(items, [], name="closed")
-    with pytest.raises(UsageError, match="--aggregation turns is for free answers, and kind note is closed"):
-        trained(warehouse, tmp_path / "closed", config, closed)
+    labels = [{**one, "output": ("red", "blue")[at % 2]} for at, one in enumerate(ITEMS)]
+    for name, items in {"closed": labels, "free so far": ITEMS}.items():
+        with pytest.raises(UsageError, match="--aggregation turns is for free answers, and kind note is closed"):
+            trained(fill(items, [], name=name), tmp_path / name, config, closed)
+
+
+def test_methods_of_a_plug_that_learns_are_refused_beside_it(
+    warehouse: Warehouse, config: GenerateConfig, kinds: dict[str, Kind]
+) -> None:
+    folds = FoldConfig(2, 1, aggregation="turns")
+    with pytest.raises(UsageError, match="--methods shuffled is of a plug that learns"):
+        compare_folds(warehouse, NIGHT, kinds, config, CompareConfig(methods=("shuffled",)), folds)
 
 
 def test_a_number_of_turns_for_another_plug_is_refused() -> None:
     with pytest.raises(UsageError, match="--turns 3 goes with --aggregation turns only"):
         PlugChoice("note", NIGHT, turns=3)
+
+
+@pytest.mark.parametrize("turns", [0, -1, 33, True, "4"])
+def test_a_number_of_turns_that_cannot_be_is_refused(turns: Any, plug: Path) -> None:
+    config = PersonaPlug.from_pretrained(plug).config
+    with pytest.raises(PplugError, match="turns"):
+        replace(config, turns=turns)
 
 
 def test_a_personalizer_answers_as_the_night(
