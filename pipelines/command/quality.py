@@ -113,7 +113,8 @@ def show_training(result: "TrainResult", common: opt.Writing) -> None:
     """Print the losses; say how many examples there were, and whether the plug is worth having."""
     from pipelines.verdicts.trained import training_verdict
 
-    common.show(result.rows)
+    if result.losses or not common.for_people:
+        common.show(result.rows)
     if not result.losses:
         message("Nothing to train: the language model will read the user's nearest items as earlier turns.")
         return

@@ -15,7 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from llm_jobs.kinds import Kind
+from embedder.plug_config import TURNS
+from llm_jobs.kinds import Kind, Metric
 from pipelines.intake.advice import TO_UTF8, as_option
 from pipelines.intake.remote import spelled
 from pipelines.starting.columns import Looked
@@ -173,11 +174,13 @@ def next_commands(start: Start, *, is_new: bool) -> list[dict[str, str]]:
     elif start.looked is not None:
         mapped = f" --map {shlex.quote(as_option(start.looked.columns))}" if start.looked.columns else ""
         read += f"{mapped} --kind {start.spoken}"
-    learned = f" --tasks {start.today}" if start.kind.prompt is None else ""
+    learned, once = f" --tasks {start.today}" if start.kind.prompt is None else "", "once: learn to use personas"
+    if start.kind.metric is Metric.ROUGE and start.kind.prompt is not None:
+        learned, once = f" --aggregation {TURNS}", "once: let the model read users' own items"
     steps = {
         "what users wrote or did": f"ingest histories {read} {ds}",
         "what shall be answered": f"ingest tasks {TASKS} {ds}",
-        "once: learn to use personas": f"train --kind {start.spoken} --plug {plug}{learned}",
+        once: f"train --kind {start.spoken} --plug {plug}{learned}",
         "every night: encode and answer": f"nightly {ds} --plug {plug}",
         "read the answers": f"sql \"select user_id, output from outputs where ds = '{start.today}'\"",
         "why an answer is what it is": f"explain task-1 --plug {plug}",
