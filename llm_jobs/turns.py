@@ -118,7 +118,7 @@ def fitting_turns(asked: str, items: Sequence[Pair], llm: AnsweringLLM, reserve:
     """The items as turns, the first one last, with at most `room` tokens of text; none where a text would be empty."""
     texts = [text.strip()[:ITEM_LETTERS] for text, _ in items]
     ids = [llm.reader.format.token_ids(text) for text in texts]
-    while all(cut := cut_texts(texts, ids, room, llm)):
+    while room > 0 and all(cut := cut_texts(texts, ids, room, llm)):
         turns = turns_of([(text, output) for text, (_, output) in zip(cut, items, strict=True)])
         if fits(asked, llm, reserve, turns):
             return turns

@@ -28,7 +28,9 @@ def what_data_allow(example_count: int, user_count: int, *, is_closed: bool) -> 
     if is_closed:
         return f"{told}: few; plugs began to be of use at about {least} in our measurements"
     shown = f"about {least} made headlines a little personal in our measurements"
-    return f"{told}: may be enough; {shown}" if is_enough else f"{told}: few; {shown}, fewer were not shown to"
+    if is_enough:
+        return f"{told}: may be enough; {shown}"
+    return f"{told}: few; {shown}, fewer were not shown to, and --aggregation turns did better without any"
 
 
 def without_plug_name(*, is_closed: bool) -> str:
