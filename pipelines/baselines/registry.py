@@ -62,14 +62,20 @@ FEW_SHOT_PLUG: Final = "few_shot_plug"
 FEW_SHOT: Final = 4
 """Items that are earlier turns of a conversation."""
 
-OF_FOLDS: Final = (SHUFFLED, MET, DIFFERENCE, NEAREST, FEW_SHOT_PLUG, PUBLISHED_INPUT)
-"""Plugs that only a comparison on folds trains."""
-
 OWN_PLUG: Final = "own"
 """The plug that the others are compared with, whatever its aggregation."""
 
 ATTENTION: Final = "attention"
 """Aggregation of the plug that learns."""
+
+WAYS: Final[Mapping[str, str]] = {
+    **dict.fromkeys((SHUFFLED, DIFFERENCE, NEAREST, FEW_SHOT_PLUG), ATTENTION),
+    PUBLISHED_INPUT: PUBLISHED,
+}
+"""Other ways to train a plug than an aggregation alone, each with the aggregation that it trains."""
+
+OF_FOLDS: Final = (*WAYS, MET)
+"""Plugs that only a comparison on folds trains."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from embedder.plug import PersonaPlug
-from embedder.plug_config import PUBLISHED
 from llm_jobs.prompts import Placement
 from llm_jobs.training import REPORT, read_report
 from llm_jobs.training.checkpoint import run_fingerprint
@@ -33,21 +31,18 @@ from pipelines.baselines.inputs import InputVectors
 from pipelines.baselines.methods import TrainedPlug
 from pipelines.baselines.night import NightOfKind
 from pipelines.baselines.registry import (
-    ATTENTION,
     DIFFERENCE,
     FEW_SHOT,
     FEW_SHOT_PLUG,
     NEAREST,
     PUBLISHED_INPUT,
     SHUFFLED,
+    WAYS,
 )
 from pipelines.baselines.retrieval import WithItems
 from pipelines.nights.runs import Progress
 from pipelines.train import add_to_report, hashed_users, plug_config, trained_on
 from pipelines.training_data import TrainingData
-
-WAYS: Final = dict.fromkeys((SHUFFLED, DIFFERENCE, NEAREST, FEW_SHOT_PLUG), ATTENTION) | {PUBLISHED_INPUT: PUBLISHED}
-"""Other ways to train a plug than an aggregation alone, each with the aggregation that it trains."""
 
 
 @dataclass(frozen=True, eq=False)
