@@ -30,7 +30,7 @@ def what_data_allow(example_count: int, user_count: int, *, is_closed: bool) -> 
     shown = f"about {least} made headlines a little personal in our measurements"
     if is_enough:
         return f"{told}: may be enough; {shown}"
-    return f"{told}: few; {shown}, fewer were not shown to, and --aggregation turns did better without any"
+    return f"{told}: few; {shown}, fewer were not shown to; --aggregation turns takes none"
 
 
 def without_plug_name(*, is_closed: bool) -> str:
