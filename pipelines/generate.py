@@ -171,7 +171,7 @@ class GenerateJob:
             )
             facts: AnsweringFacts = inputs.facts["answering"]
             logger.warning(told, shortened, counts["task_count"], facts.context_length)
-        if count := counts["without_turns_count"]:
+        if count := counts.get("without_turns_count", 0):  # shards of a run before 2026-11-29 do not say
             told = (
                 "%d of %d tasks were answered without an earlier turn, though their users have a persona: no item of "
                 "the kind had a text and an output that fit (persona_source is default in outputs)"
