@@ -38,12 +38,14 @@ DAMAGES = (PplugError, OSError, RuntimeError, TypeError, ValueError, KeyError, O
 class PersonaPlug(nn.Module):
     """A reader and a head. A plug without labels gives soft prompts; one with labels is asked through `head` alone.
 
+    One of turns gives nothing: the LLM reads texts of the user's items (llm_jobs/turns.py).
+
     Shapes: B users, H vectors, D = encoder width, E = LLM width, I = instruction vectors, P = persona vectors.
         task     (B, D)          encoded task input
         vectors  (B, H, D)       history vectors; padding may hold any finite number; H may be 0
         counts   (B, H)          items behind each vector; 0 marks padding; all 0 marks a user without a history
         recent   (B, D)          mean of the newest items; anything finite for a user without a history
-        returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none", I too with "turns"
+        returns  (B, I + P, E)   soft prompt, float32; P is 0 with the aggregation "none"
                  (B, H)          weights over `vectors`; they sum to one, or to zero without a history
     """
 
@@ -59,7 +61,7 @@ class PersonaPlug(nn.Module):
             self.head = PublishedHead(config)
             return
         if config.turns:
-            self.head = TurnsHead(config)
+            self.head = TurnsHead()
             return
         self.reader = Reader(config) if config.seen else None
         self.head = SoftPromptHead(config, self.reader.width if self.reader else 0)
@@ -67,9 +69,7 @@ class PersonaPlug(nn.Module):
     def forward(self, task: Tensor, vectors: Tensor, counts: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.head, PublishedHead):
             return self.head(task, vectors, counts)
-        if isinstance(self.head, TurnsHead):
-            return self.head(len(task)), shares_of(counts)
-        assert isinstance(self.head, SoftPromptHead), "a plug with labels gives no soft prompt"
+        assert isinstance(self.head, SoftPromptHead), "a plug with labels or turns gives no soft prompt"
         if self.reader is None:
             return self.head(None, len(task)), shares_of(counts)
         features, weights = self.reader(task, vectors, counts, recent)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import InputMissing
-from embedder.histories import History
 from llm_jobs.answers import answer_tasks, plain_requests
 from llm_jobs.kinds import Kind
 from llm_jobs.prompts import Answer, Placement, Refusal
@@ -78,7 +77,7 @@ def _answers(
     text_kinds = [task["kind"]] if plug.config.turns else []
     queue = queued_tasks(db, task["ds"], nights, (task["user_id"], task["user_id"]), width, text_kinds)
     own = next(one for one in queue if one.task_id == task["task_id"])
-    personas = {"own": own.persona, "default": Persona(History.empty(width), [])}
+    personas = {"own": own.persona, "default": Persona.empty(width)}
     users = {row["user_id"] for row in run_sql(db, "jobs/tasks_of_users", {"ds": task["ds"], **EVERYBODY}).to_pylist()}
     others = sorted(read_personas(db, nights, sorted(users - {own.user_id})[:OTHERS], width).items())
     if others:

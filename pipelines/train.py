@@ -236,14 +236,14 @@ def plan_train(
     data = training_data(warehouse, choice, kinds)
     models = load_models(with_precisions(warehouse, config))
     llm = trainable(models.llm)
-    nothing = np.zeros((1, models.encoder.width), np.float32)
-    examples = [
-        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
-    ]
     require_free(data, choice.aggregation)
     plug = seeded_plug(plug_config(data.kind, models, choice.aggregation, data.labels, choice.turns), train.seed)
     if not plug.head.STAGES:
         return Plan(JOB, choice.until, 0, 0, 0, 0, 0.0)
+    nothing = np.zeros((1, models.encoder.width), np.float32)
+    examples = [
+        Example(target.user_id, target.prompt, target.target, nothing[0], nothing) for target in data.targets.found
+    ]
     prepared = prepare(examples, llm, Placement(plug.config.placement))
     sample, once = prepared[: train.batch_size], replace(train, epochs=1)
     tokens = work_tokens(prepared, plug.config, train.epochs)

@@ -54,7 +54,7 @@ def queued_tasks(
     personas = read_personas(db, nights, {row["user_id"] for row in rows}, width)
     readers = {row["user_id"] for row in rows if row["kind"] in text_kinds} & personas.keys()
     personas |= with_texts(db, {user: personas[user] for user in readers}, nights, text_kinds)
-    nobody = Persona(History.empty(width), [])
+    nobody = Persona.empty(width)
     return [
         QueuedTask(
             **row | {"choices": None if row["choices"] is None else tuple(row["choices"])},

@@ -7,7 +7,6 @@ cases ─▶ texts: past labels, no LLM ─────────────�
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from embedder.histories import History
 from embedder.plug import PersonaPlug
 from llm_jobs.answers import personal_requests, plain_requests, soft_requests
 from llm_jobs.closed import chosen_labels
@@ -73,7 +72,7 @@ def own_history(case: Case) -> Sequence[Persona]:
 
 def no_history(case: Case) -> Sequence[Persona]:
     """As if the user had none."""
-    return (Persona(History.empty(case.task.history.vectors.shape[1]), []),)
+    return (Persona.empty(case.task.history.vectors.shape[1]),)
 
 
 def others_histories(case: Case) -> Sequence[Persona]:

@@ -28,6 +28,11 @@ class Persona(NamedTuple):
     items: Sequence[Mapping[str, str]]  # (n,) kind and item_id of the most typical item of each vector
     pairs: Sequence[Pair | None] = ()  # (n,) text and output of these items, where they were read; see `with_texts`
 
+    @classmethod
+    def empty(cls, width: int) -> "Persona":
+        """That of a user without items."""
+        return cls(History.empty(width), [])
+
 
 def read_personas(
     db: duckdb.DuckDBPyConnection, nights: Mapping[str, Any], users: Iterable[str], width: int
